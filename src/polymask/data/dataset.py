@@ -1,0 +1,121 @@
+"""Images with a mask and a label, decoded once and augmented anew in every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from polymask.data.cache import SampleCache, file_key
+from polymask.data.images import IGNORE, read_binary_mask, read_image, resize_image, resize_mask
+from polymask.data.records import Record
+from polymask.data.transforms import Augmentation
+from polymask.errors import UserError
+
+SampleKey = tuple[int, int, int]
+"""(epoch, index, repeat): what the samplers hand to the dataset, see `polymask.data.samplers`."""
+
+
+class ImageMaskDataset(Dataset[dict[str, Any]]):
+    """Samples of one subset, resized to one size.
+
+    An item is a dict with `id` str, `image` (H, W, 3) uint8, `mask` (H, W) uint8 with 255 = ignore (all of
+    it when the sample has no mask), `label` int with -1 = unknown, `index` int.
+
+    Args:
+        records: The samples.
+        image_size: (height, width) of the network's input in pixels.
+        multiclass: Give the lesion's pixels 1 + label instead of 1; a lesion of unknown class is ignored.
+        augmentation: Applied to image and mask, None for evaluation.
+        cache_dir: Folder for the decoded samples, None to decode each time.
+        seed: Seed of the augmentation.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        image_size: tuple[int, int],
+        multiclass: bool = False,
+        augmentation: Augmentation | None = None,
+        cache_dir: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.records = list(records)
+        self.image_size = image_size
+        self.multiclass = multiclass
+        self.augmentation = augmentation
+        self.seed = seed
+        self._cache = _open_cache(self.records, image_size, cache_dir) if cache_dir else None
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.records)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        """Return the sample of `key` = (epoch, index, repeat)."""
+        epoch, index, repeat = key
+        record = self.records[index]
+        pixels = self._cache.get(index, lambda: self._read(record)) if self._cache else self._read(record)
+        image, mask = pixels[..., :3], self._mask_values(pixels[..., 3], record)
+        if self.augmentation is not None:
+            image, mask = self.augmentation(
+                np.ascontiguousarray(image), mask, (self.seed, epoch, index, repeat)
+            )
+        return {"id": record.id, "image": image, "mask": mask, "label": record.label, "index": index}
+
+    def _read(self, record: Record) -> np.ndarray:
+        """Return image and binary mask as one (H, W, 4) array, so that one cache row holds the sample."""
+        image = read_image(record.image_path)
+        pixels = np.empty((*self.image_size, 4), np.uint8)
+        pixels[..., :3] = resize_image(image, self.image_size)
+        if record.mask_path is None:
+            pixels[..., 3] = IGNORE
+            return pixels
+        mask = read_binary_mask(record.mask_path)
+        if mask.shape != image.shape[:2]:
+            raise UserError(
+                f"mask {record.mask_path} is {mask.shape[1]} x {mask.shape[0]} pixels but its image "
+                f"{record.image_path.name} is {image.shape[1]} x {image.shape[0]}; both must have one size."
+            )
+        pixels[..., 3] = resize_mask(mask, self.image_size)
+        return pixels
+
+    def _mask_values(self, mask: np.ndarray, record: Record) -> np.ndarray:
+        if not self.multiclass:
+            return np.ascontiguousarray(mask)
+        lesion = IGNORE if record.label < 0 else record.label + 1
+        return np.where(mask == 1, np.uint8(lesion), mask)
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack samples into a batch, still uint8: the device turns it into floats.
+
+    Returns:
+        A dict with `ids` list[str]; `image` (B, H, W, 3) uint8; `mask` (B, H, W) uint8; `label` (B,) int64;
+        `mask_rows` and `label_rows`: rows that have a mask or a label as int64, or None when all have, so
+        that the loss can leave the others out without asking the device.
+    """
+    labels = [sample["label"] for sample in samples]
+    masked = [bool((sample["mask"] != IGNORE).any()) for sample in samples]
+    return {
+        "ids": [sample["id"] for sample in samples],
+        "image": torch.from_numpy(np.stack([sample["image"] for sample in samples])),
+        "mask": torch.from_numpy(np.stack([sample["mask"] for sample in samples])),
+        "label": torch.tensor(labels),
+        "mask_rows": _rows(masked),
+        "label_rows": _rows([label >= 0 for label in labels]),
+    }
+
+
+def _rows(present: list[bool]) -> torch.Tensor | None:
+    return None if all(present) else torch.tensor(present).nonzero().flatten()
+
+
+def _open_cache(records: list[Record], image_size: tuple[int, int], folder: Path) -> SampleCache:
+    key = [f"{file_key(record.image_path)}|{file_key(record.mask_path)}" for record in records]
+    return SampleCache(folder, key=key, num_samples=len(records), shape=(*image_size, 4))

@@ -1,0 +1,443 @@
+"""Which sample is in train, val or test: drawn once, grouped and stratified, and kept as CSV text."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polymask.data.records import Record
+from polymask.errors import UserError, choose, nearest
+from polymask.utils.files import write_text
+
+log = logging.getLogger(__name__)
+
+SUBSETS = ("train", "val", "test")
+_COLUMNS = ("id", "group", "label", "subset")
+_ID_COLUMNS = ("id", "image_id", "image")
+_SUBSET_COLUMNS = ("subset", "split")
+_SUBSET_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_EVERY = -2  # a stratum that holds every sample, next to the labels (-1 is the unknown one)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The samples of each subset.
+
+    Attributes:
+        subsets: Sorted ids per subset, one entry for each of `SUBSETS`.
+        groups: Group per id.
+        labels: Class name per id, "" when the class is unknown.
+    """
+
+    subsets: dict[str, list[str]]
+    groups: dict[str, str]
+    labels: dict[str, str]
+
+    def to_csv(self) -> str:
+        r"""Return the columns id, group, label, subset as text, sorted by id, lines ending in "\n"."""
+        subset_of = {name: subset for subset, names in self.subsets.items() for name in names}
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for name in sorted(subset_of):
+            writer.writerow((name, self.groups[name], self.labels[name], subset_of[name]))
+        return text.getvalue()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of `to_csv()` in UTF-8, as 64 hexadecimal digits."""
+        return hashlib.sha256(self.to_csv().encode()).hexdigest()
+
+    def write(self, path: str | Path) -> None:
+        """Write `to_csv()` to `path`; the file is either whole or not there."""
+        write_text(Path(path), self.to_csv())
+
+
+def split_from_csv(text: str) -> Split:
+    """Return the split that `Split.to_csv` wrote as `text`.
+
+    Raises:
+        UserError: A column is missing, an id occurs twice, a subset is unknown or a group is split.
+    """
+    rows = parse_csv(text, "the split")
+    for column in _COLUMNS:
+        _find_column(rows, (column,), "the split")
+    subset_of = _subset_of_rows([(row["id"], row["subset"]) for row in rows], "the split")
+    groups = {row["id"]: row["group"] for row in rows}
+    _check_groups(subset_of, groups, "the split")
+    return _make_split(subset_of, groups, {row["id"]: row["label"] for row in rows})
+
+
+def draw_split(
+    records: Sequence[Record],
+    class_names: Sequence[str],
+    *,
+    fractions: Sequence[float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+) -> Split:
+    """Draw a grouped and stratified split; the order of `records` does not matter.
+
+    No group stands in two subsets, and each class (unknown labels count as one) keeps its share in each
+    subset as closely as the groups allow. A class with at least one group per subset is in every subset
+    (unless its groups also hold other rare classes); a logged warning names a class that a subset lacks.
+
+    Args:
+        records: The samples.
+        class_names: Name of each label.
+        fractions: Shares of train, val and test, summing to 1; a subset of fraction 0 stays empty.
+        seed: Seed of the draw.
+
+    Raises:
+        UserError: The fractions are not three shares of 1, or the groups are too few to fill the subsets.
+    """
+    _check_fractions(fractions)
+    part_of = _deal(records, fractions, seed)
+    for part, subset in enumerate(SUBSETS):
+        if fractions[part] > 0 and part not in part_of.values():
+            raise UserError(
+                f"data.fractions={fractions} leaves {subset} empty: the data has only "
+                f"{_num_groups(records)} groups. Add data, or give {subset} the fraction 0."
+            )
+    subset_of = {name: SUBSETS[part] for name, part in part_of.items()}
+    return _split_of_records(subset_of, records, class_names, "the split")
+
+
+def draw_fold(
+    records: Sequence[Record], class_names: Sequence[str], *, num_folds: int, fold: int, seed: int
+) -> Split:
+    """Draw one fold of a cross-validation: over all folds every sample is tested exactly once.
+
+    The samples are dealt into `num_folds` equal parts as in `draw_split`. Part `fold` is the test subset,
+    the part after it (cyclically) is val and the rest is train.
+
+    Args:
+        records: The samples.
+        class_names: Name of each label.
+        num_folds: Number of parts, at least 3.
+        fold: Which fold, 0 to num_folds - 1.
+        seed: Seed of the draw, the same for all folds of one cross-validation.
+
+    Raises:
+        UserError: `num_folds` or `fold` is out of range, or there are fewer groups than folds.
+    """
+    if not isinstance(num_folds, int) or num_folds < 3:
+        raise UserError(f"data.num_folds={num_folds} is not valid. Give a whole number of at least 3.")
+    if not isinstance(fold, int) or not 0 <= fold < num_folds:
+        raise UserError(
+            f"data.fold={fold} is not valid. Allowed: 0 to {num_folds - 1}, as data.num_folds says."
+        )
+    part_of = _deal(records, [1 / num_folds] * num_folds, seed)
+    if len(set(part_of.values())) < num_folds:
+        raise UserError(
+            f"data.num_folds={num_folds} leaves a fold empty: the data has only {_num_groups(records)} "
+            "groups. Lower data.num_folds, or add data."
+        )
+    subset_of_part = {fold: "test", (fold + 1) % num_folds: "val"}
+    subset_of = {name: subset_of_part.get(part, "train") for name, part in part_of.items()}
+    return _split_of_records(subset_of, records, class_names, f"fold {fold}")
+
+
+def read_split_file(path: str | Path, records: Sequence[Record], class_names: Sequence[str] = ()) -> Split:
+    """Read a ready-made split, `data.split_file`: a CSV with an id column and a subset column.
+
+    The id column is `id`, `image_id` or `image`; the other is `subset` or `split`, with the values train,
+    val (also valid, validation) and test in any case. Records that the file does not name are left out
+    with a logged note.
+
+    Args:
+        path: The CSV file.
+        records: The samples.
+        class_names: Name of each label; without them the labels of the split stay empty.
+
+    Raises:
+        UserError: The file is unreadable, lacks a column, names an id twice or one that `records` do not
+            have, holds an unknown subset, or puts a group into two subsets.
+    """
+    source = f"data.split_file {path}"
+    rows = read_csv(path)
+    names = [row[_find_column(rows, _ID_COLUMNS, source)].strip() for row in rows]
+    words = [row[_find_column(rows, _SUBSET_COLUMNS, source)] for row in rows]
+    subset_of = _subset_of_rows(zip(names, words, strict=True), source)
+    left_out = [record.id for record in records if record.id not in subset_of]
+    if left_out:
+        log.warning("%s leaves out %d of %d samples: %s", source, len(left_out), len(records), some(left_out))
+    return _split_of_records(subset_of, records, class_names, source)
+
+
+def check_split(split: Split, records: Sequence[Record]) -> None:
+    """Check that `split` fits `records` and keeps every group together.
+
+    Args:
+        split: Which sample is where; it may leave out records.
+        records: The samples; their groups count, not those written in the split.
+
+    Raises:
+        UserError: An id is unknown or stands in two subsets, or a group stands in two subsets.
+    """
+    pairs = [(name, subset) for subset, names in split.subsets.items() for name in names]
+    _check_fits(_subset_of_rows(pairs, "the split"), {r.id: r.group for r in records}, "the split")
+
+
+def split_statistics(
+    split: Split, records: Sequence[Record], class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Count what each subset holds.
+
+    Args:
+        split: Which sample is where.
+        records: The samples.
+        class_names: Name of each label; "unknown" follows them where samples have no label.
+
+    Returns:
+        One row per subset and one called "all", each with `subset`, `images`, `groups`, `counts` (images
+        per class), `shares` (per cent of the images of the subset per class) and `largest_deviation` (of
+        a share from the share in "all", in percentage points). In an empty subset the last two are 0.
+    """
+    record_of = {record.id: record for record in records}
+    subsets = {subset: [record_of[name] for name in names] for subset, names in split.subsets.items()}
+    subsets["all"] = [record for members in subsets.values() for record in members]
+    labels = dict(enumerate(class_names))
+    if any(record.label < 0 for record in subsets["all"]):
+        labels[-1] = "unknown"
+    overall = _shares(subsets["all"], labels)
+    return [
+        {
+            "subset": subset,
+            "images": len(members),
+            "groups": _num_groups(members),
+            "counts": {name: sum(r.label == label for r in members) for label, name in labels.items()},
+            "shares": (shares := _shares(members, labels)),
+            "largest_deviation": max(abs(shares[n] - overall[n]) for n in shares) if members else 0.0,
+        }
+        for subset, members in subsets.items()
+    ]
+
+
+def format_statistics(split: Split, records: Sequence[Record], class_names: Sequence[str]) -> str:
+    """Return `split_statistics` as a plain table; a class is `images (per cent)`."""
+    rows = split_statistics(split, records, class_names)
+    table = [["subset", "images", "groups", *rows[0]["counts"], "largest deviation"]]
+    for row in rows:
+        cells = [f"{count} ({row['shares'][name]:.2f}%)" for name, count in row["counts"].items()]
+        numbers = [row["subset"], str(row["images"]), str(row["groups"])]
+        table.append([*numbers, *cells, f"{row['largest_deviation']:.2f}"])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in table
+    )
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """Read a CSV file; see `parse_csv`.
+
+    Raises:
+        UserError: The file is absent, unreadable, not UTF-8, empty or malformed.
+    """
+    try:
+        return parse_csv(Path(path).read_text(encoding="utf-8-sig"), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Give a readable CSV file.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from error
+
+
+def parse_csv(text: str, source: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV text, at least one, by column name in lower case.
+
+    Args:
+        text: The first line names the columns; blank lines are skipped.
+        source: Where the text comes from, for the message.
+
+    Raises:
+        UserError: No rows, two columns of one name, or a line that does not fit the first one.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise UserError(
+            f"{source} is malformed in line {reader.line_num}: {error}. Mend the line."
+        ) from error
+    if len(lines) < 2:
+        raise UserError(f"{source} is empty. Give a CSV with a line of column names and one line per image.")
+    columns = [name.strip().lower() for name in lines[0][1]]
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{source} has two columns of one name: {', '.join(columns)}. Rename one.")
+    for number, cells in lines:
+        if len(cells) != len(columns):
+            found = f"{len(cells)} values for {len(columns)} columns"
+            raise UserError(f"{source} is malformed in line {number}: {found}. Mend the line.")
+    return [dict(zip(columns, cells, strict=True)) for _, cells in lines[1:]]
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first few of `names` for a message."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _check_fractions(fractions: Sequence[float]) -> None:
+    try:
+        valid = len(fractions) == len(SUBSETS) and all(fraction >= 0 for fraction in fractions)
+        valid = valid and math.isclose(sum(fractions), 1.0, abs_tol=1e-6)
+    except TypeError:
+        valid = False
+    if not valid:
+        raise UserError(
+            f"data.fractions={fractions} is not a split. Give three numbers >= 0 for {', '.join(SUBSETS)} "
+            "that sum to 1, such as [0.7, 0.15, 0.15]."
+        )
+
+
+def _find_column(rows: Sequence[Mapping[str, str]], names: Sequence[str], source: str) -> str:
+    columns = list(rows[0])
+    for name in names:
+        if name in columns:
+            return name
+    hint = nearest(names[0], columns)
+    raise UserError(f"{source} has no column {' or '.join(names)}. Found: {', '.join(columns)}.{hint}")
+
+
+def _subset_of_rows(rows: Iterable[tuple[str, str]], source: str) -> dict[str, str]:
+    subset_of: dict[str, str] = {}
+    repeated = []
+    for name, word in rows:
+        if name in subset_of:
+            repeated.append(name)
+        word = choose(f"{source}: subset of {name!r}", word.strip().lower(), _SUBSET_WORDS)
+        subset_of[name] = _SUBSET_WORDS[word]
+    if repeated:
+        raise UserError(f"{source} repeats {len(repeated)} ids: {some(repeated)}. Keep one row each.")
+    return subset_of
+
+
+def _split_of_records(
+    subset_of: Mapping[str, str], records: Sequence[Record], class_names: Sequence[str], source: str
+) -> Split:
+    """Return the split, checked against the records; a class that a subset lacks is warned of."""
+    groups = {record.id: record.group for record in records}
+    names = dict(enumerate(class_names))
+    labels = {record.id: names.get(record.label, "") for record in records}
+    _check_fits(subset_of, groups, source)
+    split = _make_split(subset_of, groups, labels)
+    _warn_of_absent_classes(split, class_names, source)
+    return split
+
+
+def _make_split(subset_of: Mapping[str, str], groups: Mapping[str, str], labels: Mapping[str, str]) -> Split:
+    subsets: dict[str, list[str]] = {subset: [] for subset in SUBSETS}
+    for name in sorted(subset_of):
+        subsets[subset_of[name]].append(name)
+    return Split(
+        subsets=subsets,
+        groups={name: groups[name] for name in sorted(subset_of)},
+        labels={name: labels[name] for name in sorted(subset_of)},
+    )
+
+
+def _check_fits(subset_of: Mapping[str, str], groups: Mapping[str, str], source: str) -> None:
+    unknown = [name for name in subset_of if name not in groups]
+    if unknown:
+        raise UserError(
+            f"{source} names {len(unknown)} ids that the data does not have: {some(unknown)}. "
+            "Use the data that it was made from, or delete these rows."
+        )
+    _check_groups(subset_of, groups, source)
+
+
+def _check_groups(subset_of: Mapping[str, str], groups: Mapping[str, str], source: str) -> None:
+    subset_of_group: dict[str, str] = {}
+    for name, subset in subset_of.items():
+        first = subset_of_group.setdefault(groups[name], subset)
+        if first != subset:
+            raise UserError(
+                f"{source} has group {groups[name]!r} in two subsets, {first} and {subset} ({name}). "
+                "Move all samples of the group into one subset."
+            )
+
+
+def _warn_of_absent_classes(split: Split, class_names: Sequence[str], source: str) -> None:
+    present = {subset: {split.labels[name] for name in names} for subset, names in split.subsets.items()}
+    for label in class_names:
+        lacking = [subset for subset, labels in present.items() if labels and label not in labels]
+        if lacking:
+            num_groups = len({split.groups[name] for name, own in split.labels.items() if own == label})
+            note = "%s has no image of class %s in %s: the class has %d groups."
+            log.warning(note, source, label, ", ".join(lacking), num_groups)
+
+
+def _num_groups(records: Iterable[Record]) -> int:
+    return len({record.group for record in records})
+
+
+def _shares(records: Sequence[Record], labels: Mapping[int, str]) -> dict[str, float]:
+    counts = Counter(record.label for record in records)
+    return {name: 100 * counts[label] / max(len(records), 1) for label, name in labels.items()}
+
+
+def _deal(records: Sequence[Record], fractions: Sequence[float], seed: int) -> dict[str, int]:
+    """Deal the samples out to parts of the given fractions, group by group; return the part of each id.
+
+    Greedy, largest groups first: each goes where it raises chi-square least, the sum over parts and
+    strata of (count - wanted)^2 / wanted. Since the fill of a part counts in relation to its wish, small
+    parts get their share of groups of every size. Only integers, sorted names and plain floats take part,
+    so the result depends on neither the order of the records nor the machine.
+    """
+    groups: dict[str, Counter[int]] = {}
+    for record in sorted(records, key=lambda record: record.id):
+        # The stratum _EVERY keeps the sizes of the parts, as the labels keep their classes.
+        groups.setdefault(record.group, Counter()).update((record.label, _EVERY))
+    totals = sum(groups.values(), Counter[int]())
+    names = list(groups)  # in the order of their first ids
+    order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
+    order.sort(key=lambda name: groups[name][_EVERY], reverse=True)
+    part_of = _deal_one_of_each(order, groups, fractions)
+    filled = {part: Counter[int]() for part, fraction in enumerate(fractions) if fraction > 0}
+    for name, part in part_of.items():
+        filled[part].update(groups[name])
+    for name in order:
+        if name not in part_of:
+            rises = {
+                part: _chi_square_rise(groups[name], counts, totals) / fractions[part]
+                for part, counts in filled.items()
+            }
+            part_of[name] = min(rises, key=rises.__getitem__)
+            filled[part_of[name]].update(groups[name])
+    return {record.id: part_of[record.group] for record in records}
+
+
+def _chi_square_rise(group: Counter[int], counts: Counter[int], totals: Counter[int]) -> float:
+    # (c + n - fT)^2 / fT - (c - fT)^2 / fT = (n (2c + n) / T) / f - 2n, where -2n is the same for every part.
+    return sum(n * (2 * counts[stratum] + n) / totals[stratum] for stratum, n in group.items())
+
+
+def _deal_one_of_each(
+    order: Sequence[str], groups: Mapping[str, Counter[int]], fractions: Sequence[float]
+) -> dict[str, int]:
+    """Give each part one group of each stratum that has enough groups: the smallest, rarest strata first."""
+    holders: dict[int, list[str]] = {}
+    for name in order:
+        for stratum in sorted(groups[name]):
+            holders.setdefault(stratum, []).append(name)
+    parts = sorted(
+        (part for part, fraction in enumerate(fractions) if fraction > 0), key=fractions.__getitem__
+    )
+    part_of: dict[str, int] = {}
+    for names in sorted(holders.values(), key=len):
+        if len(names) < len(parts):
+            continue
+        free = [name for name in names if name not in part_of]
+        served = {part_of[name] for name in names if name in part_of}
+        for part in parts:
+            if part not in served and free:
+                part_of[free.pop()] = part
+    return part_of

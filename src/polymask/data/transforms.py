@@ -1,0 +1,43 @@
+"""Augmentation whose randomness is a function of (seed, epoch, sample) and nothing else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import albumentations as A
+import cv2
+import numpy as np
+
+
+class Augmentation:
+    """A sequence of albumentations transforms applied to an image and its mask together.
+
+    Args:
+        transforms: albumentations transforms, in the order of application.
+    """
+
+    def __init__(self, transforms: Sequence[A.BasicTransform]) -> None:
+        # Loader workers are the parallelism; OpenCV threads inside them only fight for the cores.
+        cv2.setNumThreads(0)
+        self._compose = A.Compose(list(transforms))
+
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Augment one sample.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            mask: (H, W) uint8, 255 = ignore.
+            seed: Any integers, here (run seed, epoch, sample index, repeat); equal seeds give equal results.
+
+        Returns:
+            Image and mask, of the same types.
+        """
+        generator = np.random.default_rng(list(seed))
+        # One generator shared by all transforms. `Compose.set_random_seed` would give each its own copy
+        # with the same seed, and "flip left-right" and "flip up-down" would then always fall together.
+        self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+        result = self._compose(image=image, mask=mask)
+        return result["image"], result["mask"]

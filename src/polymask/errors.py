@@ -1,0 +1,37 @@
+"""The one exception that stands for a mistake of the user rather than a defect of polymask."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend: a missing file, a wrong key, a bad mask, an absent checkpoint.
+
+    The message is one line that names the value, what is allowed and the remedy. The command line
+    prints it without a traceback and ends with exit status 2.
+    """
+
+
+def nearest(word: str, options: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the option nearest to `word`, or "" when none is near."""
+    matches = difflib.get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=0.5)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def choose(what: str, word: str, options: Iterable[str]) -> str:
+    """Return `word` when it is one of `options`.
+
+    Args:
+        what: Where the word was given, for the message (a configuration key such as `model.model`).
+        word: The user's choice.
+        options: What is allowed.
+
+    Raises:
+        UserError: `word` is not an option; the message lists them and names the nearest.
+    """
+    allowed = list(options)
+    if word not in allowed:
+        raise UserError(f"{what}={word!r} is unknown.{nearest(word, allowed)} Allowed: {', '.join(allowed)}.")
+    return word

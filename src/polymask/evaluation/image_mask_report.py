@@ -1,0 +1,188 @@
+"""The test report of images with a mask and a class: tables, figures, example predictions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from polymask.data.images import read_binary_mask, read_image, resize_mask
+from polymask.data.records import Record
+from polymask.evaluation import figures
+from polymask.evaluation.drawing import prediction_panel
+from polymask.inference.image_mask_writer import mask_file_values, write_image
+from polymask.metrics.bootstrap import bootstrap_weights, percentile_interval, ratio
+from polymask.metrics.classification import confusion_matrix
+from polymask.tasks.predictions import ImagePrediction
+from polymask.utils.files import write_text
+
+if TYPE_CHECKING:
+    from polymask.tasks.multitask import MultitaskTask
+
+_REPLICATES = 1000
+_EXAMPLES = 8
+_FIRST_SEEN = ("dice_lesion_image", "iou_lesion_image", "balanced_accuracy", "f1_macro", "auroc_macro")
+
+
+class ImageMaskReport:
+    """Writes predicted masks as they come, and everything else at the end.
+
+    Masks and metrics are on the grid of the network's input (`data.image_size`).
+
+    Args:
+        folder: Where to write.
+        task: The task; its collected rows are the source of all numbers.
+        data: The data set, for groups and file names.
+    """
+
+    def __init__(self, folder: Path, *, task: MultitaskTask, data: Any) -> None:
+        self.folder, self.task, self.data = folder, task, data
+        self.intervals: dict[str, tuple[float, float]] = {}
+
+    def add(self, predictions: Sequence[ImagePrediction]) -> None:
+        """Write the masks of one batch to `masks/{id}.png`."""
+        for prediction in predictions:
+            if prediction.mask_probabilities is not None:
+                size = tuple(prediction.mask_probabilities.shape[-2:])
+                result = self.task.result(prediction, (size[0], size[1]))
+                write_image(self._mask_path(prediction.id), mask_file_values(result))
+
+    def finish(self, history: Sequence[dict[str, float]], best_epoch: int) -> None:
+        """Write metrics with intervals, the table of samples, figures and example predictions."""
+        rows = self.task.rows
+        groups = self.data.groups(list(rows["ids"]))
+        values = self.task.sample_metrics(rows, per_class=True)
+        replicates = self.task.sample_metrics(
+            rows, bootstrap_weights(groups, _REPLICATES, seed=0), per_class=True
+        )
+        self.intervals = {name: percentile_interval(replicates[name]) for name in values}
+        self._write_metrics({name: float(value[0]) for name, value in values.items()}, groups)
+        table = sample_table(rows, groups, self.task.class_names)
+        write_text(self.folder / "per_sample.csv", table.to_csv(index=False))
+        if "class_probabilities" in rows and (rows["label"] >= 0).any():
+            self._write_classification(rows)
+        if len(history):
+            frame = pd.DataFrame(list(history))
+            figures.plot_training_curves(frame, self.folder / "training_curves.png", best_epoch)
+        self._write_examples(table)
+
+    def summary(self, metrics: dict[str, float]) -> list[str]:
+        """Return one line per main metric, with its interval."""
+        lines = []
+        for name in _FIRST_SEEN:
+            if name in self.intervals:
+                low, high = self.intervals[name]
+                lines.append(f"test/{name} {metrics[name]:.4f}  (95 % interval {low:.4f} to {high:.4f})")
+        return lines
+
+    def _mask_path(self, id_: str) -> Path:
+        return self.folder / "masks" / f"{id_}.png"
+
+    def _write_metrics(self, values: dict[str, float], groups: Sequence[str]) -> None:
+        losses = {k: float(v.mean()) for k, v in self.task.rows.items() if k.startswith("loss")}
+        content = {
+            "num_samples": len(groups),
+            "num_groups": len(set(groups)),
+            "grid": list(self.data.image_size),
+            "intervals": f"95 % percentile bootstrap, {_REPLICATES} replicates, resampled by group",
+            "split_sha256": self.data.split.sha256,
+            "losses": losses,
+            "metrics": {
+                name: {"value": _number(value), "low": _number(low), "high": _number(high)}
+                for (name, value), (low, high) in zip(values.items(), self.intervals.values(), strict=True)
+            },
+        }
+        write_text(self.folder / "metrics.json", json.dumps(content, indent=2) + "\n")
+
+    def _write_classification(self, rows: dict[str, np.ndarray]) -> None:
+        from sklearn.metrics import classification_report
+
+        names = self.task.class_names
+        known = rows["label"] >= 0
+        labels, probabilities = rows["label"][known], rows["class_probabilities"][known]
+        predicted = probabilities.argmax(axis=1)
+        text = classification_report(
+            labels, predicted, labels=range(len(names)), target_names=names, digits=4, zero_division=0
+        )
+        write_text(self.folder / "classification_report.txt", text)
+        counts = confusion_matrix(labels, predicted, len(names))
+        figures.plot_confusion_matrix(counts, names, self.folder / "confusion_matrix.png")
+        figures.plot_roc_curves(labels, probabilities, names, self.folder / "roc_curves.png")
+        figures.plot_pr_curves(labels, probabilities, names, self.folder / "pr_curves.png")
+
+    def _write_examples(self, table: pd.DataFrame) -> None:
+        """Write panels of evenly spread samples, of the worst masks and of the most confident mistakes."""
+        records = {record.id: record for record in self.data.subset("test")}
+        spread = np.unique(np.linspace(0, len(table) - 1, _EXAMPLES).round().astype(int))
+        chosen = {"sample": table.iloc[spread]}
+        if "dice_lesion" in table:
+            chosen["worst_mask"] = table.dropna(subset="dice_lesion").nsmallest(_EXAMPLES, "dice_lesion")
+        if "correct" in table:
+            wrong = table[(table["label"] != "") & (table["correct"] == 0)]
+            chosen["worst_class"] = wrong.nlargest(_EXAMPLES, "confidence")
+        for kind, some in chosen.items():
+            for number, row in enumerate(some.to_dict("records"), start=1):
+                path = self.folder / "predictions" / f"{kind}_{number}_{row['id']}.png"
+                write_image(path, self._panel(records[row["id"]], row))
+
+    def _panel(self, record: Record, row: dict[Any, Any]) -> np.ndarray:
+        image = read_image(record.image_path)
+        shape = image.shape[:2]
+        true = read_binary_mask(record.mask_path) if record.mask_path is not None else None
+        predicted = np.zeros(shape, np.uint8)
+        if self._mask_path(record.id).is_file():
+            predicted = resize_mask(read_binary_or_classes(self._mask_path(record.id)), shape)
+        return prediction_panel(image, true, predicted, _caption(row))
+
+
+def read_binary_or_classes(path: Path) -> np.ndarray:
+    """Read a mask that `mask_file_values` gave, as (H, W) uint8 with 0 = background."""
+    mask = np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+    return np.where(mask == 255, np.uint8(1), mask)
+
+
+def sample_table(
+    rows: dict[str, np.ndarray], groups: Sequence[str], class_names: Sequence[str]
+) -> pd.DataFrame:
+    """Return one line per test sample: classes, probabilities, Dice, IoU and pixel counts."""
+    table = pd.DataFrame({"id": rows["ids"], "group": groups})
+    if "class_probabilities" in rows:
+        probabilities, labels = rows["class_probabilities"], rows["label"]
+        predicted = probabilities.argmax(axis=1)
+        names = np.array([*class_names, ""])  # label -1 (unknown) picks the last, empty name
+        table["label"], table["predicted"] = names[labels], names[predicted]
+        table["correct"] = np.where(labels >= 0, (labels == predicted).astype(int), -1)
+        table["confidence"] = probabilities.max(axis=1)
+        for index, name in enumerate(class_names):
+            table[f"probability_{name}"] = probabilities[:, index]
+    if "lesion_confusion" in rows:
+        true_positive, false_positive, false_negative = rows["lesion_confusion"].T
+        has_mask = rows["confusion"].sum(axis=(1, 2)) > 0
+        wrong = false_positive + false_negative
+        empty = has_mask & (true_positive + wrong == 0)
+        table["dice_lesion"] = np.where(empty, 1.0, ratio(2 * true_positive, 2 * true_positive + wrong))
+        table["iou_lesion"] = np.where(empty, 1.0, ratio(true_positive, true_positive + wrong))
+        table["true_positive_pixels"] = true_positive
+        table["false_positive_pixels"] = false_positive
+        table["false_negative_pixels"] = false_negative
+    return table
+
+
+def _caption(row: dict[Any, Any]) -> str:
+    parts = [str(row["id"])]
+    if "predicted" in row:
+        parts.append(f"true {row['label'] or '?'}, predicted {row['predicted']} ({row['confidence']:.0%})")
+    if "dice_lesion" in row and not math.isnan(row["dice_lesion"]):
+        parts.append(f"Dice {row['dice_lesion']:.3f}")
+    return "   ".join(parts)
+
+
+def _number(value: float) -> float | None:
+    """Return None for NaN: JSON has no word for it."""
+    return None if math.isnan(value) else value

@@ -1,0 +1,137 @@
+"""From configuration to objects: the only place that knows Hydra's `instantiate`.
+
+Everything below takes flat, typed arguments and never sees a DictConfig.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from polymask.errors import UserError, nearest
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from polymask.data.module import ImageMaskData
+    from polymask.data.splits import Split
+    from polymask.data.transforms import Augmentation
+    from polymask.tasks.base import Task
+    from polymask.tracking.base import Tracker
+    from polymask.training.distributed import Processes
+    from polymask.training.schedulers import Schedule
+    from polymask.training.trainer import Trainer
+
+
+def build_data(cfg: DictConfig, *, split: Split | None = None) -> ImageMaskData:
+    """Build the data set of a run: `split` from a checkpoint, or drawn as configured when None."""
+    augmentation = build_augmentation(cfg.transforms)
+    return _builder(cfg, "data")(split=split, augmentation=augmentation, seed=cfg.seed)
+
+
+def build_augmentation(cfg: DictConfig) -> Augmentation | None:
+    """Build the augmentation from named albumentations transforms, in their order; None when there are none.
+
+    Raises:
+        UserError: A transform does not exist or an argument does not fit it.
+    """
+    from polymask.data.transforms import Augmentation
+
+    transforms = []
+    for name in map(str, cfg):
+        key = f"transforms.{name}"
+        with warnings.catch_warnings():
+            # albumentations only warns of an argument it does not know, and goes on without it.
+            warnings.simplefilter("error", UserWarning)
+            try:
+                transforms.append(_builder(cfg, name, key=key)())
+            except (ValueError, TypeError, UserWarning) as error:
+                reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])
+                raise UserError(f"{key} is not valid: {reason}") from error
+    return Augmentation(transforms) if transforms else None
+
+
+def build_task(
+    cfg: DictConfig,
+    *,
+    class_names: Sequence[str],
+    class_counts: Sequence[int] | None = None,
+    pretrained: bool,
+) -> Task:
+    """Build the task with its model and losses.
+
+    Args:
+        cfg: The whole configuration.
+        class_names: Names of the classes.
+        class_counts: Training images per class, None when the task will not be trained.
+        pretrained: Load the configured encoder weights; False when a checkpoint's weights follow, so that
+            nothing is downloaded in vain.
+    """
+    weighted = cfg.loss.get("class_weights", "none") != "none"
+    if class_counts is not None and weighted and cfg.data.get("sampler") == "weighted":
+        log.warning(
+            "data.sampler=weighted and loss.class_weights=%s both balance the classes, so rare classes count "
+            "twice over; set one of the two back (shuffle, none).",
+            cfg.loss.class_weights,
+        )
+    model = cfg.model if pretrained else OmegaConf.merge(cfg.model, {"encoder_weights": None})
+    return _builder(cfg, "task")(
+        build_model=_builder({"model": model}, "model"),
+        build_loss=_builder(cfg, "loss"),
+        class_names=list(class_names),
+        class_counts=class_counts,
+    )
+
+
+def build_optimizer(cfg: DictConfig, task: Task) -> Optimizer:
+    """Build the optimizer over the task's parameters."""
+    return _builder(cfg, "optimizer")(task.parameter_groups())
+
+
+def build_schedule(cfg: DictConfig, optimizer: Optimizer, *, steps_per_epoch: int, mode: str) -> Schedule:
+    """Build the course of the learning rate over all epochs."""
+    build = _builder(cfg, "scheduler")
+    return build(optimizer, steps_per_epoch=steps_per_epoch, epochs=cfg.epochs, mode=mode)
+
+
+def build_trainer(cfg: DictConfig, *, processes: Processes | None = None) -> Trainer:
+    """Build the trainer."""
+    return _builder(cfg, "trainer")(epochs=cfg.epochs, seed=cfg.seed, processes=processes)
+
+
+def build_tracker(cfg: DictConfig) -> Tracker:
+    """Build the tracker."""
+    return _builder(cfg, "tracker")()
+
+
+def _builder(parent: Any, name: str, *, key: str | None = None) -> Callable[..., Any]:
+    """Return the target of a configuration node with the node's own values filled in.
+
+    Raises:
+        UserError: The target does not exist, or does not take one of the values.
+    """
+    node, key = parent[name], key or name
+    target = str(node.get("_target_", ""))
+    if not target:
+        raise UserError(f"{key} has no _target_; name the class or function that it configures.")
+    try:
+        accepted = inspect.signature(get_object(target)).parameters
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{key}._target_={target!r} cannot be imported; check the dotted path.") from error
+    open_ended = any(parameter.kind == parameter.VAR_KEYWORD for parameter in accepted.values())
+    for option in node:
+        if not open_ended and not str(option).startswith("_") and option not in accepted:
+            names = [n for n in accepted if n not in ("self", "args", "kwargs")]
+            raise UserError(
+                f"{key}.{option} is unknown to {target}.{nearest(str(option), names)} "
+                f"Allowed: {', '.join(names)}."
+            )
+    return instantiate(node, _partial_=True, _convert_="all")

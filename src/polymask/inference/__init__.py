@@ -1,0 +1,1 @@
+"""Applying a trained model: from Python, or to folders of images."""

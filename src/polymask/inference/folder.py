@@ -1,0 +1,237 @@
+"""Prediction of many files: loading, network and writing overlap, and what is done is not done again."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from polymask.data.images import read_image, resize_image
+from polymask.errors import UserError
+from polymask.evaluation.base import PredictionWriter
+from polymask.inference.inputs import output_names
+from polymask.inference.predictor import Predictor
+from polymask.training.progress import Progress
+from polymask.utils.files import write_text
+
+log = logging.getLogger(__name__)
+
+_WRITERS = 2
+_MAX_WAITING = 64  # images decoded and predicted but not yet written; bounds the memory
+
+
+@dataclass
+class Summary:
+    """What a run over files did.
+
+    Attributes:
+        predicted: Images predicted now.
+        skipped: Images that an earlier run had done.
+        failed: Reason per file that could not be read.
+    """
+
+    predicted: int = 0
+    skipped: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def predict_files(
+    predictor: Predictor,
+    source: Path,
+    files: Sequence[Path],
+    folder: Path,
+    *,
+    batch_size: int = 16,
+    num_workers: int = 2,
+    overlay: bool = True,
+    overwrite: bool = False,
+) -> Summary:
+    """Predict files and write masks, overlays and `predictions.csv` to `folder`.
+
+    Rows are kept in `predictions.partial.csv` as they come; `predictions.csv` appears when all are done.
+
+    Args:
+        predictor: The model.
+        source: Folder that `files` are relative to.
+        files: Images.
+        folder: Where results go.
+        batch_size: Images per pass through the network.
+        num_workers: Loader processes.
+        overlay: Write overlays and outlines.
+        overwrite: Predict again what is there already.
+
+    Raises:
+        UserError: `folder` holds the results of another model or of other options.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_settings(folder, predictor, overlay=overlay, overwrite=overwrite)
+    writer = predictor.task.prediction_writer(folder, overlay=overlay)
+    table = _Table(folder, ("file", *writer.columns), keep=not overwrite)
+    names = output_names(files)
+    todo = [file for file in files if str(file) not in table.rows]
+    summary = Summary(skipped=len(files) - len(todo))
+    loader = DataLoader(
+        _Files(source, todo, predictor.image_size, keep_original=overlay),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_collate,
+    )
+    progress = Progress("predict")
+    with table, progress.over(len(loader)), ThreadPoolExecutor(_WRITERS) as pool:
+        for row in _predict(predictor, loader, writer, names, pool, progress, summary.failed):
+            table.add(row)
+            summary.predicted += 1
+    table.finish([str(file) for file in files])
+    _write_failures(folder / "failed.csv", summary.failed)
+    return summary
+
+
+def _predict(
+    predictor: Predictor,
+    loader: DataLoader[Any],
+    writer: PredictionWriter,
+    names: dict[Path, Path],
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    failed: dict[str, str],
+) -> Iterator[dict[str, Any]]:
+    """Yield the row of each image once its files are written, in order."""
+    waiting: deque[Future[dict[str, Any]]] = deque()
+
+    def write(
+        file: str, prediction: Any, size: tuple[int, int], original: torch.Tensor | None
+    ) -> dict[str, Any]:
+        image = original.numpy() if original is not None else None
+        return {"file": file} | writer.write(
+            names[Path(file)], predictor.task.result(prediction, size), image
+        )
+
+    for batch in loader:
+        for file, reason in batch["failed"].items():
+            log.warning("%s: %s", file, reason)
+            failed[file] = reason
+        if batch["files"]:
+            predictions = predictor.predict_batch(batch["image"], batch["files"])
+            jobs = zip(batch["files"], predictions, batch["sizes"], batch["originals"], strict=True)
+            waiting.extend(pool.submit(write, *job) for job in jobs)
+        progress.advance(len(batch["files"]))
+        while len(waiting) > _MAX_WAITING:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class _Files(Dataset[dict[str, Any]]):
+    """Decodes and resizes files; a file that cannot be read becomes a note, not an error."""
+
+    def __init__(
+        self, source: Path, files: Sequence[Path], image_size: tuple[int, int], *, keep_original: bool
+    ) -> None:
+        self.source, self.files = source, list(files)
+        self.image_size, self.keep_original = image_size, keep_original
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        file = self.files[index]
+        try:
+            image = read_image(self.source / file)
+        except UserError as error:
+            return {"file": str(file), "reason": str(error)}
+        original = torch.from_numpy(image) if self.keep_original else None
+        resized = torch.from_numpy(resize_image(image, self.image_size))
+        return {"file": str(file), "image": resized, "size": image.shape[:2], "original": original}
+
+
+def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    good = [sample for sample in samples if "reason" not in sample]
+    return {
+        "failed": {sample["file"]: sample["reason"] for sample in samples if "reason" in sample},
+        "files": [sample["file"] for sample in good],
+        "image": torch.stack([sample["image"] for sample in good]) if good else None,
+        "sizes": [sample["size"] for sample in good],
+        "originals": [sample["original"] for sample in good],
+    }
+
+
+class _Table:
+    """`predictions.csv`, and until it is complete the rows so far in `predictions.partial.csv`."""
+
+    def __init__(self, folder: Path, columns: Sequence[str], *, keep: bool) -> None:
+        self.columns = list(columns)
+        self._final, self._partial = folder / "predictions.csv", folder / "predictions.partial.csv"
+        self.rows: dict[str, dict[str, Any]] = {}
+        for path in (self._final, self._partial):
+            if keep and path.is_file():
+                self.rows |= self._read(path)
+        self._file: TextIO
+
+    def _read(self, path: Path) -> dict[str, dict[str, Any]]:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        # A kill may have cut the last row short: it is left out, and its image predicted again.
+        return {row["file"]: row for row in rows if None not in row.values() and None not in row}
+
+    def __enter__(self) -> _Table:
+        write_text(self._partial, self._text(self.rows.values()))
+        self._file = self._partial.open("a", newline="")
+        self._writer = csv.DictWriter(self._file, self.columns, restval="", lineterminator="\n")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows[row["file"]] = row
+        self._writer.writerow(row)
+        self._file.flush()
+
+    def finish(self, order: Sequence[str]) -> None:
+        known = [name for name in order if name in self.rows]
+        others = [name for name in self.rows if name not in set(order)]
+        write_text(self._final, self._text([self.rows[name] for name in (*known, *others)]))
+        self._partial.unlink()
+
+    def _text(self, rows: Any) -> str:
+        import io
+
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+def _check_settings(folder: Path, predictor: Predictor, *, overlay: bool, overwrite: bool) -> None:
+    """Refuse to mix results of different models or options in one folder."""
+    digest = hashlib.sha256(predictor.path.read_bytes()).hexdigest()
+    settings = {"checkpoint": str(predictor.path), "sha256": digest, "tta": predictor.tta, "overlay": overlay}
+    path = folder / "inference.json"
+    if path.is_file() and not overwrite:
+        before = json.loads(path.read_text())
+        changed = [name for name in ("sha256", "tta", "overlay") if before.get(name) != settings[name]]
+        if changed:
+            raise UserError(
+                f"{folder} holds predictions made with another {' and '.join(changed)}; use "
+                "overwrite=true to replace them, or another local_save_dir."
+            )
+    write_text(path, json.dumps(settings, indent=2) + "\n")
+
+
+def _write_failures(path: Path, failed: dict[str, str]) -> None:
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    lines = [f'"{file}","{reason}"' for file, reason in failed.items()]
+    write_text(path, "\n".join(["file,reason", *lines]) + "\n")

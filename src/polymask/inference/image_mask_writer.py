@@ -1,0 +1,59 @@
+"""Files of one predicted image: mask, overlay, outline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from polymask.evaluation.drawing import draw_outlines, overlay_mask
+from polymask.tasks.predictions import ImageResult
+from polymask.utils.files import write_atomically
+
+
+class ImageMaskWriter:
+    """Writes `masks/{name}.png`, and with `overlay` `overlays/{name}.jpg` and `outlines/{name}.jpg`.
+
+    Args:
+        folder: Folder of the results.
+        class_names: Names of the classes.
+        overlay: Write overlays and outlines.
+    """
+
+    def __init__(self, folder: Path, *, class_names: Sequence[str], overlay: bool) -> None:
+        self.folder, self.overlay = folder, overlay
+        probabilities = [f"probability_{name}" for name in class_names]
+        self.columns = ("predicted_class", "lesion_pixels", "lesion_share", *probabilities)
+
+    def write(self, name: Path, result: ImageResult, image: np.ndarray | None) -> dict[str, Any]:
+        """Write the files of one image; return its row for `predictions.csv`."""
+        row: dict[str, Any] = {}
+        if result.class_probabilities is not None:
+            row["predicted_class"] = result.predicted_class
+            row |= {f"probability_{k}": f"{v:.6f}" for k, v in result.class_probabilities.items()}
+        if result.mask is not None:
+            lesion = int((result.mask > 0).sum())
+            row |= {"lesion_pixels": lesion, "lesion_share": f"{lesion / result.mask.size:.6f}"}
+            write_image(self.folder / "masks" / f"{name}.png", mask_file_values(result))
+            if self.overlay and image is not None:
+                outlined = draw_outlines(image, None, result.mask)
+                write_image(self.folder / "overlays" / f"{name}.jpg", overlay_mask(image, result.mask))
+                write_image(self.folder / "outlines" / f"{name}.jpg", outlined)
+        return row
+
+
+def mask_file_values(result: ImageResult) -> np.ndarray:
+    """Return the pixel values of a mask file: 0 and 255, or class numbers when there are several classes."""
+    assert result.mask is not None
+    return result.mask if result.multiclass else result.mask * np.uint8(255)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Encode an RGB or single-channel uint8 image by the suffix of `path` and write it atomically."""
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    _, data = cv2.imencode(path.suffix, pixels)
+    # Not synced to disk one by one: an image that a power cut loses is simply predicted again.
+    write_atomically(path, lambda file: file.write(data.tobytes()), sync=False)

@@ -1,0 +1,112 @@
+"""A trained model for use from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from polymask.data.images import read_image, resize_image
+from polymask.data.module import parse_image_size
+from polymask.factories import build_task
+from polymask.tasks.base import Task
+from polymask.training.checkpoint import (
+    CheckpointFolder,
+    inference_weights,
+    load_checkpoint,
+    load_weights,
+)
+from polymask.training.devices import autocast, move_batch, select_device, select_precision
+from polymask.utils.paths import resolve
+
+
+class Predictor:
+    """Predicts images with the task of a checkpoint.
+
+    Args:
+        task: The task, weights loaded.
+        image_size: (height, width) of the network's input in pixels.
+        run_name: Name of the run that trained it.
+        path: The checkpoint file.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        tta: Average over the four flips of each image.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        image_size: tuple[int, int],
+        run_name: str,
+        path: Path,
+        device: str = "auto",
+        precision: str = "auto",
+        tta: bool = False,
+    ) -> None:
+        self.image_size, self.run_name, self.path, self.tta = image_size, run_name, path, tta
+        self.device = select_device(device)
+        self.precision = select_precision(precision, self.device)
+        self.task = task.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @classmethod
+    def from_checkpoint(cls, run_or_path: str | Path | None, **options: Any) -> Predictor:
+        """Load a checkpoint.
+
+        Args:
+            run_or_path: Name of a run, path of a `.pt` file, or None for the newest run.
+            **options: `device`, `precision` and `tta`, see the class.
+
+        Raises:
+            UserError: There is no such checkpoint, or it cannot be read.
+        """
+        path = _find(run_or_path)
+        content = load_checkpoint(path)
+        cfg = OmegaConf.create(content["config"])
+        task = build_task(cfg, class_names=content["class_names"], pretrained=False)
+        load_weights(task, inference_weights(content), source=str(path))
+        size = parse_image_size(content["config"]["data"]["image_size"])
+        return cls(task=task, image_size=size, run_name=content["run_name"], path=path, **options)
+
+    def predict(self, images: Sequence[str | Path | np.ndarray], *, batch_size: int = 16) -> list[Any]:
+        """Predict images of any size.
+
+        Args:
+            images: Paths, or (H, W, 3) uint8 RGB arrays.
+            batch_size: Images per pass through the network.
+
+        Returns:
+            One result of the task per image, with masks at the image's own size.
+
+        Raises:
+            UserError: A file cannot be read.
+        """
+        results = []
+        for start in range(0, len(images), batch_size):
+            chunk = images[start : start + batch_size]
+            arrays = [image if isinstance(image, np.ndarray) else read_image(image) for image in chunk]
+            pixels = np.stack([resize_image(array, self.image_size) for array in arrays])
+            ids = [str(start + offset) for offset in range(len(arrays))]
+            predictions = self.predict_batch(torch.from_numpy(pixels), ids)
+            sizes = [array.shape[:2] for array in arrays]
+            results += [self.task.result(p, size) for p, size in zip(predictions, sizes, strict=True)]
+        return results
+
+    @torch.inference_mode()
+    def predict_batch(self, images: Tensor, ids: Sequence[str]) -> list[Any]:
+        """Return the task's raw predictions of (B, H, W, 3) uint8 images at the network's input size."""
+        batch = move_batch({"image": images, "ids": list(ids)}, self.device)
+        with autocast(self.device, self.precision):
+            return self.task.predict_step(batch, tta=self.tta)
+
+
+def _find(run_or_path: str | Path | None) -> Path:
+    if run_or_path is not None and str(run_or_path).endswith(".pt"):
+        return resolve(run_or_path)
+    name = None if run_or_path is None else str(run_or_path)
+    return CheckpointFolder(resolve("models/checkpoints")).find(name)

@@ -1,0 +1,1 @@
+"""Networks only: images in, logits out; losses and metrics belong to the tasks."""

@@ -1,0 +1,177 @@
+"""Weights for an encoder: from a local file, or downloaded by the libraries with a quick answer offline."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import get_session
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from polymask.errors import UserError, choose
+from polymask.models.smp_encoders import TIMM
+
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+CLASSIFIERS = ("fc", "_fc", "last_linear", "classifier", "head", "head_dist", "fc_norm", "logits")
+REMEDY = (
+    "Use model.encoder_weights=null (random weights), model.encoder_weights=/path/to/file "
+    f"({', '.join(SUFFIXES)}) or a filled Hugging Face cache (HF_HOME=/path/to/cache HF_HUB_OFFLINE=1)."
+)
+
+
+def is_file(weights: str | None) -> bool:
+    """Return whether `model.encoder_weights` means a file rather than a name."""
+    return weights is not None and ("/" in weights or weights.endswith(SUFFIXES))
+
+
+def check_weights_name(encoder_name: str, weights: str) -> None:
+    """Raise UserError when there are no weights of that name; for `tu-` encoders any name will do."""
+    if encoder_name.startswith(TIMM):
+        if not timm.models.is_model_pretrained(encoder_name.removeprefix(TIMM)):
+            raise UserError(f"timm has no pretrained weights for {encoder_name!r}. {REMEDY}")
+        return
+    known = smp.encoders.encoders[encoder_name]["pretrained_settings"]
+    choose("model.encoder_weights", weights, [*known, "null", f"/path/to/file ({', '.join(SUFFIXES)})"])
+
+
+@contextmanager
+def hub_access(encoder_name: str, weights: str) -> Iterator[None]:
+    """Let the block download weights; where the hub does not answer, let it use the cache without retries.
+
+    Left alone, the hub's client tries each file for about 20 seconds before it looks in the cache.
+
+    Raises:
+        UserError: The weights are neither reachable nor cached.
+    """
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _hub_answers()
+    try:
+        yield
+    except OSError as error:
+        reason = "HF_HUB_OFFLINE is set" if before else f"no connection to {constants.ENDPOINT}"
+        if not constants.HF_HUB_OFFLINE:
+            reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"model.encoder_weights={weights!r} of {encoder_name!r} are not in the cache and cannot be "
+            f"downloaded ({reason}). {REMEDY}"
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _hub_answers() -> bool:
+    """Ask the hub once, through the user's proxies and mirror, with a short patience."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        return get_session().head(constants.ENDPOINT, timeout=3).status_code < 500
+    except Exception:  # the client's errors differ between versions; all of them mean "no answer"
+        return False
+
+
+def read_state_dict(path: str) -> dict[str, Tensor]:
+    """Read the tensors of a weights file.
+
+    Args:
+        path: A `.safetensors` file or one of `torch.save` that holds a state dict, or a dict whose entry
+            `model` (a checkpoint of polymask) or `state_dict` is one.
+
+    Raises:
+        UserError: The file is absent, unreadable or holds something else.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"model.encoder_weights={path}: there is no such file. {REMEDY}")
+    try:
+        content: Any = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise UserError(
+            f"model.encoder_weights={path}: not a file of weights only ({first_line})."
+        ) from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    entries = content.items() if isinstance(content, Mapping) else ()
+    tensors = {key: value for key, value in entries if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"model.encoder_weights={path}: the file holds no state dict.")
+    return tensors
+
+
+def load_encoder_weights(encoder: nn.Module, source: Mapping[str, Tensor], path: str) -> None:
+    """Copy the encoder's part of a state dict into the encoder.
+
+    The keys may have any common prefix (`encoder.`, `model.encoder.`, ...); what lies outside the prefix
+    belongs to other parts of a larger model and is left alone. A timm model's own keys fit the pyramid
+    that segmentation-models-pytorch makes of it.
+
+    Args:
+        encoder: Encoder of segmentation-models-pytorch.
+        source: State dict.
+        path: Where it came from, for the message.
+
+    Raises:
+        UserError: Keys are missing or unexpected (a classifier's keys may be), or shapes differ.
+    """
+    target = encoder.state_dict()
+    names = {_canonical(key): key for key in target}
+    prefix = _common_prefix(source, names)
+    inside = {key: key.removeprefix(prefix) for key in source if key.startswith(prefix)}
+    matched = {
+        names[_canonical(name)]: source[key] for key, name in inside.items() if _canonical(name) in names
+    }
+    missing = [key for key in target if key not in matched and not key.endswith("num_batches_tracked")]
+    unexpected = [
+        key
+        for key, name in inside.items()
+        if _canonical(name) not in names and name.partition(".")[0] not in CLASSIFIERS
+    ]
+    shapes = [
+        f"{key} {tuple(value.shape)} instead of {tuple(target[key].shape)}"
+        for key, value in matched.items()
+        if value.shape != target[key].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    found = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in problems.items() if keys]
+    if found:
+        raise UserError(
+            f"model.encoder_weights={path} does not fit the encoder: keys {'; '.join(found)}. "
+            "Use the file of the same model.encoder_name and model.encoder_depth."
+        )
+    nn.Module.load_state_dict(encoder, matched, strict=False)
+
+
+def _canonical(key: str) -> str:
+    """Return a key without the differences between a timm model and the pyramid made of it."""
+    return key.removeprefix("model.").replace(".", "_")
+
+
+def _common_prefix(source: Mapping[str, Tensor], names: Mapping[str, str]) -> str:
+    """Return the prefix after which most keys of `source` are names of the encoder."""
+    votes: Counter[str] = Counter()
+    for key in source:
+        parts = key.split(".")
+        for cut in range(len(parts)):
+            if _canonical(".".join(parts[cut:])) in names:
+                votes[".".join(parts[:cut]) + "." * (cut > 0)] += 1
+    return max(votes, key=lambda prefix: (votes[prefix], -len(prefix)), default="")
+
+
+def _some(keys: list[str]) -> str:
+    """Return the first few keys."""
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

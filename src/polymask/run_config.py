@@ -1,0 +1,155 @@
+"""The configuration of a run: its name, its stored form, and what a later command may change in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from polymask.errors import UserError
+from polymask.utils.files import write_text
+
+_ANYTIME = (
+    "run_name",
+    "local_save_dir",
+    "data.data_dir",
+    "data.num_workers",
+    "data.cache_dir",
+    "trainer.device",
+    "tracker",
+)
+RESUME_MAY_CHANGE = (*_ANYTIME, "resume", "epochs", "trainer.patience", "test_after_training")
+"""Keys whose change leaves the course of an interrupted run as it was."""
+TEST_MAY_CHANGE = (
+    *_ANYTIME,
+    "data.batch_size",
+    "data.eval_batch_size",
+    "data.split_file",
+    "trainer.precision",
+    "trainer.limit_batches",
+)
+"""Keys that a test may set, because the weights stay what they are."""
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the resolved configuration as plain containers."""
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values under dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def chosen_groups() -> dict[str, str]:
+    """Return the chosen option of every configuration group, such as {"data": "demo"}."""
+    if not HydraConfig.initialized():
+        return {}
+    choices = HydraConfig.get().runtime.choices
+    return {name: str(choice) for name, choice in choices.items() if not name.startswith("hydra/")}
+
+
+def typed_overrides() -> list[str]:
+    """Return the keys that were given on the command line."""
+    if not HydraConfig.initialized():
+        return []
+    return [re.split("=", text.lstrip("+~"))[0].split("@")[0] for text in HydraConfig.get().overrides.task]
+
+
+def stored_config(
+    content: Mapping[str, Any],
+    cfg: DictConfig,
+    *,
+    may_change: Sequence[str],
+    command: str,
+) -> DictConfig:
+    """Return the configuration of a stored run with what was typed now on top.
+
+    Args:
+        content: A checkpoint of the run, with its `config` and its choice of `groups`.
+        cfg: The configuration of this command.
+        may_change: Keys (or the start of keys) that this command may change.
+        command: Name of the command, for the message.
+
+    Raises:
+        UserError: A typed key would change what must stay.
+    """
+    result, groups = OmegaConf.create(content["config"]), content["groups"]
+    choices = chosen_groups()
+    for key in typed_overrides():
+        if key in choices:
+            old, new = groups.get(key, "None"), choices[key]
+        else:
+            old, new = OmegaConf.select(result, key), OmegaConf.select(cfg, key)
+            if _is_below(key, may_change):
+                OmegaConf.update(result, key, new)
+                continue
+        if key == "tracker" and new != old:
+            result.tracker = cfg.tracker
+        elif old != new:
+            raise UserError(
+                f"{command} keeps the run's {key}={old} and cannot change it to {new}. It may "
+                f"change: {', '.join(may_change)}. For another setting "
+                "start a new run, with init_from= to keep weights."
+            )
+    return result
+
+
+def _is_below(key: str, parents: Iterable[str]) -> bool:
+    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
+
+
+def claim_run_name(cfg: DictConfig, folder: Path) -> str:
+    """Reserve a name in the checkpoint folder by creating `{name}.yaml` there, atomically.
+
+    A default name that is taken gets `_2`, `_3`, …; so runs that start together never share a name.
+
+    Raises:
+        UserError: The given name is not a file name, or a run of that name has checkpoints.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if cfg.run_name is not None:
+        return _claim_given(str(cfg.run_name), folder)
+    parts = [cfg.model.get("model", "model"), cfg.model.get("encoder_name", "")]
+    stem = "_".join(str(part).replace("/", "-") for part in parts if part)
+    stem = f"{stem}_{datetime.now():%Y%m%d_%H%M}"
+    number = 1
+    while True:
+        name = stem if number == 1 else f"{stem}_{number}"
+        try:
+            (folder / f"{name}.yaml").open("x").close()
+        except FileExistsError:
+            number += 1
+        else:
+            return name
+
+
+def _claim_given(name: str, folder: Path) -> str:
+    if not re.fullmatch(r"[\w.+=,-]+", name) or name.startswith(".") or name.endswith(".last"):
+        raise UserError(
+            f"run_name={name!r} is no file name; use letters, digits, '_', '-', '.', '+' and '='."
+        )
+    if any((folder / f"{name}{suffix}").exists() for suffix in (".pt", ".last.pt")):
+        raise UserError(
+            f"run_name={name!r} is taken in {folder}; use resume=true to go on with it, choose another name, "
+            "or delete its files."
+        )
+    return name
+
+
+def write_config(cfg: DictConfig, *paths: Path) -> None:
+    """Write the resolved configuration as YAML."""
+    text = OmegaConf.to_yaml(OmegaConf.create(plain(cfg)))
+    for path in paths:
+        write_text(path, text)

@@ -1,0 +1,326 @@
+"""The three things polymask does, each readable from top to bottom: train, test, infer."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from polymask.data.splits import Split, split_from_csv
+from polymask.errors import UserError
+from polymask.factories import (
+    build_data,
+    build_optimizer,
+    build_schedule,
+    build_task,
+    build_tracker,
+    build_trainer,
+)
+from polymask.run_config import (
+    RESUME_MAY_CHANGE,
+    TEST_MAY_CHANGE,
+    chosen_groups,
+    claim_run_name,
+    flatten,
+    plain,
+    stored_config,
+    write_config,
+)
+from polymask.tasks.base import Task
+from polymask.tracking.base import NoTracker, Tracker
+from polymask.tracking.epoch_log import EpochLog
+from polymask.tracking.session import run_session
+from polymask.training.checkpoint import (
+    CheckpointFolder,
+    RunRecord,
+    inference_weights,
+    load_checkpoint,
+    load_weights,
+    run_record,
+)
+from polymask.training.distributed import Processes, leave, processes
+from polymask.training.seeding import seed_everything
+from polymask.training.state import TrainingState
+from polymask.training.trainer import Trainer
+from polymask.utils.files import replaced_folder
+from polymask.utils.paths import resolve
+from polymask.utils.provenance import git_commit, library_versions
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "models/checkpoints"
+TEST_RESULTS = "results/test"
+INFERENCE_RESULTS = "results/inference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What `train` returns.
+
+    Attributes:
+        run_name: Name of the run.
+        task: The trained task; it holds the best weights when the run was tested, else the last ones.
+        state: Course of the training.
+        test_metrics: Metrics of the best checkpoint on the test subset, empty when not tested.
+        objective: Best value of the monitored metric, for sweeps.
+    """
+
+    run_name: str
+    task: Task
+    state: TrainingState
+    test_metrics: dict[str, float]
+    objective: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestResult:
+    """What `test` returns: metrics by name, the folder with everything else."""
+
+    metrics: dict[str, float]
+    folder: Path
+    objective: None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferResult:
+    """What `infer` returns: number of images predicted now, of images found done, and the folder."""
+
+    predicted: int
+    skipped: int
+    folder: Path
+    objective: None = None
+
+
+def train(cfg: DictConfig) -> TrainResult:
+    """Train a model, or go on with an interrupted run; then test its best checkpoint."""
+    checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
+    with processes() as own:
+        previous = _interrupted_run(cfg, checkpoints)
+        if previous is not None:
+            cfg = stored_config(previous, cfg, may_change=RESUME_MAY_CHANGE, command="resume")
+        seed_everything(cfg.seed)
+        trainer = build_trainer(cfg, processes=own)
+        data = build_data(cfg, split=_split_of(previous))
+        task = build_task(
+            cfg,
+            class_names=data.classes,
+            class_counts=data.class_counts("train"),
+            pretrained=previous is None and cfg.init_from is None,
+        )
+        if previous is None and cfg.init_from is not None:
+            _start_from(task, str(cfg.init_from), checkpoints, strict=cfg.init_strict)
+        trainer.prepare(task)
+        share = {"rank": own.rank, "world_size": own.world_size}
+        train_loader, val_loader = data.train_loader(**share), data.evaluation_loader("val", **share)
+        optimizer = build_optimizer(cfg, task)
+        steps = trainer.steps_per_epoch(train_loader)
+        schedule = build_schedule(cfg, optimizer, steps_per_epoch=steps, mode=task.mode)
+
+        record = _record(cfg, data, previous, checkpoints, own)
+        tracker = build_tracker(cfg) if own.is_main else NoTracker()
+        if own.is_main:
+            _write_run_files(cfg, record, data, task, trainer)
+        tags = _tags(record, data, trainer)
+        name, params = record.run_name, flatten(record.config)
+        with run_session(tracker, name, params=params, tags=tags, run_id=record.tracker_run_id):
+            record = replace(record, tracker_run_id=tracker.run_id)
+            state = trainer.fit(
+                task,
+                train_loader,
+                val_loader,
+                optimizer=optimizer,
+                schedule=schedule,
+                checkpoints=checkpoints,
+                record=record,
+                metric_log=EpochLog(_output_dir() / "metrics.csv", tracker),
+                resume_from=previous,
+            )
+            leave()  # the main process alone tests: evaluation is short, and its report needs every image
+            best = checkpoints.best(name)
+            for path in (best, _output_dir() / "config.yaml", _output_dir() / "split.csv"):
+                tracker.log_artifact(path, "run")
+            metrics: dict[str, float] = {}
+            if cfg.test_after_training and own.is_main and data.split.subsets["test"]:
+                load_weights(task, inference_weights(load_checkpoint(best)), source=str(best))
+                folder = resolve(cfg.local_save_dir or TEST_RESULTS) / name
+                metrics = _evaluate_test(task, trainer, data, folder, state.state_dict(), tracker)
+    return TrainResult(
+        run_name=record.run_name, task=task, state=state, test_metrics=metrics, objective=state.best_value
+    )
+
+
+def test(cfg: DictConfig) -> TestResult:
+    """Evaluate a checkpoint on the test subset of its own split."""
+    checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
+    path = checkpoints.find(cfg.run_name)
+    content = load_checkpoint(path)
+    record = run_record(content)
+    cfg = stored_config(content, cfg, may_change=TEST_MAY_CHANGE, command="test")
+    own_split = _split_of(content)
+    data = build_data(cfg, split=own_split if _keeps_split(content, cfg) else None)
+    _warn_of_overlap(own_split, data)
+    trainer = build_trainer(cfg)
+    task = build_task(cfg, class_names=record.class_names, pretrained=False)
+    load_weights(task, inference_weights(content), source=str(path))
+    trainer.prepare(task)
+    tracker = build_tracker(cfg)
+    folder = resolve(cfg.local_save_dir or TEST_RESULTS) / record.run_name
+    course = _course(checkpoints, content)
+    log.info("testing %s, epoch %d of %d", path, content["training"]["epoch"], len(course["history"]))
+    tags = _tags(record, data, trainer)
+    params = flatten(record.config)
+    with run_session(tracker, record.run_name, params=params, tags=tags, run_id=record.tracker_run_id):
+        metrics = _evaluate_test(task, trainer, data, folder, course, tracker)
+    return TestResult(metrics=metrics, folder=folder)
+
+
+def infer(cfg: DictConfig) -> InferResult:
+    """Apply a checkpoint to a folder of images or a list of files."""
+    from polymask.inference.folder import predict_files
+    from polymask.inference.inputs import find_images
+    from polymask.inference.predictor import Predictor
+
+    predictor = Predictor.from_checkpoint(
+        cfg.run_name, device=cfg.trainer.device, precision=cfg.trainer.precision, tta=cfg.tta
+    )
+    source = resolve(cfg.data.data_dir)
+    files = find_images(source, resolve(cfg.data.file_list) if cfg.data.file_list else None)
+    folder = resolve(cfg.local_save_dir or INFERENCE_RESULTS) / predictor.run_name
+    log.info("predicting %d images of %s with %s", len(files), source, predictor.path)
+    summary = predict_files(
+        predictor,
+        source,
+        files,
+        folder,
+        batch_size=cfg.data.batch_size,
+        num_workers=cfg.data.num_workers,
+        overlay=cfg.overlay,
+        overwrite=cfg.overwrite,
+    )
+    log.info("%d images predicted, %d were there already: %s", summary.predicted, summary.skipped, folder)
+    if summary.failed:
+        raise UserError(
+            f"{len(summary.failed)} of {len(files)} files could not be read, e.g. "
+            f"{next(iter(summary.failed))}; all others are done. The list is in "
+            f"{folder / 'failed.csv'}; mend or remove them and run again."
+        )
+    return InferResult(predicted=summary.predicted, skipped=summary.skipped, folder=folder)
+
+
+def _interrupted_run(cfg: DictConfig, checkpoints: CheckpointFolder) -> dict[str, Any] | None:
+    """Return the last checkpoint of the run to go on with, None for a new run."""
+    if not cfg.resume:
+        return None
+    if cfg.init_from is not None:
+        raise UserError("resume=true goes on with a run, init_from= starts a new one; give only one of them.")
+    return load_checkpoint(checkpoints.find(cfg.run_name, resumable=True))
+
+
+def _split_of(content: dict[str, Any] | None) -> Split | None:
+    return split_from_csv(content["split"]) if content is not None else None
+
+
+def _start_from(task: Task, source: str, checkpoints: CheckpointFolder, *, strict: bool) -> None:
+    """Load the weights of another run or file into a fresh task."""
+    path = resolve(source) if source.endswith(".pt") else checkpoints.find(source)
+    for note in load_weights(task, inference_weights(load_checkpoint(path)), source=str(path), strict=strict):
+        log.warning("init_from: %s", note)
+    log.info("weights from %s", path)
+
+
+def _record(
+    cfg: DictConfig,
+    data: Any,
+    previous: dict[str, Any] | None,
+    checkpoints: CheckpointFolder,
+    own: Processes,
+) -> RunRecord:
+    """Return what the checkpoints will say of the run; a new run gets its name here."""
+    if previous is not None:
+        return replace(run_record(previous), config=plain(cfg))
+    name = own.share(claim_run_name(cfg, checkpoints.folder) if own.is_main else "")
+    cfg.run_name = name
+    return RunRecord(
+        run_name=name,
+        config=plain(cfg),
+        groups=chosen_groups(),
+        class_names=data.classes,
+        split=data.split.to_csv(),
+        split_sha256=data.split.sha256,
+        versions=library_versions(),
+    )
+
+
+def _write_run_files(cfg: DictConfig, record: RunRecord, data: Any, task: Task, trainer: Trainer) -> None:
+    """Write the resolved configuration and the split, and say what is about to run."""
+    folder = _output_dir()
+    write_config(cfg, folder / "config.yaml", resolve(CHECKPOINTS) / f"{record.run_name}.yaml")
+    data.split.write(folder / "split.csv")
+    num_parameters = sum(parameter.numel() for parameter in task.parameters())
+    log.info("run %s in %s", record.run_name, folder)
+    log.info("split %s\n%s", record.split_sha256[:12], data.statistics())
+    log.info("%.1f M parameters on %s, %s", num_parameters / 1e6, trainer.device, trainer.precision)
+
+
+def _tags(record: RunRecord, data: Any, trainer: Trainer) -> dict[str, str]:
+    return {
+        "git_commit": git_commit(),
+        "data_fingerprint": data.fingerprint(),
+        "split_sha256": record.split_sha256,
+        "device": str(trainer.device),
+        "precision": str(trainer.precision).removeprefix("torch."),
+        **{f"version_{name}": value for name, value in record.versions.items()},
+    }
+
+
+def _evaluate_test(
+    task: Task,
+    trainer: Trainer,
+    data: Any,
+    folder: Path,
+    course: dict[str, Any],
+    tracker: Tracker,
+) -> dict[str, float]:
+    """Evaluate the test subset, write the report to `folder` and record it; return the metrics."""
+    with replaced_folder(folder) as staging:
+        report = task.report(staging, data)
+        loader = data.evaluation_loader("test")
+        metrics = trainer.evaluate(task, loader, title="test", consume=report.add)
+        report.finish(course["history"], course["best_epoch"])
+    for line in report.summary(metrics):
+        log.info("%s", line)
+    log.info("test results in %s", folder)
+    tracker.log_metrics({f"test/{name}": value for name, value in metrics.items()}, step=course["best_epoch"])
+    for path in sorted(folder.iterdir()):
+        if path.name != "masks":  # one file per test image: too many for a tracker
+            tracker.log_artifact(path, f"test/{path.name}" if path.is_dir() else "test")
+    return metrics
+
+
+def _keeps_split(content: dict[str, Any], cfg: DictConfig) -> bool:
+    """Return whether a test uses the run's own split: always, unless a split file was given to the test."""
+    return cfg.data.get("split_file") == content["config"]["data"].get("split_file")
+
+
+def _warn_of_overlap(split: Split | None, data: Any) -> None:
+    """Say so when a test on another split looks at samples that the run was trained on."""
+    seen = set(split.subsets["train"]) & set(data.split.subsets["test"]) if split is not None else set()
+    if seen:
+        log.warning("%d test samples were in the training subset of this run.", len(seen))
+
+
+def _course(checkpoints: CheckpointFolder, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the course of a run: of its last checkpoint where there is one, which knows all epochs."""
+    last = checkpoints.last(content["run_name"])
+    return (load_checkpoint(last) if last.is_file() else content)["training"]
+
+
+def _output_dir() -> Path:
+    """Return the folder of this execution, `outputs/YYYY-MM-DD/HH-MM-SS`."""
+    if HydraConfig.initialized():
+        return Path(HydraConfig.get().runtime.output_dir)
+    return resolve("outputs") / "python"

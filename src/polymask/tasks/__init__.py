@@ -1,0 +1,1 @@
+"""What is learned: each task owns its network, its losses and its metrics."""

@@ -1,0 +1,241 @@
+"""Lesion segmentation and diagnosis, together or one of them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polymask.errors import UserError, choose
+from polymask.evaluation.base import PredictionWriter, Report
+from polymask.losses.classification import class_weights as compute_class_weights
+from polymask.losses.multitask import MultitaskLoss
+from polymask.metrics.accumulator import Accumulator
+from polymask.metrics.classification import classification_metrics, per_class_metrics
+from polymask.metrics.segmentation import (
+    confusion_per_sample,
+    lesion_confusion_per_sample,
+    segmentation_metrics,
+)
+from polymask.models.smp_models import SegmentationClassifier
+from polymask.tasks.base import Batch, Task
+from polymask.tasks.predictions import ImagePrediction, ImageResult, image_result
+
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+
+
+class MultitaskTask(Task):
+    """Predicts a mask and a class of each image; which of the two follows from the model's outputs.
+
+    Args:
+        model: Returns `mask_logits` (B, C, H, W) and/or `class_logits` (B, K) of normalised images.
+        loss: Weighted sum over both outputs.
+        class_names: Names of the K classes.
+        multiclass: The mask tells the classes apart (C = K + 1), instead of lesion or not (C = 1).
+        monitor: Metric that decides the best checkpoint, such as `val/loss` or `val/dice_lesion_image`.
+        mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: SegmentationClassifier,
+        loss: MultitaskLoss,
+        class_names: Sequence[str],
+        multiclass: bool,
+        monitor: str = "val/loss",
+        mode: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+        self.class_names, self.multiclass = list(class_names), multiclass
+        self.monitor = monitor
+        choose("task.mode", mode, ("auto", "min", "max"))
+        self.mode = mode if mode != "auto" else ("min" if "loss" in monitor else "max")
+        self.accumulator = Accumulator()
+        self.rows: dict[str, np.ndarray] = {}
+        # In units of the uint8 image, so that one subtraction and one division normalise it.
+        self.register_buffer("_mean", 255 * torch.tensor(model.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_std", 255 * torch.tensor(model.std).view(1, 3, 1, 1), persistent=False)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Switch to training mode, with the backbone frozen if it is so in this epoch."""
+        self.train()
+        self.model.start_epoch(epoch)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the encoder's parameters and all others, those of the loss included."""
+        rest = [*self.model.other_parameters(), *self.loss.parameters()]
+        return {"encoder": list(self.model.encoder_parameters()), "rest": rest}
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `loss`, `loss_segmentation`, `loss_classification` and the named terms."""
+        return self.loss(self.model(self._images(batch)), _with_integer_mask(batch))
+
+    def evaluation_step(self, batch: Batch) -> list[ImagePrediction]:
+        """Collect confusions, class probabilities and losses of the batch."""
+        batch = _with_integer_mask(batch)
+        outputs = self.model(self._images(batch))
+        size = len(batch["ids"])
+        # Every sample carries its batch's loss: the mean over samples then weighs a short batch rightly.
+        rows = {name: value.expand(size) for name, value in self.loss(outputs, batch).items()}
+        predictions = _predictions(batch["ids"], _probabilities(outputs))
+        if "mask_logits" in outputs:
+            logits = outputs["mask_logits"]
+            predicted = logits.argmax(dim=1) if self.multiclass else (logits[:, 0] > 0).long()
+            num_classes = len(self.class_names) + 1 if self.multiclass else 2
+            rows["confusion"] = confusion_per_sample(predicted, batch["mask"], num_classes)
+            rows["lesion_confusion"] = lesion_confusion_per_sample(predicted, batch["mask"])
+        if "class_logits" in outputs:
+            rows["class_probabilities"] = outputs["class_logits"].float().softmax(dim=1)
+            rows["label"] = batch["label"]
+        self.accumulator.update(batch["ids"], **rows)
+        return predictions
+
+    def predict_step(self, batch: Batch, *, tta: bool = False) -> list[ImagePrediction]:
+        """Return predictions; with `tta` the mean over the image and its three flips."""
+        images = self._images(batch)
+        sums: dict[str, Tensor] = {}
+        flips = _FLIPS if tta else _FLIPS[:1]
+        for axes in flips:
+            found = _probabilities(self.model(images.flip(axes)))
+            if "mask" in found:
+                found["mask"] = found["mask"].flip(axes)
+            sums = {name: sums[name] + value if sums else value for name, value in found.items()}
+        return _predictions(batch["ids"], {name: value / len(flips) for name, value in sums.items()})
+
+    def result(self, prediction: ImagePrediction, size: tuple[int, int]) -> ImageResult:
+        """Return a prediction with its mask at the image's own (height, width)."""
+        return image_result(prediction, size, self.class_names, multiclass=self.multiclass)
+
+    def compute_metrics(self) -> dict[str, float]:
+        """Return mean losses and the metrics of `sample_metrics`; the rows they come from stay in `rows`."""
+        self.rows = rows = self.accumulator.compute()
+        losses = {name: float(values.mean()) for name, values in rows.items() if name.startswith("loss")}
+        return losses | {name: float(values[0]) for name, values in self.sample_metrics(rows).items()}
+
+    def reset_metrics(self) -> None:
+        """Forget the collected rows."""
+        self.accumulator.reset()
+
+    def sample_metrics(
+        self, rows: dict[str, np.ndarray], weights: np.ndarray | None = None, *, per_class: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Compute all metrics from collected rows.
+
+        Args:
+            rows: What the accumulator returned, N samples.
+            weights: (R, N) sample weights (bootstrap), None for the point estimate.
+            per_class: Add recall, precision, F1 and AUROC of each class.
+
+        Returns:
+            Metric name to (R,) values, NaN where undefined.
+        """
+        metrics: dict[str, np.ndarray] = {}
+        if "confusion" in rows:
+            names = self.class_names if self.multiclass else ["lesion"]
+            lesion = rows["lesion_confusion"]
+            metrics |= segmentation_metrics(rows["confusion"], weights, names, lesion)
+        if "class_probabilities" in rows and (rows["label"] >= 0).any():
+            labels, probabilities = rows["label"], rows["class_probabilities"]
+            metrics |= classification_metrics(labels, probabilities, weights)
+            if per_class:
+                metrics |= per_class_metrics(labels, probabilities, self.class_names, weights)
+        return metrics
+
+    def report(self, folder: Path, data: Any) -> Report:
+        """Return the writer of a test run's tables and figures."""
+        from polymask.evaluation.image_mask_report import ImageMaskReport
+
+        return ImageMaskReport(folder, task=self, data=data)
+
+    def prediction_writer(self, folder: Path, *, overlay: bool) -> PredictionWriter:
+        """Return the writer of masks, overlays and class probabilities."""
+        from polymask.inference.image_mask_writer import ImageMaskWriter
+
+        return ImageMaskWriter(folder, class_names=self.class_names, overlay=overlay)
+
+    def _images(self, batch: Batch) -> Tensor:
+        """Return (B, 3, H, W) float32 normalised images of a (B, H, W, 3) uint8 batch.
+
+        The permuted view of interleaved pixels already is in channels-last layout.
+        """
+        return batch["image"].permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
+
+
+def build_task(
+    *,
+    build_model: Callable[..., SegmentationClassifier],
+    build_loss: Callable[..., MultitaskLoss],
+    class_names: Sequence[str],
+    class_counts: Sequence[int] | None = None,
+    class_weights: str = "none",
+    segmentation: str = "binary",
+    predict_masks: bool = True,
+    predict_classes: bool = True,
+    monitor: str = "val/loss",
+    mode: str = "auto",
+) -> MultitaskTask:
+    """Build model and loss with the outputs that the data and the choice of task ask for.
+
+    Args:
+        build_model: Takes `num_masks` and `num_classes`, 0 for none.
+        build_loss: Takes `class_weights`, a tensor or None.
+        class_names: Names of the classes.
+        class_counts: Training images per class, for class weights; None when there is no training.
+        class_weights: `none`, `balanced` or `effective`, see `polymask.losses.classification`.
+        segmentation: `binary` or `multiclass`.
+        predict_masks: Whether the model has a decoder.
+        predict_classes: Whether the model has a classification head.
+        monitor: See `MultitaskTask`.
+        mode: See `MultitaskTask`.
+
+    Raises:
+        UserError: Neither masks nor classes are predicted.
+    """
+    if not (predict_masks or predict_classes):
+        raise UserError(
+            "task.predict_masks and task.predict_classes are both false; one of them must be true."
+        )
+    multiclass = segmentation == "multiclass"
+    num_masks = (len(class_names) + 1 if multiclass else 1) if predict_masks else 0
+    weights = None
+    if predict_classes and class_counts is not None:
+        weights = compute_class_weights(class_counts, class_weights, class_names=class_names)
+    return MultitaskTask(
+        model=build_model(num_masks=num_masks, num_classes=len(class_names) if predict_classes else 0),
+        loss=build_loss(class_weights=weights),
+        class_names=class_names,
+        multiclass=multiclass,
+        monitor=monitor,
+        mode=mode,
+    )
+
+
+def _with_integer_mask(batch: Batch) -> Batch:
+    """Widen the mask on the device: the loader ships a byte per pixel."""
+    return {**batch, "mask": batch["mask"].long()}
+
+
+def _probabilities(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return `mask` (B, C, H, W) and/or `label` (B, K) probabilities in float32."""
+    found = {}
+    if "mask_logits" in outputs:
+        logits = outputs["mask_logits"].float()
+        found["mask"] = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+    if "class_logits" in outputs:
+        found["label"] = outputs["class_logits"].float().softmax(dim=1)
+    return found
+
+
+def _predictions(ids: Sequence[str], probabilities: dict[str, Tensor]) -> list[ImagePrediction]:
+    nothing = [None] * len(ids)
+    masks, classes = probabilities.get("mask", nothing), probabilities.get("label", nothing)
+    return [
+        ImagePrediction(id=name, mask_probabilities=mask, class_probabilities=label)
+        for name, mask, label in zip(ids, masks, classes, strict=True)
+    ]

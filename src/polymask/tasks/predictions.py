@@ -1,0 +1,78 @@
+"""Predictions of images that have a mask and a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePrediction:
+    """What the network says of one image.
+
+    Attributes:
+        id: Id of the sample.
+        mask_probabilities: (C, H, W) float32 at the network's input size: C = 1 probability of lesion, or one
+            channel per class with the background first. None when the task has no masks.
+        class_probabilities: (K,) float32, sums to 1. None when the task has no classes.
+    """
+
+    id: str
+    mask_probabilities: Tensor | None
+    class_probabilities: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageResult:
+    """A prediction at the image's own size, in plain containers.
+
+    Attributes:
+        mask: (H, W) uint8: 0 = background, 1 = lesion, or 1 + class number when `multiclass`. None when
+            the task has no masks.
+        multiclass: Whether the mask tells the classes apart.
+        class_probabilities: Probability per class name, None without classes.
+        predicted_class: Name of the most probable class, None without classes.
+    """
+
+    mask: np.ndarray | None
+    multiclass: bool
+    class_probabilities: dict[str, float] | None
+    predicted_class: str | None
+
+
+def image_result(
+    prediction: ImagePrediction, size: tuple[int, int], class_names: Sequence[str], *, multiclass: bool
+) -> ImageResult:
+    """Bring a prediction to the image's own (height, width)."""
+    mask, probabilities = None, None
+    if prediction.mask_probabilities is not None:
+        mask = mask_from_probabilities(prediction.mask_probabilities.cpu().numpy(), size)
+    if prediction.class_probabilities is not None:
+        values = prediction.class_probabilities.tolist()
+        probabilities = dict(zip(class_names, values, strict=True))
+    best = max(probabilities, key=probabilities.__getitem__) if probabilities else None
+    return ImageResult(
+        mask=mask, multiclass=multiclass, class_probabilities=probabilities, predicted_class=best
+    )
+
+
+def mask_from_probabilities(probabilities: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decide the class of each pixel.
+
+    Args:
+        probabilities: (C, H, W) float32, see `ImagePrediction.mask_probabilities`.
+        size: (height, width) of the result; the probabilities are interpolated to it before the decision.
+
+    Returns:
+        (height, width) uint8: 0 = background, 1 = lesion or class + 1.
+    """
+    if size is not None and probabilities.shape[1:] != size:
+        height, width = size
+        probabilities = np.stack([cv2.resize(channel, (width, height)) for channel in probabilities])
+    if len(probabilities) == 1:
+        return (probabilities[0] > 0.5).astype(np.uint8)
+    return probabilities.argmax(axis=0).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Experiment tracking: MLflow behind a small protocol, and the same metrics as a file."""

@@ -1,0 +1,54 @@
+"""What a run needs of a tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Tracker(Protocol):
+    """Records one run. No method raises when the tracker is out of reach: training goes on."""
+
+    run_id: str
+    """The tracker's own id of the run, "" when there is none."""
+
+    def start(
+        self, run_name: str, *, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str
+    ) -> None:
+        """Open a run, or go on with `run_id` when that is not empty."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record metrics at a step (here: epochs done)."""
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Keep a file, or all files of a folder, below `folder` of the run's artifacts."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or replace tags."""
+
+    def finish(self, status: str) -> None:
+        """Close the run as `FINISHED`, `FAILED` or `KILLED`."""
+
+
+class NoTracker:
+    """Records nothing (`tracker=none`, and all processes but the main one)."""
+
+    run_id = ""
+
+    def start(
+        self, run_name: str, *, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str
+    ) -> None:
+        """Do nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Do nothing."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def finish(self, status: str) -> None:
+        """Do nothing."""

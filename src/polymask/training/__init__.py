@@ -1,0 +1,1 @@
+"""The trainer and everything whose state a checkpoint holds."""

@@ -1,0 +1,169 @@
+"""Checkpoint files: one dict of plain containers and tensors, written whole or not at all."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polymask.errors import UserError, nearest
+from polymask.utils.files import write_atomically
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a checkpoint says of its run, apart from weights and training state.
+
+    Attributes:
+        run_name: Name of the run.
+        config: The resolved configuration as plain containers.
+        groups: The chosen option of each configuration group.
+        class_names: Names of the classes, in the order of the outputs.
+        split: The split as CSV text.
+        split_sha256: Its hash.
+        tracker_run_id: The tracker's own id of the run, "" when there is no tracker.
+        versions: Versions of the libraries that wrote the file.
+    """
+
+    run_name: str
+    config: dict[str, Any]
+    groups: dict[str, str]
+    class_names: list[str]
+    split: str
+    split_sha256: str
+    tracker_run_id: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class CheckpointFolder:
+    """The two files of each run in one folder: `{run}.pt` (best) and `{run}.last.pt` (for resume).
+
+    Args:
+        folder: Usually `models/checkpoints`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def best(self, run_name: str) -> Path:
+        """Return the path of the best checkpoint of a run."""
+        return self.folder / f"{run_name}.pt"
+
+    def last(self, run_name: str) -> Path:
+        """Return the path of the newest checkpoint of a run, which also holds the training state."""
+        return self.folder / f"{run_name}.last.pt"
+
+    def run_names(self, *, resumable: bool = False) -> list[str]:
+        """Return the runs that have a best (or, `resumable`, a last) checkpoint, newest first."""
+        files = [path for path in self.folder.glob("*.pt") if path.name.endswith(".last.pt") == resumable]
+        files.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        return [path.name.removesuffix(".last.pt" if resumable else ".pt") for path in files]
+
+    def find(self, run_name: str | None, *, resumable: bool = False) -> Path:
+        """Return the checkpoint of a run, of the newest run when `run_name` is None.
+
+        Raises:
+            UserError: There is none.
+        """
+        names = self.run_names(resumable=resumable)
+        if run_name is None and not names:
+            raise UserError(f"no checkpoint in {self.folder}; train one first: python src/train.py")
+        name = names[0] if run_name is None else run_name
+        path = self.last(name) if resumable else self.best(name)
+        if not path.is_file():
+            shown = ", ".join(names[:5]) or "none"
+            raise UserError(
+                f"run_name={name!r} has no checkpoint {path}.{nearest(name, names)} Newest runs: {shown}."
+            )
+        return path
+
+
+def save_checkpoint(path: Path, record: RunRecord, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+        path: Final name.
+        record: What the file says of its run.
+        state: `model`, `ema`, `training`, and for resume `optimizer`, `schedule`, `scaler`.
+    """
+    content = {"format": FORMAT, **asdict(record), **state}
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        UserError: The file is missing, damaged, or not a polymask checkpoint.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist; give a run_name of models/checkpoints or a path.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"checkpoint {path} cannot be read ({reason}); copy it again or train anew."
+        ) from error
+    if not isinstance(content, dict) or "format" not in content or "model" not in content:
+        raise UserError(f"{path} is not a polymask checkpoint; give a file that src/train.py wrote.")
+    if content["format"] > FORMAT:
+        raise UserError(
+            f"{path} has checkpoint format {content['format']}; this version reads up to {FORMAT}."
+        )
+    return content
+
+
+def run_record(content: Mapping[str, Any]) -> RunRecord:
+    """Return the `RunRecord` of a loaded checkpoint."""
+    return RunRecord(**{name: content[name] for name in RunRecord.__dataclass_fields__})
+
+
+def inference_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights to predict with: the averaged ones where the run kept an average."""
+    ema = {name: value for name, value in (content["ema"] or {}).items() if name != "num_updates"}
+    return {**content["model"], **ema}
+
+
+def load_weights(
+    module: nn.Module, weights: Mapping[str, Tensor], *, source: str, strict: bool = True
+) -> list[str]:
+    """Copy weights into a module.
+
+    Args:
+        module: Where to.
+        weights: Tensors by name.
+        source: Where they come from, for the message.
+        strict: Fail when a name or a shape differs; else leave those as they are in the module.
+
+    Returns:
+        One note per name that was not loaded (empty when strict).
+
+    Raises:
+        UserError: `strict`, and names or shapes differ; or nothing fits at all.
+    """
+    own = module.state_dict()
+    fitting = {
+        name: value for name, value in weights.items() if name in own and own[name].shape == value.shape
+    }
+    notes = [f"missing {name}" for name in own if name not in weights]
+    notes += [f"unexpected {name}" for name in weights if name not in own]
+    notes += [
+        f"shape of {name} is {tuple(weights[name].shape)}, the model has {tuple(own[name].shape)}"
+        for name in weights
+        if name in own and name not in fitting
+    ]
+    if notes and (strict or not fitting):
+        raise UserError(
+            f"{source} does not fit the model: {len(notes)} differences, e.g. {'; '.join(notes[:3])}. "
+            "Use the model options it was trained with, or init_strict=false to load what fits."
+        )
+    module.load_state_dict(fitting, strict=False)
+    return notes

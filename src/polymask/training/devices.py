@@ -1,0 +1,70 @@
+"""Which device and which number format a run uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from polymask.errors import UserError, choose
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def select_device(name: str, *, local_rank: int = 0) -> torch.device:
+    """Return the device for `auto` (CUDA when there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UserError: Unknown, or not on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    choose("trainer.device", kind, ("auto", "cpu", "cuda"))
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(number) if number.isdigit() else local_rank
+    if index >= count:
+        raise UserError(
+            f"trainer.device={name} is not on this machine ({count} CUDA devices); use trainer.device=cpu."
+        )
+    return torch.device("cuda", index)
+
+
+def select_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the autocast type for `auto`, `fp32`, `bf16` or `fp16`.
+
+    `auto` is bf16 where the hardware computes in it (CUDA from Ampere on; CPU with AMX or AVX512-BF16),
+    else fp16 on CUDA, else fp32.
+
+    Raises:
+        UserError: Unknown, or fp16 on a CPU.
+    """
+    if name != "auto":
+        dtype = PRECISIONS[choose("trainer.precision", name, ("auto", *PRECISIONS))]
+        if dtype == torch.float16 and device.type == "cpu":
+            raise UserError("trainer.precision=fp16 needs a CUDA device; use bf16, fp32 or auto on a CPU.")
+        return dtype
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if _cpu_computes_in_bf16() else torch.float32
+
+
+def _cpu_computes_in_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the autocast context for computing in `dtype` (off for fp32)."""
+    enabled = dtype != torch.float32
+    return torch.autocast(device.type, dtype=dtype if enabled else torch.bfloat16, enabled=enabled)
+
+
+def move_batch(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return the batch with its tensors on `device`, copied without waiting where memory is pinned."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }

@@ -1,0 +1,55 @@
+"""Optimizers with a learning rate of its own for the encoder and no weight decay where it does harm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+ParameterGroups = Mapping[str, Sequence[nn.Parameter]]
+
+
+def adamw(groups: ParameterGroups, *, betas: Sequence[float] = (0.9, 0.999), **options: Any) -> Optimizer:
+    """Return AdamW (Loshchilov & Hutter 2019); see `_groups` for the shared options."""
+    return AdamW(_groups(groups, **options), betas=(betas[0], betas[1]))
+
+
+def adam(groups: ParameterGroups, *, betas: Sequence[float] = (0.9, 0.999), **options: Any) -> Optimizer:
+    """Return Adam (Kingma & Ba 2015); see `_groups` for the shared options."""
+    return Adam(_groups(groups, **options), betas=(betas[0], betas[1]))
+
+
+def sgd(
+    groups: ParameterGroups, *, momentum: float = 0.9, nesterov: bool = False, **options: Any
+) -> Optimizer:
+    """Return stochastic gradient descent; see `_groups` for the shared options."""
+    return SGD(_groups(groups, **options), momentum=momentum, nesterov=nesterov)
+
+
+def _groups(
+    groups: ParameterGroups,
+    *,
+    learning_rate: float,
+    encoder_learning_rate: float | None = None,
+    weight_decay: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Split each group into weights (with decay) and vectors (biases, norms, scalars: without)."""
+    rates = {"encoder": encoder_learning_rate or learning_rate}
+    result = []
+    for name, parameters in groups.items():
+        for kind, decay in (("weights", weight_decay), ("vectors", 0.0)):
+            chosen = [p for p in parameters if (p.ndim > 1) == (kind == "weights")]
+            if chosen:
+                rate = rates.get(name, learning_rate)
+                result.append({"params": chosen, "lr": rate, "weight_decay": decay, "name": f"{name}_{kind}"})
+    return result
+
+
+def learning_rates(optimizer: Optimizer) -> dict[str, float]:
+    """Return `learning_rate`, and `learning_rate_encoder` when the encoder has another one."""
+    by_part = {group["name"].rpartition("_")[0]: float(group["lr"]) for group in optimizer.param_groups}
+    rate = by_part.get("rest", next(iter(by_part.values())))
+    encoder = by_part.get("encoder", rate)
+    return {"learning_rate": rate} | ({"learning_rate_encoder": encoder} if encoder != rate else {})

@@ -1,0 +1,92 @@
+"""What a person sees while a run trains: a bar on a terminal, one line per epoch everywhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_UPDATES = 0.5
+
+
+class Loader(Sized, Protocol):
+    """Anything with a length that gives batches."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Return an iterator over batches."""
+
+
+class Progress:
+    """Counts the images of one pass over a loader and shows a bar when standard error is a terminal.
+
+    Args:
+        title: What stands before the bar.
+        enabled: False for silence (all processes but the main one).
+    """
+
+    def __init__(self, title: str, *, enabled: bool = True) -> None:
+        self.title = title
+        self.images = 0
+        self._show = enabled and sys.stderr.isatty()
+        self._start = time.perf_counter()
+        self._bar: Any = None
+        self._task: Any = None
+        self._next_update = 0.0
+
+    @contextmanager
+    def over(self, total: int) -> Iterator[Progress]:
+        """Show the bar for `total` batches inside the block."""
+        if not self._show:
+            yield self
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
+        with RichProgress(*columns, console=Console(stderr=True), transient=True) as self._bar:
+            self._task = self._bar.add_task(self.title, total=total, note="")
+            yield self
+
+    def advance(self, images: int) -> bool:
+        """Count one batch; return whether it is time to show the loss (reading it waits for the device)."""
+        self.images += images
+        if self._bar is None:
+            return False
+        self._bar.advance(self._task)
+        now = time.perf_counter()
+        if now < self._next_update:
+            return False
+        self._next_update = now + _SECONDS_BETWEEN_UPDATES
+        return True
+
+    def note(self, loss: float) -> None:
+        """Show the loss and the speed beside the bar."""
+        self._bar.update(self._task, note=f"loss {loss:.4f}  {self.images_per_second:.0f} images/s")
+
+    @property
+    def images_per_second(self) -> float:
+        """Images per second since the start of the pass, over the images of this process."""
+        return self.images / max(time.perf_counter() - self._start, 1e-9)
+
+
+def log_epoch(epoch: int, epochs: int, metrics: dict[str, float], *, monitor: str, best: bool) -> None:
+    """Log the one line of an epoch: losses, the monitored metric, a few more, speed."""
+    shown = ("train/loss", "val/loss", monitor, *_SUMMARY)
+    parts = [f"{key} {metrics[key]:.4f}" for key in dict.fromkeys(shown) if key in metrics]
+    speed = f"{metrics['train/images_per_second']:.0f} images/s"
+    log.info("epoch %d/%d  %s  %s%s", epoch, epochs, "  ".join(parts), speed, "  best" if best else "")
+
+
+_SUMMARY = ("val/dice_lesion_image", "val/balanced_accuracy", "learning_rate")

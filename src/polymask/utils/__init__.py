@@ -1,0 +1,1 @@
+"""Small functions that more than one package needs."""

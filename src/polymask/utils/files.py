@@ -1,0 +1,48 @@
+"""Writing files so that a reader sees the old content or the new, never a half."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, sync: bool = True) -> None:
+    """Write a file under a temporary name beside it, sync it to disk, then move it into place.
+
+    Args:
+        path: Final name; its folder is created.
+        write: Called with the open binary file.
+        sync: Wait until the disk has the content, so that even a power cut leaves no half file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write to, which takes the place of `folder` when the block ends well."""
+    staging = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    yield staging
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(staging, folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically, see `write_atomically`."""
+    write_atomically(path, lambda file: file.write(text.encode()))

@@ -1,0 +1,37 @@
+"""Where a result comes from: code and library versions."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+
+from polymask import __version__
+from polymask.utils.paths import PROJECT_ROOT
+
+_LIBRARIES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
+
+
+def git_commit() -> str:
+    """Return the commit of the project folder, with `+changes` when files differ from it; "" outside git."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python, polymask and the libraries that results depend on."""
+    found = {"python": platform.python_version(), "polymask": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PROJECT_ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
