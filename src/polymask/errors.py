@@ -13,6 +13,10 @@ class UserError(Exception):
     prints it without a traceback and ends with exit status 2.
     """
 
+    def __init__(self, message: str) -> None:
+        # From a loader worker an error comes as the text of its whole traceback; the message is its end.
+        super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].rstrip())
+
 
 def nearest(word: str, options: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the option nearest to `word`, or "" when none is near."""
@@ -35,3 +39,27 @@ def choose(what: str, word: str, options: Iterable[str]) -> str:
     if word not in allowed:
         raise UserError(f"{what}={word!r} is unknown.{nearest(word, allowed)} Allowed: {', '.join(allowed)}.")
     return word
+
+
+def whole_number(key: str, value: object, *, least: int) -> int:
+    """Return `value` when it is a whole number of at least `least`.
+
+    Raises:
+        UserError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{key}={value!r} is not valid; it must be a whole number of at least {least}.")
+    return value
+
+
+def number(key: str, value: object, *, least: float) -> float:
+    """Return `value` when it is a number of at least `least`.
+
+    Raises:
+        UserError: It is not; note that YAML reads 1e-3 as text and 1.0e-3 as a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        raise UserError(
+            f"{key}={value!r} is not valid; it must be a number of at least {least:g}, e.g. 1.0e-3."
+        )
+    return value

@@ -126,7 +126,9 @@ def test_missing_image_of_a_class_not_in_use_is_no_mistake(tmp_path):
 
 def test_missing_images_stop_the_run_unless_skipped(tmp_path, caplog):
     make_layout(tmp_path, images=("a.jpg", "b.jpg"))
-    expected = r"2 of 4 images of .*metadata.csv are not in .*images: c, d\. .*data\.reader\.skip_missing=true"
+    expected = (
+        r"2 of 4 images of .*metadata.csv are not in .*images: c, d\. .*data\.reader\.skip_missing=true"
+    )
     with pytest.raises(UserError, match=expected):
         read_records(tmp_path, ["nv", "mel"])
     assert [r.id for r in read_records(tmp_path, ["nv", "mel"], skip_missing=True)] == ["a", "b"]

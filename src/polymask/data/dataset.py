@@ -66,6 +66,8 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
             image, mask = self.augmentation(
                 np.ascontiguousarray(image), mask, (self.seed, epoch, index, repeat)
             )
+            if record.mask_path is None:
+                mask = np.full_like(mask, IGNORE)  # where a transform filled in background
         return {"id": record.id, "image": image, "mask": mask, "label": record.label, "index": index}
 
     def _read(self, record: Record) -> np.ndarray:

@@ -82,4 +82,7 @@ def _decode(path: str | Path, flags: int) -> np.ndarray | None:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError:
         return None
-    return cv2.imdecode(data, flags) if data.size else None
+    try:
+        return cv2.imdecode(data, flags) if data.size else None
+    except cv2.error:  # a damaged header may claim a size that OpenCV refuses
+        return None

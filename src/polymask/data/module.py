@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,12 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader
 
+from polymask.data.cache import file_status
 from polymask.data.dataset import ImageMaskDataset, collate
 from polymask.data.records import Record
 from polymask.data.samplers import EvaluationBatches, TrainBatches
 from polymask.data.splits import Split, draw_fold, draw_split, format_statistics, read_split_file
 from polymask.data.transforms import Augmentation
-from polymask.errors import UserError, choose
+from polymask.errors import UserError, choose, whole_number
 from polymask.utils.paths import resolve
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class ImageMaskData:
         image_size: Side of the network's input in pixels, or (height, width).
         batch_size: Samples per optimisation step and process.
         eval_batch_size: Samples per batch of evaluation, None for twice `batch_size`.
-        num_workers: Loader processes; 0 loads in the training process.
+        num_workers: Loader processes, at most one per core; 0 loads in the training process.
         segmentation: `binary` (1 = lesion) or `multiclass` (1 + class index of the lesion).
         sampler: `shuffle`, or `weighted` to draw all classes equally often.
         fractions: Shares of train, val and test.
@@ -88,9 +90,14 @@ class ImageMaskData:
         self.sampler = choose("data.sampler", sampler, SAMPLERS)
         self.classes = _class_names(classes)
         self.image_size = parse_image_size(image_size)
-        self.batch_size = _at_least("data.batch_size", batch_size, 1)
-        self.eval_batch_size = eval_batch_size or 2 * batch_size
-        self.num_workers = _at_least("data.num_workers", num_workers, 0)
+        self.batch_size = whole_number("data.batch_size", batch_size, least=1)
+        self.eval_batch_size = (
+            2 * batch_size
+            if eval_batch_size is None
+            else whole_number("data.eval_batch_size", eval_batch_size, least=1)
+        )
+        # More workers than cores only wait for one another.
+        self.num_workers = min(whole_number("data.num_workers", num_workers, least=0), _num_cores())
         self._cache_dir = resolve(cache_dir) if cache_dir else None
         self._augmentation, self._seed = augmentation, seed
 
@@ -99,14 +106,16 @@ class ImageMaskData:
             self.split = split
         elif split_file:
             self.split = read_split_file(resolve(split_file), self.records, self.classes)
-        elif num_folds:
+        elif num_folds is not None:
             self.split = draw_fold(
                 self.records, self.classes, num_folds=num_folds, fold=fold, seed=split_seed
             )
         else:
             self.split = draw_split(self.records, self.classes, fractions=fractions, seed=split_seed)
-        if overfit_samples is not None and split is None:
-            self.split = _same_for_all(self.split, _at_least("data.overfit_samples", overfit_samples, 1))
+        if overfit_samples is not None:
+            self.split = _same_for_all(
+                self.split, whole_number("data.overfit_samples", overfit_samples, least=1)
+            )
 
     def subset(self, name: str) -> list[Record]:
         """Return the records of `train`, `val` or `test`.
@@ -167,8 +176,8 @@ class ImageMaskData:
     def fingerprint(self) -> str:
         """Return a hash of the samples' names, labels, groups and file sizes: equal data, equal hash."""
         rows = (
-            f"{r.id}|{r.label}|{r.group}|{r.image_path.stat().st_size}|"
-            f"{r.mask_path.stat().st_size if r.mask_path else '-'}"
+            f"{r.id}|{r.label}|{r.group}|{file_status(r.image_path).st_size}|"
+            f"{file_status(r.mask_path).st_size if r.mask_path else '-'}"
             for r in self.records
         )
         return hashlib.sha256("\n".join([",".join(self.classes), *rows]).encode()).hexdigest()
@@ -206,12 +215,17 @@ def parse_image_size(value: int | Sequence[int]) -> tuple[int, int]:
     Raises:
         UserError: Not one or two integers of at least 32.
     """
-    size = (value, value) if isinstance(value, int) else tuple(value)
+    size = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(size) != 2 or any(not isinstance(side, int) or side < 32 for side in size):
         raise UserError(
             f"data.image_size={value} is not valid; give one side or [height, width], each >= 32 pixels."
         )
     return size[0], size[1]
+
+
+def _num_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _class_names(classes: Sequence[str]) -> list[str]:
@@ -221,14 +235,9 @@ def _class_names(classes: Sequence[str]) -> list[str]:
     return names
 
 
-def _at_least(key: str, value: int, least: int) -> int:
-    if not isinstance(value, int) or value < least:
-        raise UserError(f"{key}={value} is not valid; it must be a whole number of at least {least}.")
-    return value
-
-
 def _same_for_all(split: Split, num_samples: int) -> Split:
-    samples = split.subsets["train"][:num_samples]
+    # A stored split has a row per sample: of one made here it names the samples for test only.
+    samples = (split.subsets["train"] or split.subsets["test"])[:num_samples]
     return dataclasses.replace(split, subsets=dict.fromkeys(split.subsets, samples))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -11,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -19,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from polymask.data.images import read_image, resize_image
 from polymask.errors import UserError
 from polymask.evaluation.base import PredictionWriter
-from polymask.inference.inputs import output_names
+from polymask.inference.inputs import SETTINGS_NAME, output_names
 from polymask.inference.predictor import Predictor
+from polymask.inference.table import PredictionTable, csv_text, remove_tables
 from polymask.training.progress import Progress
 from polymask.utils.files import write_text
 
@@ -71,13 +71,14 @@ def predict_files(
         overwrite: Predict again what is there already.
 
     Raises:
-        UserError: `folder` holds the results of another model or of other options.
+        UserError: `folder` holds the results of another model, of other options or of other images.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _check_settings(folder, predictor, overlay=overlay, overwrite=overwrite)
+    _claim_folder(folder, predictor, source, overlay=overlay, overwrite=overwrite)
     writer = predictor.task.prediction_writer(folder, overlay=overlay)
-    table = _Table(folder, ("file", *writer.columns), keep=not overwrite)
-    names = output_names(files)
+    table = PredictionTable(folder, ("file", *writer.columns))
+    # Together with the files of earlier runs, so that none of their results is overwritten.
+    names = output_names([*map(Path, table.rows), *files])
     todo = [file for file in files if str(file) not in table.rows]
     summary = Summary(skipped=len(files) - len(todo))
     loader = DataLoader(
@@ -165,62 +166,25 @@ def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-class _Table:
-    """`predictions.csv`, and until it is complete the rows so far in `predictions.partial.csv`."""
-
-    def __init__(self, folder: Path, columns: Sequence[str], *, keep: bool) -> None:
-        self.columns = list(columns)
-        self._final, self._partial = folder / "predictions.csv", folder / "predictions.partial.csv"
-        self.rows: dict[str, dict[str, Any]] = {}
-        for path in (self._final, self._partial):
-            if keep and path.is_file():
-                self.rows |= self._read(path)
-        self._file: TextIO
-
-    def _read(self, path: Path) -> dict[str, dict[str, Any]]:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        # A kill may have cut the last row short: it is left out, and its image predicted again.
-        return {row["file"]: row for row in rows if None not in row.values() and None not in row}
-
-    def __enter__(self) -> _Table:
-        write_text(self._partial, self._text(self.rows.values()))
-        self._file = self._partial.open("a", newline="")
-        self._writer = csv.DictWriter(self._file, self.columns, restval="", lineterminator="\n")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows[row["file"]] = row
-        self._writer.writerow(row)
-        self._file.flush()
-
-    def finish(self, order: Sequence[str]) -> None:
-        known = [name for name in order if name in self.rows]
-        others = [name for name in self.rows if name not in set(order)]
-        write_text(self._final, self._text([self.rows[name] for name in (*known, *others)]))
-        self._partial.unlink()
-
-    def _text(self, rows: Any) -> str:
-        import io
-
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
-
-
-def _check_settings(folder: Path, predictor: Predictor, *, overlay: bool, overwrite: bool) -> None:
-    """Refuse to mix results of different models or options in one folder."""
-    digest = hashlib.sha256(predictor.path.read_bytes()).hexdigest()
-    settings = {"checkpoint": str(predictor.path), "sha256": digest, "tta": predictor.tta, "overlay": overlay}
-    path = folder / "inference.json"
-    if path.is_file() and not overwrite:
+def _claim_folder(
+    folder: Path, predictor: Predictor, source: Path, *, overlay: bool, overwrite: bool
+) -> None:
+    """Refuse to mix results of different models, options or images in one folder."""
+    settings = {
+        "checkpoint": hashlib.sha256(predictor.path.read_bytes()).hexdigest(),
+        "data.data_dir": str(source),
+        "trainer.precision": str(predictor.precision).removeprefix("torch."),
+        "tta": predictor.tta,
+        "overlay": overlay,
+    }
+    path = folder / SETTINGS_NAME
+    if overwrite:
+        # Before the new settings are there: were we stopped in between, the rows of another model must not
+        # pass for rows of this one.
+        remove_tables(folder)
+    elif path.is_file():
         before = json.loads(path.read_text())
-        changed = [name for name in ("sha256", "tta", "overlay") if before.get(name) != settings[name]]
+        changed = [name for name, value in settings.items() if before.get(name) != value]
         if changed:
             raise UserError(
                 f"{folder} holds predictions made with another {' and '.join(changed)}; use "
@@ -233,5 +197,5 @@ def _write_failures(path: Path, failed: dict[str, str]) -> None:
     if not failed:
         path.unlink(missing_ok=True)
         return
-    lines = [f'"{file}","{reason}"' for file, reason in failed.items()]
-    write_text(path, "\n".join(["file,reason", *lines]) + "\n")
+    rows = [{"file": file, "reason": reason} for file, reason in failed.items()]
+    write_text(path, csv_text(("file", "reason"), rows))

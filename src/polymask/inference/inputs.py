@@ -10,16 +10,20 @@ from pathlib import Path
 from polymask.data.images import IMAGE_SUFFIXES
 from polymask.errors import UserError
 
+SETTINGS_NAME = "inference.json"
+"""File that marks a folder of results; its images are no input."""
+
 
 def find_images(folder: Path, file_list: Path | None = None) -> list[Path]:
-    """Return the images to predict, as paths relative to `folder`, sorted.
+    """Return the images to predict, as paths relative to `folder` where they lie in it.
 
     Args:
-        folder: Searched recursively; hidden files and folders are left out.
-        file_list: Text file with one path per line (absolute, or relative to `folder`) to take instead.
+        folder: Searched recursively; hidden files and folders and the results of earlier runs are left out.
+        file_list: Text file to take instead, in its order: one path per line, absolute or relative to
+            `folder`; empty lines and those that begin with `#` are left out.
 
     Raises:
-        UserError: The folder or the list is missing, or there is no image.
+        UserError: The folder or the list is missing, there is no image, or a name is not UTF-8.
     """
     if not folder.is_dir():
         raise UserError(f"data.data_dir={folder} is not a folder; give the folder that holds the images.")
@@ -27,12 +31,14 @@ def find_images(folder: Path, file_list: Path | None = None) -> list[Path]:
         return _listed(folder, file_list)
     found = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [
+            name for name in folders if name[0] != "." and not Path(parent, name, SETTINGS_NAME).is_file()
+        ]
         images = (name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES and name[0] != ".")
         found += [Path(parent, name).relative_to(folder) for name in images]
     if not found:
         raise UserError(f"data.data_dir={folder} holds no image; looked for {', '.join(IMAGE_SUFFIXES)}.")
-    return sorted(found)
+    return _checked(sorted(found))
 
 
 def _listed(folder: Path, file_list: Path) -> list[Path]:
@@ -40,22 +46,49 @@ def _listed(folder: Path, file_list: Path) -> list[Path]:
         raise UserError(
             f"data.file_list={file_list} does not exist; give a text file with one path per line."
         )
-    lines = [line.strip() for line in file_list.read_text().splitlines()]
-    paths = [Path(line) for line in lines if line and not line.startswith("#")]
+    text = file_list.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    lines = [line.strip() for line in text.splitlines()]
+    # Without "..", so that each file has one name and is taken once.
+    top = os.path.normpath(folder)
+    paths = [Path(os.path.normpath(Path(top, line))) for line in lines if line and not line.startswith("#")]
     if not paths:
         raise UserError(f"data.file_list={file_list} names no file; give one path per line.")
-    inside = [path.relative_to(folder) if path.is_relative_to(folder) else path for path in paths]
-    return list(dict.fromkeys(inside))
+    inside = [path.relative_to(top) if path.is_relative_to(top) else path for path in paths]
+    return _checked(list(dict.fromkeys(inside)))
+
+
+def _checked(files: list[Path]) -> list[Path]:
+    """Return `files` if their names can be written into a table; bytes that are no text are surrogates."""
+    bad = [str(file) for file in files if any("\ud800" <= letter <= "\udfff" for letter in str(file))]
+    if bad:
+        raise UserError(
+            f"{len(bad)} file names are not UTF-8, e.g. {bad[0]!a}; rename these files (convmv does so)."
+        )
+    return files
 
 
 def output_names(files: Sequence[Path]) -> dict[Path, Path]:
     """Return the name of each file's results, without suffix and below the results' folder.
 
-    Two files that differ by their suffix only keep it in the name, so that neither overwrites the other.
+    Files that differ by their suffix only keep it in the name, so that none overwrites another.
+
+    Args:
+        files: Paths as `find_images` returns them.
+
+    Raises:
+        UserError: A file of the folder and one outside of it would have results of the same name.
     """
-    stems = {file: Path(*[part for part in file.parts if part not in ("..", file.anchor)]) for file in files}
-    count = Counter(str(path.with_suffix("")) for path in stems.values())
-    return {
-        file: path.with_suffix("") if count[str(path.with_suffix(""))] == 1 else path
-        for file, path in stems.items()
-    }
+    whole = {file: file.relative_to(file.anchor) for file in files}
+    stems = Counter(path.with_suffix("") for path in whole.values())
+    taken = set(whole.values())
+    names = {}
+    for file, path in whole.items():
+        stem = path.with_suffix("")
+        names[file] = stem if stems[stem] == 1 and stem not in taken else path
+    if len(set(names.values())) < len(names):
+        clashing = next(name for name, count in Counter(names.values()).items() if count > 1)
+        raise UserError(
+            f"two files would have the results {clashing}, one inside data.data_dir and one outside; "
+            "give a data.data_dir that holds both."
+        )
+    return names

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from polymask.data.images import read_image, resize_image
 from polymask.data.module import parse_image_size
+from polymask.errors import UserError
 from polymask.factories import build_task
 from polymask.tasks.base import Task
 from polymask.training.checkpoint import (
@@ -84,12 +85,12 @@ class Predictor:
             One result of the task per image, with masks at the image's own size.
 
         Raises:
-            UserError: A file cannot be read.
+            UserError: A file cannot be read, or an array is no such image.
         """
         results = []
         for start in range(0, len(images), batch_size):
             chunk = images[start : start + batch_size]
-            arrays = [image if isinstance(image, np.ndarray) else read_image(image) for image in chunk]
+            arrays = [_pixels(image) for image in chunk]
             pixels = np.stack([resize_image(array, self.image_size) for array in arrays])
             ids = [str(start + offset) for offset in range(len(arrays))]
             predictions = self.predict_batch(torch.from_numpy(pixels), ids)
@@ -103,6 +104,16 @@ class Predictor:
         batch = move_batch({"image": images, "ids": list(ids)}, self.device)
         with autocast(self.device, self.precision):
             return self.task.predict_step(batch, tta=self.tta)
+
+
+def _pixels(image: str | Path | np.ndarray) -> np.ndarray:
+    if not isinstance(image, np.ndarray):
+        return read_image(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(
+            f"an image is an array {image.shape} of {image.dtype}; give (height, width, 3) of uint8, RGB."
+        )
+    return image
 
 
 def _find(run_or_path: str | Path | None) -> Path:

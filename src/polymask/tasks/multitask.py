@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError, choose
@@ -58,9 +57,6 @@ class MultitaskTask(Task):
         self.mode = mode if mode != "auto" else ("min" if "loss" in monitor else "max")
         self.accumulator = Accumulator()
         self.rows: dict[str, np.ndarray] = {}
-        # In units of the uint8 image, so that one subtraction and one division normalise it.
-        self.register_buffer("_mean", 255 * torch.tensor(model.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("_std", 255 * torch.tensor(model.std).view(1, 3, 1, 1), persistent=False)
 
     def start_epoch(self, epoch: int) -> None:
         """Switch to training mode, with the backbone frozen if it is so in this epoch."""
@@ -83,18 +79,18 @@ class MultitaskTask(Task):
         size = len(batch["ids"])
         # Every sample carries its batch's loss: the mean over samples then weighs a short batch rightly.
         rows = {name: value.expand(size) for name, value in self.loss(outputs, batch).items()}
-        predictions = _predictions(batch["ids"], _probabilities(outputs))
-        if "mask_logits" in outputs:
-            logits = outputs["mask_logits"]
-            predicted = logits.argmax(dim=1) if self.multiclass else (logits[:, 0] > 0).long()
+        found = _probabilities(outputs)
+        if "mask" in found:
+            # From probabilities as in `mask_from_probabilities`, so that counts and mask files always agree.
+            predicted = found["mask"].argmax(dim=1) if self.multiclass else (found["mask"][:, 0] > 0.5).long()
             num_classes = len(self.class_names) + 1 if self.multiclass else 2
             rows["confusion"] = confusion_per_sample(predicted, batch["mask"], num_classes)
             rows["lesion_confusion"] = lesion_confusion_per_sample(predicted, batch["mask"])
-        if "class_logits" in outputs:
-            rows["class_probabilities"] = outputs["class_logits"].float().softmax(dim=1)
+        if "label" in found:
+            rows["class_probabilities"] = found["label"]
             rows["label"] = batch["label"]
         self.accumulator.update(batch["ids"], **rows)
-        return predictions
+        return _predictions(batch["ids"], found)
 
     def predict_step(self, batch: Batch, *, tta: bool = False) -> list[ImagePrediction]:
         """Return predictions; with `tta` the mean over the image and its three flips."""
@@ -164,7 +160,11 @@ class MultitaskTask(Task):
 
         The permuted view of interleaved pixels already is in channels-last layout.
         """
-        return batch["image"].permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
+        # Read anew from the model's buffers, because a checkpoint may bring its own normalisation.
+        mean, std = (
+            255 * values.view(1, 3, 1, 1) for values in (self.model.pixel_mean, self.model.pixel_std)
+        )
+        return batch["image"].permute(0, 3, 1, 2).float().sub_(mean).div_(std)
 
 
 def build_task(

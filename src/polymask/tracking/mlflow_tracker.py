@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from polymask.tracking.outbox import Outbox
 from polymask.utils.paths import resolve
 
 log = logging.getLogger(__name__)
@@ -20,15 +22,16 @@ log = logging.getLogger(__name__)
 _MAX_PARAM_LENGTH = 6000  # MLflow refuses longer values
 _LOCK_SECONDS = 120
 _SQLITE = "sqlite:///"
-# MLflow's own defaults retry for minutes; an epoch must not wait that long for a server that is down.
-_HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+# MLflow's own defaults retry for minutes; an epoch must not wait that long for a server that is down, and
+# the outbox tries again anyway.
+_HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 class MlflowTracker:
     """Records a run in MLflow.
 
-    What cannot be recorded now (server down, database busy) waits in order and is tried again with the next
-    call, with its own time stamp; at the end what is still waiting is counted in a warning.
+    What cannot be recorded now (server down, database busy) waits in order and is tried again with later
+    calls, with its own time stamp; at the end what is still waiting is counted in a warning.
 
     Args:
         tracking_uri: Where to, when `MLFLOW_TRACKING_URI` is not set; relative SQLite paths are meant from
@@ -43,24 +46,30 @@ class MlflowTracker:
         self.experiment = experiment
         self.run_id = ""
         self._client: Any = None
-        self._waiting: deque[Callable[[], Any]] = deque()
-        self._reachable = True
+        self._is_open = self._is_new = False
+        self._outbox = Outbox(
+            f"MLflow at {self.uri}",
+            session=self._session,
+            # Without a run nothing can be recorded, so its opening is never given up.
+            is_refused=lambda error: self._is_open and _is_refused(error),
+        )
 
     def start(
         self, run_name: str, *, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str
     ) -> None:
-        """Open a run, or go on with `run_id`."""
+        """Open a run, or go on with `run_id`; where MLflow does not know that one, open a new run."""
         for name, value in _HTTP_LIMITS.items():
             os.environ.setdefault(name, value)
+        # Even while MLflow is away the checkpoints must keep the id, or a later resume would lose the run.
+        self.run_id = run_id
         begun = _now()
-        self._do(lambda: self._open(run_name, tags, run_id, begun))
-        if not run_id:
-            self._do(lambda: self._log_params(params))
+        self._outbox.put(lambda: self._open(run_name, tags, begun))
+        self._outbox.put(lambda: self._log_params(params))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics in one request; NaN is left out, since charts cannot show it."""
         moment = _now()
-        finite = {name: float(value) for name, value in metrics.items() if value == value}
+        finite = {_allowed_name(name): float(value) for name, value in metrics.items() if value == value}
 
         def send() -> None:
             from mlflow.entities import Metric
@@ -68,14 +77,16 @@ class MlflowTracker:
             batch = [Metric(name, value, moment, step) for name, value in finite.items()]
             self._client.log_batch(self.run_id, metrics=batch)
 
-        self._do(send)
+        self._outbox.put(send)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Keep a file, or all files of a folder."""
-        if path.is_dir():
-            self._do(lambda: self._client.log_artifacts(self.run_id, str(path), folder or None))
-        else:
-            self._do(lambda: self._client.log_artifact(self.run_id, str(path), folder or None))
+
+        def send() -> None:
+            keep = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+            keep(self.run_id, str(path), folder or None)
+
+        self._outbox.put(send)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
@@ -87,58 +98,54 @@ class MlflowTracker:
                 self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()]
             )
 
-        self._do(send)
+        self._outbox.put(send)
 
     def finish(self, status: str) -> None:
         """Close the run."""
-        self._do(lambda: self._client.set_terminated(self.run_id, status))
-        if self._waiting:
+        ended = _now()
+        self._outbox.put(lambda: self._client.set_terminated(self.run_id, status, ended))
+        if self._outbox:  # the last chance, also during the pause between two attempts
+            self._outbox.flush()
+        if self._outbox:
             log.warning(
                 "%d records did not reach MLflow at %s; the metrics are also in metrics.csv.",
-                len(self._waiting),
+                len(self._outbox),
                 self.uri,
             )
 
-    def _do(self, action: Callable[[], Any]) -> None:
-        """Run what waits and then `action`, in order, up to the first that fails."""
-        self._waiting.append(action)
-        try:
-            with self._locked():
-                while self._waiting:
-                    self._waiting[0]()
-                    self._waiting.popleft()
-            self._reachable = True
-        except Exception as error:
-            if self._reachable:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                log.warning(
-                    "MLflow at %s does not answer (%s); training goes on without it.", self.uri, reason
-                )
-            self._reachable = False
-
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Take turns on a SQLite file: runs that start together would create its tables twice or collide."""
-        if not self.uri.startswith(_SQLITE):
-            yield
-            return
-        file = Path(self.uri.removeprefix(_SQLITE))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock", timeout=_LOCK_SECONDS):
-            yield
+    def _session(self) -> Iterator[None]:
+        """Hold the client inside the block, alone with a SQLite file.
 
-    def _open(self, run_name: str, tags: Mapping[str, str], run_id: str, begun: int) -> None:
-        from mlflow import MlflowClient
+        Runs that start together would create the tables of a new file twice, or collide.
+        """
+        with warnings.catch_warnings():
+            # Of MLflow's libraries among themselves; under `python -W error` they would stop the recording.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            # Before the lock: this import takes seconds, and all others would wait for it.
+            from mlflow import MlflowClient
 
-        self._client = self._client or MlflowClient(self.uri)
-        if run_id:
-            self._client.update_run(run_id, status="RUNNING")
-            self.run_id = run_id
-            return
-        run = self._client.create_run(
-            self._experiment_id(), start_time=begun, tags=dict(tags), run_name=run_name
-        )
-        self.run_id = run.info.run_id
+            with _alone(self.uri):
+                self._client = self._client or MlflowClient(self.uri)
+                yield
+
+    def _open(self, run_name: str, tags: Mapping[str, str], begun: int) -> None:
+        if not (self.run_id and self._reopen()):
+            run = self._client.create_run(
+                self._experiment_id(), start_time=begun, tags=dict(tags), run_name=run_name
+            )
+            self.run_id, self._is_new = run.info.run_id, True
+        self._is_open = True
+
+    def _reopen(self) -> bool:
+        try:
+            self._client.update_run(self.run_id, status="RUNNING")
+        except Exception as error:
+            if not _is_refused(error):
+                raise
+            log.warning("MLflow at %s has no run %s to go on with; a new one begins.", self.uri, self.run_id)
+            return False
+        return True
 
     def _experiment_id(self) -> str:
         experiment = self._client.get_experiment_by_name(self.experiment)
@@ -152,9 +159,39 @@ class MlflowTracker:
     def _log_params(self, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        entries = [Param(name, str(value)[:_MAX_PARAM_LENGTH]) for name, value in params.items()]
+        if not self._is_new:  # MLflow refuses to change the parameters of a run
+            return
+        entries = [
+            Param(_allowed_name(name), str(value)[:_MAX_PARAM_LENGTH]) for name, value in params.items()
+        ]
         for start in range(0, len(entries), 100):  # MLflow takes a hundred at a time
             self._client.log_batch(self.run_id, params=entries[start : start + 100])
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Take turns on a SQLite file."""
+    if not uri.startswith(_SQLITE):
+        yield
+        return
+    file = Path(uri.removeprefix(_SQLITE))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock", timeout=_LOCK_SECONDS):
+        yield
+
+
+def _is_refused(error: Exception) -> bool:
+    """Return whether to send the record again would be in vain."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code() in (400, 404)
+    return isinstance(error, FileNotFoundError)  # an artifact that is gone
+
+
+def _allowed_name(name: str) -> str:
+    """Replace the characters that MLflow refuses in names, such as brackets in the name of a class."""
+    return re.sub(r"[^\w./ -]", "_", name)
 
 
 def _absolute(uri: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -28,21 +29,34 @@ def run_session(
         tags: Tags; `run_state` is added.
         run_id: The tracker's id of the run to go on with, "" for a new one.
     """
+    with _terminable():
+        state, status = "failed", "FAILED"
+        try:
+            tracker.start(run_name, params=params, tags={**tags, "run_state": "running"}, run_id=run_id)
+            tracker.set_tags({"run_state": "running"})
+            yield
+            state, status = "finished", "FINISHED"
+        except KeyboardInterrupt:
+            state, status = "interrupted", "KILLED"
+            log.warning("interrupted; go on with: python src/train.py resume=true run_name=%s", run_name)
+            raise
+        finally:
+            tracker.set_tags({"run_state": state})
+            tracker.finish(status)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into a KeyboardInterrupt inside the block."""
+    if threading.current_thread() is not threading.main_thread():  # the only one that may handle signals
+        yield
+        return
     before = signal.signal(signal.SIGTERM, _interrupt)
-    tracker.start(run_name, params=params, tags={**tags, "run_state": "running"}, run_id=run_id)
-    tracker.set_tags({"run_state": "running"})
-    state, status = "failed", "FAILED"
     try:
         yield
-        state, status = "finished", "FINISHED"
-    except KeyboardInterrupt:
-        state, status = "interrupted", "KILLED"
-        log.warning("interrupted; go on with: python src/train.py resume=true run_name=%s", run_name)
-        raise
     finally:
-        tracker.set_tags({"run_state": state})
-        tracker.finish(status)
-        signal.signal(signal.SIGTERM, before)
+        # None: a handler that was not installed from Python, which cannot be put back.
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -8,34 +8,74 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from polymask.errors import number
+
 ParameterGroups = Mapping[str, Sequence[nn.Parameter]]
 
 
-def adamw(groups: ParameterGroups, *, betas: Sequence[float] = (0.9, 0.999), **options: Any) -> Optimizer:
-    """Return AdamW (Loshchilov & Hutter 2019); see `_groups` for the shared options."""
-    return AdamW(_groups(groups, **options), betas=(betas[0], betas[1]))
-
-
-def adam(groups: ParameterGroups, *, betas: Sequence[float] = (0.9, 0.999), **options: Any) -> Optimizer:
-    """Return Adam (Kingma & Ba 2015); see `_groups` for the shared options."""
-    return Adam(_groups(groups, **options), betas=(betas[0], betas[1]))
-
-
-def sgd(
-    groups: ParameterGroups, *, momentum: float = 0.9, nesterov: bool = False, **options: Any
-) -> Optimizer:
-    """Return stochastic gradient descent; see `_groups` for the shared options."""
-    return SGD(_groups(groups, **options), momentum=momentum, nesterov=nesterov)
-
-
-def _groups(
+def adamw(
     groups: ParameterGroups,
     *,
     learning_rate: float,
     encoder_learning_rate: float | None = None,
     weight_decay: float = 0.0,
+    betas: Sequence[float] = (0.9, 0.999),
+) -> Optimizer:
+    """Return AdamW (Loshchilov & Hutter 2019).
+
+    Args:
+        groups: Parameters by part, `encoder` and `rest`.
+        learning_rate: Learning rate.
+        encoder_learning_rate: Learning rate of the encoder, None for the same.
+        weight_decay: Decay of weights; biases, norms and scalars are not decayed.
+        betas: Decay of the two running averages.
+
+    Raises:
+        UserError: A rate or the decay is no number of at least 0.
+    """
+    return AdamW(
+        _groups(groups, learning_rate, encoder_learning_rate, weight_decay), betas=(betas[0], betas[1])
+    )
+
+
+def adam(
+    groups: ParameterGroups,
+    *,
+    learning_rate: float,
+    encoder_learning_rate: float | None = None,
+    weight_decay: float = 0.0,
+    betas: Sequence[float] = (0.9, 0.999),
+) -> Optimizer:
+    """Return Adam (Kingma & Ba 2015); arguments as in `adamw`."""
+    return Adam(
+        _groups(groups, learning_rate, encoder_learning_rate, weight_decay), betas=(betas[0], betas[1])
+    )
+
+
+def sgd(
+    groups: ParameterGroups,
+    *,
+    learning_rate: float,
+    encoder_learning_rate: float | None = None,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+) -> Optimizer:
+    """Return stochastic gradient descent with momentum; other arguments as in `adamw`."""
+    parameters = _groups(groups, learning_rate, encoder_learning_rate, weight_decay)
+    return SGD(parameters, momentum=momentum, nesterov=nesterov)
+
+
+def _groups(
+    groups: ParameterGroups,
+    learning_rate: float,
+    encoder_learning_rate: float | None,
+    weight_decay: float,
 ) -> list[dict[str, Any]]:
     """Split each group into weights (with decay) and vectors (biases, norms, scalars: without)."""
+    number("optimizer.learning_rate", learning_rate, least=0.0)
+    number("optimizer.encoder_learning_rate", encoder_learning_rate or 0.0, least=0.0)
+    number("optimizer.weight_decay", weight_decay, least=0.0)
     rates = {"encoder": encoder_learning_rate or learning_rate}
     result = []
     for name, parameters in groups.items():

@@ -21,10 +21,10 @@ PROJECT_ROOT = _find_root()
 """`POLYMASK_ROOT`, else the checkout that holds this file, else (installed as a wheel) the current folder."""
 
 CONFIG_DIR = next(
-    (folder for folder in (_PACKAGE.parents[1] / "config", _PACKAGE / "config") if folder.is_dir()),
+    (folder for folder in (_PACKAGE / "config", _PACKAGE.parents[1] / "config") if folder.is_dir()),
     _PACKAGE / "config",
 )
-"""The YAML tree: of the checkout, else the copy inside the installed package."""
+"""The YAML tree: the copy inside an installed package, else that of the checkout."""
 
 
 def resolve(path: str | Path) -> Path:

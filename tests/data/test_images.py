@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from polymask.data.images import read_binary_mask, read_image, resize_image, resize_mask
+from polymask.errors import UserError
+
+
+def disc(size: int = 40) -> np.ndarray:
+    """A mask (size, size) of booleans."""
+    y, x = np.mgrid[:size, :size]
+    return (x - 18) ** 2 + (y - 22) ** 2 < 120
+
+
+def colours(height: int = 20, width: int = 30) -> np.ndarray:
+    """A smooth RGB image with a different value in each channel."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([20 + 6 * x, 30 + 7 * y, 200 - 3 * x - 3 * y], axis=-1).astype(np.uint8)
+
+
+def palette_image(indices: np.ndarray, palette: list[int]) -> Image.Image:
+    image = Image.new("P", indices.shape[::-1])
+    image.putdata(indices.astype(int).flatten().tolist())
+    image.putpalette(palette)
+    return image
+
+
+def rgba(mask: np.ndarray) -> Image.Image:
+    opaque = np.full(mask.shape, 255)
+    return Image.fromarray(np.stack([255 * mask] * 3 + [opaque], axis=-1).astype(np.uint8))
+
+
+MASK_FORMS = {
+    "0_255": lambda mask: Image.fromarray((255 * mask).astype(np.uint8)),
+    "0_1": lambda mask: Image.fromarray(mask.astype(np.uint8)),
+    "one_bit": Image.fromarray,
+    "16_bit": lambda mask: Image.fromarray((65535 * mask.astype(np.int64)).astype(np.uint16)),
+    "16_bit_0_1": lambda mask: Image.fromarray(mask.astype(np.uint16)),
+    "16_bit_0_255": lambda mask: Image.fromarray((255 * mask).astype(np.uint16)),
+    "palette_black_white": lambda mask: palette_image(mask, [0, 0, 0, 255, 255, 255]),
+    "palette_dark_red": lambda mask: palette_image(mask, [0, 0, 0, 128, 0, 0]),
+    "rgb": lambda mask: Image.fromarray(np.stack([255 * mask] * 3, axis=-1).astype(np.uint8)),
+    "rgba": rgba,
+    "grey_alpha": lambda mask: rgba(mask).convert("LA"),
+}
+
+
+@pytest.mark.parametrize("form", MASK_FORMS)
+def test_every_form_of_a_mask_gives_the_mask_that_was_meant(tmp_path, form):
+    MASK_FORMS[form](disc()).save(tmp_path / "mask.png")
+    found = read_binary_mask(tmp_path / "mask.png")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, disc())
+
+
+def test_blurred_edges_of_a_jpeg_mask_are_cut_at_half(tmp_path):
+    Image.fromarray((255 * disc()).astype(np.uint8)).save(tmp_path / "mask.jpg", quality=75)
+    decoded = np.asarray(Image.open(tmp_path / "mask.jpg"))
+    assert len(np.unique(decoded)) > 2  # the test is about something
+    np.testing.assert_array_equal(read_binary_mask(tmp_path / "mask.jpg"), disc())
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_uniform_masks_are_empty_or_full(tmp_path, value):
+    Image.fromarray(np.full((5, 7), value, np.uint8)).save(tmp_path / "mask.png")
+    assert (read_binary_mask(tmp_path / "mask.png") == (value > 0)).all()
+
+
+def test_image_comes_as_rgb(tmp_path):
+    Image.fromarray(colours()).save(tmp_path / "ü image.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "ü image.png"), colours())
+
+
+def test_grey_image_repeats_its_channel(tmp_path):
+    grey = colours()[..., 0]
+    Image.fromarray(grey).save(tmp_path / "image.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "image.png"), np.stack([grey] * 3, axis=-1))
+
+
+def test_16_bit_image_keeps_its_upper_byte(tmp_path):
+    deep = colours()[..., 0].astype(np.uint16) * 256 + 17
+    Image.fromarray(deep).save(tmp_path / "image.png")
+    found = read_image(tmp_path / "image.png")
+    assert (found.dtype, found.shape) == (np.uint8, (20, 30, 3))
+    np.testing.assert_array_equal(found[..., 0], deep >> 8)
+
+
+def test_opacity_is_left_out(tmp_path):
+    opaque = np.full((20, 30, 1), 255, np.uint8)
+    Image.fromarray(np.concatenate([colours(), opaque], axis=-1)).save(tmp_path / "image.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "image.png"), colours())
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its left side: turn clockwise to show it
+    Image.fromarray(colours()).save(tmp_path / "image.jpg", quality=100, subsampling=0, exif=exif)
+    found = read_image(tmp_path / "image.jpg").astype(int)
+    assert found.shape == (30, 20, 3)
+    assert np.abs(found - np.rot90(colours(), -1)).max() <= 4
+
+
+def png_of_claimed_size(width: int, height: int) -> bytes:
+    """A PNG file with a valid header for this size and no pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def bmp_of_claimed_size(width: int, height: int) -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + header + bytes(60)
+
+
+DAMAGED = {
+    "empty.png": b"",
+    "text.jpg": b"not an image at all",
+    "truncated.png": cv2.imencode(".png", colours())[1].tobytes()[:200],
+    "no_pixels.png": png_of_claimed_size(64, 64),
+    "huge.png": png_of_claimed_size(2**30, 2**30),
+    "huge.bmp": bmp_of_claimed_size(2**30, 2**30),
+}
+
+
+@pytest.mark.parametrize("read", [read_image, read_binary_mask])
+@pytest.mark.parametrize("name", [*DAMAGED, "missing.png", "folder.png"])
+def test_unreadable_file_is_a_user_error_that_names_it(tmp_path, read, name):
+    if name in DAMAGED:
+        (tmp_path / name).write_bytes(DAMAGED[name])
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match=rf"cannot read \w+ .*{name}: the file is missing, empty or damaged"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("size", [(17, 23), (64, 96), (40, 90), (128, 31)])
+def test_mask_resizing_takes_the_pixel_under_the_centre_and_invents_no_label(size):
+    # Of odd sides no centre falls on the border between two pixels.
+    mask = np.random.default_rng(0).choice([0, 1, 3, 255], (47, 65)).astype(np.uint8)
+    found = resize_mask(mask, size)
+    rows, columns = (
+        [int((i + 0.5) * source / target) for i in range(target)]
+        for source, target in zip(mask.shape, size, strict=True)
+    )
+    np.testing.assert_array_equal(found, mask[np.ix_(rows, columns)])
+
+
+def test_resizing_to_the_same_size_changes_nothing():
+    mask = disc().astype(np.uint8)
+    np.testing.assert_array_equal(resize_mask(mask, (40, 40)), mask)
+    np.testing.assert_array_equal(resize_image(colours(), (20, 30)), colours())
+
+
+def test_shrinking_an_image_averages_areas():
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    means = image.reshape(10, 4, 15, 4, 3).astype(float).mean(axis=(1, 3))
+    assert np.abs(resize_image(image, (10, 15)) - means).max() <= 0.51
+
+
+def test_growing_an_image_interpolates_linearly():
+    found = resize_image(np.array([[[0] * 3, [100] * 3]], np.uint8), (1, 4))
+    assert found[0, :, 0].tolist() == [0, 25, 75, 100]

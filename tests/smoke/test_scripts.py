@@ -1,0 +1,150 @@
+"""The real scripts as processes: train, kill, resume, test, infer; compared with an uninterrupted run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from polymask import cli
+
+SOURCE = Path(__file__).parents[2] / "src"
+OPTIONS = [
+    "data.classes=[MEL,NV,BKL]",
+    "data.image_size=64",
+    "data.batch_size=4",
+    "model.encoder_name=resnet18",
+    "model.encoder_weights=null",
+    "model.head.dropout=0.3",
+    "trainer.device=cpu",
+    "trainer.ema_decay=0.9",
+    "epochs=4",
+]
+
+
+def command(root: Path, name: str, *overrides: str) -> subprocess.Popen[str]:
+    """Start a script in a folder that is not the project's, with the project root in `root`."""
+    environment = {**os.environ, "POLYMASK_ROOT": str(root), "OMP_NUM_THREADS": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen(
+        [sys.executable, str(SOURCE / f"{name}.py"), *overrides],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], *, status: int = 0) -> str:
+    """Wait for a script and return what it printed."""
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == status, printed
+    return printed
+
+
+def kill_after_first_epoch(process: subprocess.Popen[str], last: Path) -> None:
+    """Send SIGKILL somewhere in the second epoch."""
+    deadline = time.monotonic() + 240
+    while not last.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def checkpoint(root: Path, name: str) -> dict[str, Any]:
+    return torch.load(root / "models" / "checkpoints" / name, weights_only=True)
+
+
+def assert_equal_tensors(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[key])), key
+
+
+@pytest.fixture
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(
+    project: Path, lesion_folder: Path, one_thread: None
+) -> None:
+    options = [f"data.data_dir={lesion_folder}", *OPTIONS]
+    killed, whole = project / "killed", project / "whole"
+    killed.mkdir()
+    process = command(killed, "train", *options, "run_name=run", "data.num_workers=2")
+    kill_after_first_epoch(process, killed / "models" / "checkpoints" / "run.last.pt")
+    assert 1 <= checkpoint(killed, "run.last.pt")["training"]["epoch"] < 4
+    printed = finish(command(killed, "train", "resume=true", "data.num_workers=0"))
+    assert "test/dice_lesion_image" in printed
+
+    from polymask.utils import paths
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "PROJECT_ROOT", whole)
+        result = cli.run("train", [*options, "run_name=run", "data.num_workers=1"])
+    resumed, uninterrupted = checkpoint(killed, "run.last.pt"), checkpoint(whole, "run.last.pt")
+    assert_equal_tensors(resumed["model"], uninterrupted["model"])
+    assert_equal_tensors(resumed["ema"], uninterrupted["ema"])
+    assert resumed["schedule"] == uninterrupted["schedule"]
+    without_speed = [
+        [
+            {k: v for k, v in row.items() if "images_per_second" not in k}
+            for row in content["training"]["history"]
+        ]
+        for content in (resumed, uninterrupted)
+    ]
+    assert without_speed[0] == without_speed[1]
+    best = [checkpoint(root, "run.pt") for root in (killed, whole)]
+    assert_equal_tensors(best[0]["model"], best[1]["model"])
+
+    # One MLflow run, not two, and every epoch in it once or, at the seam, twice with the same value.
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{killed / 'mlruns' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("polymask").experiment_id])
+    assert len(runs) == 1
+    assert runs[0].data.tags["run_state"] == "finished"
+    logged = {point.step: point.value for point in client.get_metric_history(runs[0].info.run_id, "val/loss")}
+    assert logged == {row["epoch"]: row["val/loss"] for row in resumed["training"]["history"]}
+
+    again_test_and_infer(killed, lesion_folder, result.test_metrics)
+
+
+def again_test_and_infer(root: Path, images: Path, expected: dict[str, float]) -> None:
+    """Test and infer with the resumed run, from a folder that is not the repository."""
+    printed = finish(command(root, "test", "local_save_dir=elsewhere"))
+    assert "test/balanced_accuracy" in printed
+    written = json.loads((root / "elsewhere" / "run" / "metrics.json").read_text())["metrics"]
+    assert written["dice_lesion_image"]["value"] == pytest.approx(expected["dice_lesion_image"], abs=1e-12)
+    (images / "images" / "broken.jpg").write_bytes(b"not an image")
+    printed = finish(command(root, "infer", f"data.data_dir={images / 'images'}", "run_name=run"), status=2)
+    assert "1 of 25 files could not be read, e.g. broken.jpg" in printed
+    folder = root / "results" / "inference" / "run"
+    assert len((folder / "predictions.csv").read_text().splitlines()) == 25
+    assert len(list((folder / "masks").glob("*.png"))) == 24
+
+
+def test_multirun_gives_each_job_its_own_run(project: Path, lesion_folder: Path) -> None:
+    options = [f"data.data_dir={lesion_folder}", *OPTIONS, "debug=fast_dev_run", "test_after_training=false"]
+    root = project / "sweep"
+    root.mkdir()
+    finish(command(root, "train", "-m", *options, "model.encoder_name=resnet18,mobilenet_v2"))
+    names = sorted(path.name for path in (root / "models" / "checkpoints").glob("*.last.pt"))
+    assert [name.split("_2")[0] for name in names] == ["unet_mobilenet_v2", "unet_resnet18"]
+    assert len(list((root / "outputs" / "multirun").rglob("metrics.csv"))) == 2
