@@ -39,7 +39,7 @@ def main() -> None:
                 records,
                 image_size=(options.size, options.size),
                 augmentation=augmentation,
-                cache_dir=Path(folder) / "cache",
+                cache_dir=Path(folder) / f"cache_{name}",
             )
             batches = TrainBatches(len(dataset), batch_size=16, seed=0)
             rates = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -107,10 +106,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} does not exist; give a run_name of models/checkpoints or a path.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
         raise UserError(
-            f"checkpoint {path} cannot be read ({reason}); copy it again or train anew."
+            f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged, or src/train.py did "
+            "not write it; copy it again or train anew."
         ) from error
     if not isinstance(content, dict) or "format" not in content or "model" not in content:
         raise UserError(f"{path} is not a polymask checkpoint; give a file that src/train.py wrote.")

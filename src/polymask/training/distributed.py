@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 Shared = TypeVar("Shared")
 
@@ -40,6 +41,17 @@ class Processes:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    @torch.no_grad()
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give all processes the main process' buffers, such as BatchNorm statistics.
+
+        Each process gathers its own in a training step, and DistributedDataParallel aligns them only before
+        the next one; an evaluation in between would mix networks, none of them the one that is saved.
+        """
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
 
 
 def leave() -> None:

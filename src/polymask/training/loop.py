@@ -131,5 +131,6 @@ class TrainingLoop:
             self.average.load_state_dict(content["ema"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
-        self.scaler.load_state_dict(content["scaler"])
+        if content["scaler"]:  # empty when the run was interrupted on a device that needs no scaling
+            self.scaler.load_state_dict(content["scaler"])
         return TrainingState(**content["training"])

@@ -74,9 +74,11 @@ def _groups(
 ) -> list[dict[str, Any]]:
     """Split each group into weights (with decay) and vectors (biases, norms, scalars: without)."""
     number("optimizer.learning_rate", learning_rate, least=0.0)
-    number("optimizer.encoder_learning_rate", encoder_learning_rate or 0.0, least=0.0)
+    if encoder_learning_rate is None:
+        encoder_learning_rate = learning_rate
+    number("optimizer.encoder_learning_rate", encoder_learning_rate, least=0.0)
     number("optimizer.weight_decay", weight_decay, least=0.0)
-    rates = {"encoder": encoder_learning_rate or learning_rate}
+    rates = {"encoder": encoder_learning_rate}
     result = []
     for name, parameters in groups.items():
         for kind, decay in (("weights", weight_decay), ("vectors", 0.0)):

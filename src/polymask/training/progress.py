@@ -84,7 +84,7 @@ class Progress:
 def log_epoch(epoch: int, epochs: int, metrics: dict[str, float], *, monitor: str, best: bool) -> None:
     """Log the one line of an epoch: losses, the monitored metric, a few more, speed."""
     shown = ("train/loss", "val/loss", monitor, *_SUMMARY)
-    parts = [f"{key} {metrics[key]:.4f}" for key in dict.fromkeys(shown) if key in metrics]
+    parts = [f"{key} {metrics[key]:.4g}" for key in dict.fromkeys(shown) if key in metrics]
     speed = f"{metrics['train/images_per_second']:.0f} images/s"
     log.info("epoch %d/%d  %s  %s%s", epoch, epochs, "  ".join(parts), speed, "  best" if best else "")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 
 class Schedule:
@@ -19,7 +19,7 @@ class Schedule:
     """
 
     def __init__(
-        self, *, per_step: LambdaLR | OneCycleLR | None = None, per_epoch: ReduceLROnPlateau | None = None
+        self, *, per_step: LambdaLR | None = None, per_epoch: ReduceLROnPlateau | None = None
     ) -> None:
         self._per_step, self._per_epoch = per_step, per_epoch
 
@@ -60,11 +60,13 @@ def cosine(
     final_factor: float = 0.01,
 ) -> Schedule:
     """Linear warm-up, then half a cosine down to `final_factor` (Loshchilov & Hutter 2017)."""
-
-    def decay(progress: float) -> float:
-        return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
-
-    return _after_warmup(optimizer, decay, steps_per_epoch, epochs, warmup_epochs)
+    return _after_warmup(
+        optimizer,
+        lambda progress: _half_cosine(1.0, final_factor, progress),
+        steps_per_epoch,
+        epochs,
+        warmup_epochs,
+    )
 
 
 def poly(
@@ -99,18 +101,20 @@ def step(
 def one_cycle(
     optimizer: Optimizer, *, steps_per_epoch: int, epochs: int, mode: str, warmup_share: float = 0.3
 ) -> Schedule:
-    """One rise and fall whose peak is the configured learning rate (Smith & Topin 2018)."""
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    # The momentum stays as the optimizer has it: only the learning rate is scheduled here.
-    return Schedule(
-        per_step=OneCycleLR(
-            optimizer,
-            max_lr=peaks,
-            total_steps=max(2, steps_per_epoch * epochs) + 1,
-            pct_start=warmup_share,
-            cycle_momentum=False,
-        )
-    )
+    """One rise and fall whose peak is the configured learning rate (Smith & Topin 2018).
+
+    Half a cosine from 1/25 of the peak up to it within `warmup_share` of the run, then half a cosine down to
+    1/250,000. Only the learning rate is scheduled: the momentum stays as the optimizer has it.
+    """
+    last = max(2, steps_per_epoch * epochs)
+    top = warmup_share * (last + 1) - 1
+
+    def factor(done: int) -> float:
+        if done <= top:
+            return _half_cosine(1 / 25, 1.0, done / top if top > 0 else 1.0)
+        return _half_cosine(1.0, 1 / 250_000, min(1.0, (done - top) / (last - top)))
+
+    return Schedule(per_step=LambdaLR(optimizer, factor))
 
 
 def plateau(
@@ -132,6 +136,10 @@ def plateau(
         min_lr=min_learning_rate,
     )
     return Schedule(per_epoch=scheduler)
+
+
+def _half_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _after_warmup(

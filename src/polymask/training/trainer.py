@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -76,11 +77,15 @@ class Trainer:
         self.precision = select_precision(precision, self.device)
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
         self.accumulate_batches = whole_number("trainer.accumulate_batches", accumulate_batches, least=1)
-        self.clip_norm, self.ema_decay = clip_norm, ema_decay
-        self.limit_batches = limit_batches
+        self.clip_norm, self.ema_decay = _clip_norm(clip_norm), _ema_decay(ema_decay)
+        self.limit_batches = (
+            None if limit_batches is None else whole_number("trainer.limit_batches", limit_batches, least=1)
+        )
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = not deterministic
             torch.set_float32_matmul_precision("high")
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else its products are refused
         torch.use_deterministic_algorithms(deterministic)
 
     def prepare(self, task: Task) -> Task:
@@ -125,7 +130,7 @@ class Trainer:
             The state at the end.
 
         Raises:
-            UserError: The loss is not finite, or the monitored metric does not exist.
+            UserError: The loss is not finite, or the monitored metric does not exist or was never a number.
         """
         loop = TrainingLoop(self, task, optimizer, schedule)
         state = loop.restore(resume_from) if resume_from else TrainingState()
@@ -137,8 +142,9 @@ class Trainer:
             rates = learning_rates(optimizer)
             metrics = {f"train/{k}": v for k, v in loop.train_epoch(state, train_loader).items()} | rates
             with loop.averaged_weights():
+                self.processes.share_buffers(task)
                 evaluated = self.evaluate(task, val_loader, title="val")
-            metrics |= {f"val/{name}": value for name, value in evaluated.items()}
+            metrics |= {f"val/{name}": float(value) for name, value in evaluated.items()}
             best = state.end_epoch(metrics, task.monitor, task.mode)
             schedule.end_epoch(metrics[task.monitor])
             if self.processes.is_main:
@@ -152,6 +158,11 @@ class Trainer:
                 log_epoch(state.epoch, self.epochs, metrics, monitor=task.monitor, best=best)
         if self.processes.is_main and state.epoch < self.epochs:
             log.info("stopped: no better %s for %d epochs", task.monitor, state.epochs_since_best)
+        if state.best_value is None:
+            raise UserError(
+                f"task.monitor={task.monitor!r} was not a number in any epoch, so no epoch is the best; "
+                "monitor another metric, or give the validation subset samples of every class."
+            )
         return state
 
     @torch.inference_mode()
@@ -191,3 +202,20 @@ class Trainer:
                 f"task.monitor={task.monitor!r} is not a metric of this task.{nearest(task.monitor, keys)} "
                 f"Metrics: {', '.join(keys)}."
             )
+
+
+def _clip_norm(value: float | None) -> float | None:
+    if value is not None and not value > 0:
+        raise UserError(
+            f"trainer.clip_norm={value} is not valid; give a number above 0, or null: no clipping."
+        )
+    return value
+
+
+def _ema_decay(value: float | None) -> float | None:
+    if value is not None and not 0 < value < 1:
+        raise UserError(
+            f"trainer.ema_decay={value} is not valid; give a number between 0 and 1 such as 0.999, or null: "
+            "no average."
+        )
+    return value
