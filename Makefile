@@ -69,10 +69,11 @@ test: $(READY)  ## Run the fast tests
 test-slow: $(READY)  ## Run the tests that take minutes
 	$(BIN)/pytest -m slow $(ARGS)
 
-test-ui: $(READY)  ## Run the tests that look at the MLflow UI with Chromium
-	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
-		echo "make test-ui needs Chromium: sudo apt-get install --yes chromium" >&2; exit 2; }
-	$(BIN)/pytest -m ui $(ARGS)
+test-ui: $(READY)  ## Look at the MLflow UI with Chromium, and take its pictures for docs/images anew
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null \
+		&& command -v chromedriver >/dev/null || { \
+		echo "make test-ui needs Chromium: sudo apt-get install --yes chromium chromium-driver" >&2; exit 2; }
+	POLYMASK_UPDATE_DOCS=1 $(BIN)/pytest -m ui $(ARGS)
 
 test-gpu: $(READY)  ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu $(ARGS)

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(name, overrides)
     except KeyboardInterrupt:
+        again = {"train": "resume=true goes on with it", "infer": "the same command goes on with it"}
+        print(f"interrupted; {again.get(name, 'nothing was changed')}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         line = _user_message(error, COMMANDS[name], overrides)

@@ -171,9 +171,14 @@ def test(cfg: DictConfig) -> TestResult:
     folder = resolve(cfg.local_save_dir or TEST_RESULTS) / record.run_name
     course = _course(checkpoints, content)
     log.info("testing %s, epoch %d of %d", path, content["training"]["epoch"], len(course["history"]))
-    tags = _tags(record, data, trainer)
-    params = flatten(record.config)
-    with run_session(tracker, record.run_name, params=params, tags=tags, run_id=record.tracker_run_id):
+    with run_session(
+        tracker,
+        record.run_name,
+        params=flatten(record.config),
+        tags=_tags(record, data, trainer),
+        run_id=record.tracker_run_id,
+        state_tag="test_state",
+    ):
         metrics = _evaluate_test(task, trainer, data, folder, course, tracker)
     return TestResult(metrics=metrics, folder=folder)
 
@@ -294,10 +299,13 @@ def _evaluate_test(
     for line in report.summary(metrics):
         log.info("%s", line)
     log.info("test results in %s", folder)
-    tracker.log_metrics({f"test/{name}": value for name, value in metrics.items()}, step=course["best_epoch"])
+    # MLflow compares values of step 0 as bars, one per run; at the best epoch they would be single dots.
+    tracker.log_metrics({f"test/{name}": value for name, value in metrics.items()}, step=0)
+    tracker.set_tags({"best_epoch": str(course["best_epoch"])})
     for path in sorted(folder.iterdir()):
         if path.name != "masks":  # one file per test image: too many for a tracker
-            tracker.log_artifact(path, f"test/{path.name}" if path.is_dir() else "test")
+            # Figures lie at the top: its comparison shows only those of the runs side by side.
+            tracker.log_artifact(path, path.name if path.is_dir() else "")
     return metrics
 
 

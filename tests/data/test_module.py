@@ -198,9 +198,7 @@ def test_split_of_other_data_is_a_user_error_that_counts_and_names_the_missing(l
     data = make_data(lesion_folder)
     train = [*data.split.subsets["train"], "other_1", "other_2"]
     split = dataclasses.replace(data.split, subsets=data.split.subsets | {"train": train})
-    message = (
-        rf"2 of {len(train)} train samples of the split are not in the data set, e\.g\. 'other_1'"
-    )
+    message = rf"2 of {len(train)} train samples of the split are not in the data set, e\.g\. 'other_1'"
     with pytest.raises(UserError, match=message):
         make_data(lesion_folder, split=split).train_loader()
 

@@ -121,3 +121,16 @@ def test_inputs_stay_as_they_were():
         many_transforms()(image, mask, (0, 0, index, 0))
     np.testing.assert_array_equal(image, copies[0])
     np.testing.assert_array_equal(mask, copies[1])
+
+
+def test_quarter_turns_keep_the_size_of_oblong_images() -> None:
+    augmentation = Augmentation([A.RandomRotate90(p=1.0)])
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    mask = image[..., 0].copy()
+    seen = set()
+    for seed in range(40):
+        turned, turned_mask = augmentation(image, mask, (seed,))
+        assert turned.shape == image.shape
+        assert (turned[..., 0] == turned_mask).all()
+        seen.add(turned.tobytes())
+    assert seen == {image.tobytes(), np.rot90(image, 2).tobytes()}

@@ -40,4 +40,7 @@ class Augmentation:
         # with the same seed, and "flip left-right" and "flip up-down" would then always fall together.
         self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         result = self._compose(image=image, mask=mask)
+        if result["image"].shape != image.shape:
+            # A quarter turn of an oblong image does not fit the batch; another quarter, half a turn, does.
+            result = {name: np.ascontiguousarray(np.rot90(value)) for name, value in result.items()}
         return result["image"], result["mask"]

@@ -85,7 +85,8 @@ class ImageMaskReport:
         return self.folder / "masks" / f"{id_}.png"
 
     def _write_metrics(self, values: dict[str, float], groups: Sequence[str]) -> None:
-        losses = {k: float(v.mean()) for k, v in self.task.rows.items() if k.startswith("loss")}
+        rows = self.task.rows
+        losses = {name: _number(float(rows[name].mean())) for name in rows if name.startswith("loss")}
         content = {
             "num_samples": len(groups),
             "num_groups": len(set(groups)),
@@ -180,7 +181,7 @@ def _caption(row: dict[Any, Any]) -> str:
         parts.append(f"true {row['label'] or '?'}, predicted {row['predicted']} ({row['confidence']:.0%})")
     if "dice_lesion" in row and not math.isnan(row["dice_lesion"]):
         parts.append(f"Dice {row['dice_lesion']:.3f}")
-    return "   ".join(parts)
+    return " | ".join(parts)
 
 
 def _number(value: float) -> float | None:

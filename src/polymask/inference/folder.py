@@ -126,7 +126,7 @@ def _predict(
             jobs = zip(batch["files"], predictions, batch["sizes"], batch["originals"], strict=True)
             waiting.extend(pool.submit(write, *job) for job in jobs)
         progress.advance(len(batch["files"]))
-        while len(waiting) > _MAX_WAITING:
+        while waiting and (waiting[0].done() or len(waiting) > _MAX_WAITING):
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

@@ -16,7 +16,13 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def run_session(
-    tracker: Tracker, run_name: str, *, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str
+    tracker: Tracker,
+    run_name: str,
+    *,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    run_id: str,
+    state_tag: str = "run_state",
 ) -> Iterator[None]:
     """Keep the tracker's run open inside the block and close it as finished, failed or interrupted.
 
@@ -26,22 +32,24 @@ def run_session(
         tracker: The tracker.
         run_name: Name of the run.
         params: Parameters of a new run.
-        tags: Tags; `run_state` is added.
+        tags: Tags.
         run_id: The tracker's id of the run to go on with, "" for a new one.
+        state_tag: Tag that tells the state; a test has one of its own, so that an interrupted training
+            does not look finished because it was tested.
     """
     with _terminable():
         state, status = "failed", "FAILED"
         try:
-            tracker.start(run_name, params=params, tags={**tags, "run_state": "running"}, run_id=run_id)
-            tracker.set_tags({"run_state": "running"})
+            tracker.start(run_name, params=params, tags={**tags, state_tag: "running"}, run_id=run_id)
+            tracker.set_tags({state_tag: "running"})
             yield
             state, status = "finished", "FINISHED"
         except KeyboardInterrupt:
             state, status = "interrupted", "KILLED"
-            log.warning("interrupted; go on with: python src/train.py resume=true run_name=%s", run_name)
+            log.warning("run %s was interrupted", run_name)
             raise
         finally:
-            tracker.set_tags({"run_state": state})
+            tracker.set_tags({state_tag: state})
             tracker.finish(status)
 
 

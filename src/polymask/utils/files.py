@@ -35,12 +35,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, sync: 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Give an empty folder to write to, which takes the place of `folder` when the block ends well."""
-    staging = folder.with_name(f".{folder.name}.partial")
+    staging, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    yield staging
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(staging, folder)
+    try:
+        yield staging
+        # Moved aside first: deleting takes time, in which a kill would leave half of the old folder.
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

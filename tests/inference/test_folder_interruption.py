@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import polymask
+from polymask.inference.folder import Summary, predict_files
+from polymask.inference.inputs import find_images
+from polymask.inference.predictor import Predictor
+
+SOURCE = Path(__file__).parents[2] / "src"
+NUM_IMAGES = 10
+
+
+class StoppedWriter:
+    """A writer that fails at one image."""
+
+    def __init__(self, writer: Any, name: str) -> None:
+        self.columns, self._writer, self._name = writer.columns, writer, name
+
+    def write(self, name: Path, result: Any, image: np.ndarray | None) -> dict[str, Any]:
+        if str(name) == self._name:
+            raise OSError("no space left on device")
+        return self._writer.write(name, result, image)
+
+
+@pytest.fixture
+def folder(pictures: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(NUM_IMAGES):
+        shutil.copy(pictures / ("b.jpg" if number % 2 else "grey.png"), folder / f"{number}.jpg")
+    return folder
+
+
+def load(*, tta: bool = False, stop_at: str | None = None) -> Predictor:
+    predictor = polymask.load("tiny", device="cpu", precision="fp32", tta=tta)
+    if stop_at is not None:
+        make = predictor.task.prediction_writer
+        predictor.task.prediction_writer = lambda *args, **kwargs: StoppedWriter(  # type: ignore[method-assign]
+            make(*args, **kwargs), stop_at
+        )
+    return predictor
+
+
+def run(predictor: Predictor, folder: Path, out: Path, **options: Any) -> Summary:
+    arguments = {"batch_size": 2, "num_workers": 0} | options
+    return predict_files(predictor, folder, find_images(folder), out, **arguments)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def rows_on_disk(out: Path) -> int:
+    return len((out / "predictions.partial.csv").read_text().splitlines()) - 1
+
+
+def test_after_an_error_only_the_rest_is_predicted(trained: Path, folder: Path, tmp_path: Path) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert run(load(), folder, whole) == Summary(predicted=NUM_IMAGES)
+    with pytest.raises(OSError, match="no space left"):
+        run(load(stop_at="6"), folder, out)
+    assert not (out / "predictions.csv").exists()
+    done = rows_on_disk(out)
+    assert done == 6
+    assert run(load(), folder, out) == Summary(predicted=NUM_IMAGES - done, skipped=done)
+    assert content(out) == content(whole)
+
+
+def test_an_interrupted_replacement_leaves_no_row_of_the_old_model(
+    trained: Path, folder: Path, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    run(load(tta=True), folder, whole)
+    run(load(), folder, out)
+    with pytest.raises(OSError, match="no space left"):
+        run(load(tta=True, stop_at="6"), folder, out, overwrite=True)
+    assert run(load(tta=True), folder, out) == Summary(predicted=NUM_IMAGES - 6, skipped=6)
+    assert content(out) == content(whole)
+
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+import polymask
+from polymask.inference.folder import predict_files
+from polymask.inference.inputs import find_images
+
+folder, out = map(Path, sys.argv[1:])
+predictor = polymask.load("tiny", device="cpu", precision="fp32")
+make = predictor.task.prediction_writer
+
+class Killer:
+    def __init__(self, writer):
+        self.columns, self.writer = writer.columns, writer
+
+    def write(self, name, result, image):
+        if str(name) == "7":  # in the middle of its files, with some rows on disk
+            while (out / "predictions.partial.csv").read_text().count("\\n") < 4:
+                time.sleep(0.01)
+            (out / "masks" / ".7.png.tmp").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.writer.write(name, result, image)
+
+predictor.task.prediction_writer = lambda *args, **kwargs: Killer(make(*args, **kwargs))
+predict_files(predictor, folder, find_images(folder), out, batch_size=2, num_workers=0)
+"""
+
+
+def test_after_a_kill_the_result_is_that_of_an_uninterrupted_run(
+    trained: Path, folder: Path, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    environment = {**os.environ, "POLYMASK_ROOT": str(trained), "PYTHONPATH": str(SOURCE)}
+    killed = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder), str(out)],
+        env=environment,
+        capture_output=True,
+        timeout=300,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = rows_on_disk(out)
+    assert 3 <= done < NUM_IMAGES
+    times = {path: path.stat().st_mtime_ns for path in (out / "masks").glob("[0-2].png")}
+    assert len(times) == 3
+
+    assert run(load(), folder, out) == Summary(predicted=NUM_IMAGES - done, skipped=done)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    run(load(), folder, whole)
+    (out / "masks" / ".7.png.tmp").unlink()
+    assert content(out) == content(whole)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from polymask.tracking.base import NoTracker
+from polymask.tracking.epoch_log import EpochLog
+
+
+class Recorder(NoTracker):
+    """Keeps the metrics that it is given."""
+
+    def __init__(self) -> None:
+        self.metrics: list[tuple[int, dict[str, float]]] = []
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        self.metrics.append((step, dict(metrics)))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_epoch_goes_to_the_tracker_once_and_all_of_them_to_the_file(tmp_path: Path) -> None:
+    tracker, path = Recorder(), tmp_path / "outputs" / "run" / "metrics.csv"
+    history: list[dict[str, float]] = []
+    log = EpochLog(path, tracker)
+    for epoch, loss in enumerate((2.0, 1.5, 1.25), start=1):
+        history.append({"epoch": epoch, "train/loss": loss, "learning_rate": 1e-3 / epoch})
+        log.log_epoch(history)
+        assert rows_of(path) == [{name: str(value) for name, value in row.items()} for row in history]
+    assert tracker.metrics == [
+        (1, {"train/loss": 2.0, "learning_rate": 1e-3}),
+        (2, {"train/loss": 1.5, "learning_rate": 5e-4}),
+        (3, {"train/loss": 1.25, "learning_rate": 1e-3 / 3}),
+    ]
+
+
+def test_a_resumed_run_has_the_earlier_epochs_in_its_file_but_sends_only_the_new_one(tmp_path: Path) -> None:
+    tracker, path = Recorder(), tmp_path / "metrics.csv"
+    history = [{"epoch": 1, "val/loss": 2.0}, {"epoch": 2, "val/loss": 1.0}, {"epoch": 3, "val/loss": 0.5}]
+    EpochLog(path, tracker).log_epoch(history)
+    assert [row["val/loss"] for row in rows_of(path)] == ["2.0", "1.0", "0.5"]
+    assert tracker.metrics == [(3, {"val/loss": 0.5})]
+
+
+def test_metrics_that_appear_later_and_undefined_ones_keep_their_columns(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    history = [
+        {"epoch": 1, "val/loss": 2.0},
+        {"epoch": 2, "val/loss": math.nan, "val/dice": 0.5},
+        {"epoch": 3, "val/dice": 0.75},
+    ]
+    EpochLog(path, NoTracker()).log_epoch(history)
+    assert rows_of(path) == [
+        {"epoch": "1", "val/loss": "2.0", "val/dice": ""},
+        {"epoch": "2", "val/loss": "nan", "val/dice": "0.5"},
+        {"epoch": "3", "val/loss": "", "val/dice": "0.75"},
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]

@@ -1,0 +1,61 @@
+"""What each process of `test_distributed.py` runs: several trainings, their results in a file per process."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from stub_task import MetricList, StubTask, fit, make_trainer, train_loader, val_loader
+
+from polymask.training import schedulers
+from polymask.training.distributed import Processes, leave, processes
+
+GLOBAL_BATCH = 4
+SCENARIOS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "accumulated": {"trainer": {"accumulate_batches": 4}},
+    "clipped": {"trainer": {"clip_norm": 0.05}},
+    "unfrozen": {"task": {"unfreeze_at": 1}},
+    "plateau": {"build_schedule": partial(schedulers.plateau, factor=0.1, patience=0), "learning_rate": 1.0},
+    "batch_norm": {"task": {"batch_norm": True}},
+    "batch_norm_averaged": {"task": {"batch_norm": True}, "trainer": {"ema_decay": 0.9}},
+}
+
+
+def run_scenario(own: Processes, folder: Path, *, task: Any = (), trainer: Any = (), **options: Any) -> dict:
+    """Train on this process' share of each batch and return all that the trainer leaves behind."""
+    share = {"rank": own.rank, "world_size": own.world_size}
+    trained, metric_log = StubTask(**dict(task)), MetricList()
+    loader = train_loader(GLOBAL_BATCH // own.world_size, **share)
+    maker = make_trainer(processes=own, **dict(trainer))
+    state = fit(maker, trained, folder, loader=loader, metric_log=metric_log, **options)
+    seen: list[float] = []
+    metrics = maker.evaluate(trained, val_loader(**share), title="test", consume=seen.extend)
+    return {
+        "weights": trained.state_dict(),
+        "history": state.history,
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "num_seen": len(seen),
+        "num_logged": len(metric_log.logged),
+    }
+
+
+def main(folder: Path) -> None:
+    with processes() as own:
+        results: dict[str, Any] = {
+            name: run_scenario(own, folder / str(own.rank) / name, **scenario)
+            for name, scenario in SCENARIOS.items()
+        }
+        results["shared"] = own.share({"name": f"from {own.rank}"})
+        leave()
+        # The rest of a run is the main process' own business.
+        alone = make_trainer(processes=own).evaluate(StubTask(), val_loader(), title="test")
+        results["alone"] = {name: float(value) for name, value in alone.items()}
+    torch.save(results, folder / f"{own.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

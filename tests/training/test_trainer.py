@@ -1,0 +1,442 @@
+from __future__ import annotations
+
+import random
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stub_task import (
+    NUM_VAL,
+    MetricList,
+    StubTask,
+    fit,
+    make_batch,
+    make_trainer,
+    train_loader,
+    val_loader,
+)
+
+from polymask.errors import UserError
+from polymask.training import schedulers
+from polymask.training.checkpoint import CheckpointFolder, load_checkpoint
+from polymask.training.loop import TrainingLoop
+from polymask.training.optimizers import adamw, sgd
+from polymask.training.schedulers import Schedule
+from polymask.training.state import TrainingState
+
+
+def weights(task: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in task.state_dict().items()}
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-10, atol=1e-12)
+
+
+def assert_equal(found: Any, expected: Any, where: str = "") -> None:
+    """Compare nested containers bit for bit, apart from the speed."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key in expected:
+            if key != "train/images_per_second":
+                assert_equal(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for number, pair in enumerate(zip(found, expected, strict=True)):
+            assert_equal(*pair, f"{where}[{number}]")
+    elif isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), where
+    else:
+        assert found == expected, where
+
+
+# Optimisation
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 2), (2, 4), (8, 1)])
+def test_accumulated_batches_equal_one_big_batch(tmp_path, batch_size, accumulate):
+    big, task = StubTask(), StubTask()
+    fit(make_trainer(), big, tmp_path / "big", loader=train_loader(8))
+    trainer = make_trainer(accumulate_batches=accumulate)
+    state = fit(trainer, task, tmp_path / "small", loader=train_loader(batch_size))
+    assert_close(weights(task), weights(big))
+    assert state.step == 9
+
+
+@pytest.mark.parametrize("accumulate", [1, 4, 6, 7])
+def test_training_equals_a_loop_by_hand_also_when_the_last_group_is_short(tmp_path, accumulate):
+    task, by_hand = StubTask(), StubTask()
+    trainer = make_trainer(accumulate_batches=accumulate, epochs=2)
+    state = fit(trainer, task, tmp_path, learning_rate=0.1)
+    loader, optimizer = train_loader(), torch.optim.SGD(by_hand.parameters(), lr=0.1, momentum=0.9)
+    for epoch in range(2):
+        loader.batch_sampler.start_epoch(epoch)
+        batches = list(loader)
+        for start in range(0, 6, accumulate):
+            group = batches[start : start + accumulate]
+            optimizer.zero_grad()
+            torch.stack([by_hand.errors(batch).square().mean() for batch in group]).mean().backward()
+            optimizer.step()
+    assert_close(weights(task), weights(by_hand))
+    assert state.step == 2 * trainer.steps_per_epoch(loader) == 2 * len(range(0, 6, accumulate))
+
+
+def test_epoch_reports_the_mean_of_each_loss(tmp_path):
+    task, fresh = StubTask(), StubTask()
+    state = fit(make_trainer(epochs=1), task, tmp_path, learning_rate=0.0)
+    loader = train_loader()
+    loader.batch_sampler.start_epoch(0)
+    errors = torch.cat([fresh.errors(batch).detach() for batch in loader])
+    assert state.history[0]["train/loss"] == pytest.approx(float(errors.square().mean()))
+    assert state.history[0]["train/loss_l1"] == pytest.approx(float(errors.abs().mean()))
+    assert state.history[0]["learning_rate"] == 0.0
+    assert state.history[0]["train/images_per_second"] > 0
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.01, 1e6])
+def test_clipping_bounds_the_gradient_over_all_parameters(tmp_path, clip_norm):
+    task = StubTask()
+    before = torch.nn.utils.parameters_to_vector(task.parameters()).detach()
+    build = partial(sgd, momentum=0.0)
+    # One step with a rate of 1 moves the weights by the gradient.
+    trainer = make_trainer(epochs=1, clip_norm=clip_norm, accumulate_batches=6)
+    fit(trainer, task, tmp_path, build_optimizer=build, learning_rate=1.0)
+    moved = float((torch.nn.utils.parameters_to_vector(task.parameters()).detach() - before).norm())
+    assert moved == pytest.approx(0.01, rel=1e-3) if clip_norm == 0.01 else moved > 0.1
+
+
+def test_dropout_and_order_depend_on_the_seed_only(tmp_path):
+    found = []
+    for run, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(run)
+        task = StubTask(dropout=0.5)
+        torch.rand(run)  # what was drawn before must not matter
+        fit(make_trainer(seed=seed), task, tmp_path / str(run))
+        found.append(weights(task))
+    assert_equal(found[0], found[1])
+    assert not torch.equal(found[0]["head.1.weight"], found[2]["head.1.weight"])
+
+
+def test_frozen_parameters_are_trained_from_their_epoch_on(tmp_path):
+    task = StubTask(unfreeze_at=2)
+    first = weights(task)["encoder.0.weight"]
+    fit(make_trainer(), task, tmp_path)
+    course = [seen["encoder.0.weight"] for seen in task.evaluated]  # the first is before the training
+    assert [torch.equal(first, seen) for seen in course] == [True, True, True, False]
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint_before(tmp_path):
+    def spoil(epoch: int, number: int, batch: dict[str, Any]) -> None:
+        if (epoch, number) == (1, 2):
+            batch["image"][0] = float("nan")
+
+    task, loader = StubTask(), train_loader()
+    loader.batch_sampler.start_epoch(1)
+    names = ", ".join(list(loader)[2]["ids"])
+    with pytest.raises(UserError, match=rf"the loss is not finite \(loss=nan, loss_l1=nan\) for .* {names};"):
+        fit(make_trainer(), task, tmp_path, loader=train_loader(alter=spoil))
+    assert load_checkpoint(tmp_path / "run.last.pt")["training"]["epoch"] == 1
+    assert all(tensor.isfinite().all() for tensor in task.state_dict().values())
+
+
+# Evaluation
+
+
+def test_evaluation_means_over_all_samples_and_hands_on_predictions():
+    task, seen = StubTask(), []
+    metrics = make_trainer().evaluate(task, val_loader(), title="test", consume=seen.extend)
+    batch = make_batch([(0, index, 0) for index in range(NUM_VAL)], offset=500)
+    errors = task.errors(batch).detach()
+    assert metrics["loss"] == pytest.approx(float(errors.square().mean()), rel=1e-6)
+    assert metrics["bias"] == pytest.approx(float(errors.mean()), rel=1e-6)
+    np.testing.assert_allclose(seen, errors.numpy())
+
+
+def test_evaluation_draws_no_random_number_and_leaves_weights_and_statistics():
+    task = StubTask(dropout=0.5, batch_norm=True).train()
+    torch.manual_seed(0)
+    before = weights(task), torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
+    first = make_trainer().evaluate(task, val_loader(), title="val")
+    second = make_trainer().evaluate(task, val_loader(), title="val")
+    assert first == second
+    assert_equal(weights(task), before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert (np.random.get_state()[1] == before[2]).all()  # noqa: NPY002
+    assert random.getstate() == before[3]
+    assert not task.training
+    assert all(parameter.grad is None for parameter in task.parameters())
+
+
+def test_limit_batches_holds_for_training_and_evaluation(tmp_path):
+    trainer, task = make_trainer(limit_batches=2, epochs=1), StubTask()
+    seen: list[float] = []
+    trainer.evaluate(task, val_loader(), title="val", consume=seen.extend)
+    assert len(seen) == 6
+    assert trainer.num_batches(train_loader()) == trainer.steps_per_epoch(train_loader()) == 2
+    assert fit(trainer, task, tmp_path).step == 2
+    assert make_trainer(limit_batches=99).num_batches(train_loader()) == 6
+    assert make_trainer(limit_batches=5, accumulate_batches=2).steps_per_epoch(train_loader()) == 3
+
+
+class Watch(Schedule):
+    """Keeps the weights after each optimisation step."""
+
+    def __init__(self, task: StubTask) -> None:
+        super().__init__()
+        self.task, self.seen = task, [weights(task)]
+
+    def end_step(self) -> None:
+        self.seen.append(weights(self.task))
+
+
+def test_averaged_weights_are_evaluated_and_saved_and_the_own_ones_restored(tmp_path):
+    task = StubTask(batch_norm=True)
+    watch = Watch(task)
+    fit(make_trainer(ema_decay=0.7, epochs=2), task, tmp_path, build_schedule=lambda *_, **__: watch)
+    average, after_epoch = watch.seen[0], []
+    for n, live in enumerate(watch.seen[1:], start=1):
+        decay = min(0.7, (1 + n) / (10 + n))
+        average = {
+            name: decay * average[name] + (1 - decay) * value if value.is_floating_point() else value
+            for name, value in live.items()
+        }
+        if n % 6 == 0:
+            after_epoch.append(average)
+    assert len(after_epoch) == 2
+    for seen, expected in zip(task.evaluated[1:], after_epoch, strict=True):
+        assert_close(seen, expected)
+    assert_equal(weights(task), watch.seen[-1])
+    saved = load_checkpoint(tmp_path / "run.last.pt")
+    assert_equal(saved["model"], watch.seen[-1])
+    floats = {name: value for name, value in after_epoch[-1].items() if value.is_floating_point()}
+    assert_close({name: saved["ema"][name] for name in floats}, floats)
+
+
+# Course of a run
+
+
+def test_monitor_that_does_not_exist_is_found_before_training(tmp_path):
+    task = StubTask()
+    task.monitor = "val/los"
+    with pytest.raises(UserError) as caught:
+        fit(make_trainer(), task, tmp_path)
+    assert str(caught.value) == (
+        "task.monitor='val/los' is not a metric of this task. Did you mean 'val/loss'? "
+        "Metrics: val/loss, val/bias."
+    )
+    assert task.epochs_begun == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_early_stopping_counts_epochs_without_a_better_value(tmp_path, caplog):
+    task = StubTask(course=[5.0, 4.0, 4.5, 3.0, 3.1, 3.2, 3.0, 1.0])
+    with caplog.at_level("INFO"):
+        state = fit(make_trainer(epochs=8, patience=3), task, tmp_path)
+    assert (state.epoch, state.best_epoch, state.best_value, state.epochs_since_best) == (7, 4, 3.0, 3)
+    assert task.epochs_begun == list(range(7))
+    assert "stopped: no better val/loss for 3 epochs" in caplog.messages
+
+
+def test_best_and_last_checkpoint_hold_their_epochs(tmp_path):
+    task = StubTask(course=[5.0, 4.0, 4.5])
+    state = fit(make_trainer(), task, tmp_path)
+    best, last = (load_checkpoint(tmp_path / f"run{kind}.pt") for kind in ("", ".last"))
+    assert (best["training"]["epoch"], best["training"]["best_value"]) == (2, 4.0)
+    assert last["training"] == state.state_dict()
+    assert_equal(best["model"], task.evaluated[2])
+    assert_equal(last["model"], task.evaluated[3])
+    assert {"optimizer", "schedule", "scaler"} <= last.keys() - best.keys()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_metric_to_maximise(tmp_path):
+    task = StubTask(course=[0.5, 0.7, 0.6])
+    task.mode = "max"
+    assert fit(make_trainer(), task, tmp_path).best_epoch == 2
+    assert load_checkpoint(tmp_path / "run.pt")["training"]["epoch"] == 2
+
+
+def test_monitored_metric_that_is_never_a_number_ends_as_a_user_error(tmp_path):
+    task = StubTask(course=[float("nan")] * 3)
+    with pytest.raises(UserError, match=r"task\.monitor='val/loss' was not a number in any epoch"):
+        fit(make_trainer(), task, tmp_path)
+    assert load_checkpoint(tmp_path / "run.last.pt")["training"]["epoch"] == 3
+    assert not (tmp_path / "run.pt").exists()
+
+
+def test_every_epoch_is_logged_with_all_before_it(tmp_path):
+    metric_log = MetricList()
+    state = fit(make_trainer(), StubTask(), tmp_path, metric_log=metric_log)
+    assert [len(history) for history in metric_log.logged] == [1, 2, 3]
+    assert metric_log.logged[-1] == state.history
+    assert state.history[0].keys() == {
+        "epoch",
+        "train/loss",
+        "train/loss_l1",
+        "train/images_per_second",
+        "learning_rate",
+        "val/loss",
+        "val/bias",
+    }
+
+
+# Resume
+
+
+class Interrupted(Exception):  # noqa: N818
+    pass
+
+
+def stop_in(epoch: int, number: int):
+    """Break off a run at a batch."""
+
+    def alter(now: int, batch_number: int, batch: dict[str, Any]) -> None:
+        if (now, batch_number) == (epoch, number):
+            raise Interrupted
+
+    return alter
+
+
+KINDS = {
+    "constant": schedulers.constant,
+    "cosine": partial(schedulers.cosine, warmup_epochs=1.5),
+    "poly": partial(schedulers.poly, warmup_epochs=1),
+    "step": partial(schedulers.step, step_epochs=2, factor=0.5),
+    "one_cycle": schedulers.one_cycle,
+    "plateau": partial(schedulers.plateau, factor=0.5, patience=0),
+}
+
+
+def run_whole(folder: Path, settings: dict[str, Any], **options: Any) -> StubTask:
+    task = StubTask(dropout=0.3, batch_norm=True, unfreeze_at=1)
+    fit(make_trainer(epochs=5, **settings), task, folder, **options)
+    return task
+
+
+def resume(folder: Path, settings: dict[str, Any], **options: Any) -> StubTask:
+    """Go on in a new process, as it were: with other initial weights and an unlike random state."""
+    task = StubTask(dropout=0.3, batch_norm=True, unfreeze_at=1, seed=99)
+    content = load_checkpoint(CheckpointFolder(folder).last("run"))
+    fit(make_trainer(epochs=5, **settings), task, folder, resume_from=content, **options)
+    return task
+
+
+def assert_same_run(resumed: Path, whole: Path) -> None:
+    for name in ("run.pt", "run.last.pt"):
+        assert_equal(load_checkpoint(resumed / name), load_checkpoint(whole / name), name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path, kind, ema_decay):
+    settings = {"ema_decay": ema_decay, "accumulate_batches": 2, "clip_norm": 1.0}
+    options = {"build_schedule": KINDS[kind], "build_optimizer": adamw}
+    whole = run_whole(tmp_path / "whole", settings, **options)
+    with pytest.raises(Interrupted):
+        run_whole(tmp_path / "parts", settings, loader=train_loader(alter=stop_in(2, 3)), **options)
+    assert load_checkpoint(tmp_path / "parts" / "run.last.pt")["training"]["epoch"] == 2
+    resumed = resume(tmp_path / "parts", settings, **options)
+    assert resumed.epochs_begun == [2, 3, 4]
+    assert_equal(weights(resumed), weights(whole))
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["constant", "step", "plateau"])
+def test_finished_run_goes_on_to_more_epochs_as_if_never_finished(tmp_path, kind):
+    # The other courses depend on the number of epochs, as they should.
+    options = {"build_schedule": KINDS[kind], "build_optimizer": adamw}
+    whole = run_whole(tmp_path / "whole", {"ema_decay": 0.9}, **options)
+    short = StubTask(dropout=0.3, batch_norm=True, unfreeze_at=1)
+    fit(make_trainer(epochs=2, ema_decay=0.9), short, tmp_path / "parts", **options)
+    assert_equal(weights(resume(tmp_path / "parts", {"ema_decay": 0.9}, **options)), weights(whole))
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+class StoppedBetween(CheckpointFolder):
+    """Stops the run after the best checkpoint of an epoch was written and before the last one was."""
+
+    def __init__(self, folder: Path, *, epoch: int) -> None:
+        super().__init__(folder)
+        self.epoch = epoch
+
+    def last(self, run_name: str) -> Path:
+        if load_checkpoint(self.best(run_name))["training"]["epoch"] == self.epoch:
+            raise Interrupted
+        return super().last(run_name)
+
+
+def test_run_stopped_between_best_and_last_checkpoint_loses_nothing(tmp_path):
+    whole = run_whole(tmp_path / "whole", {})
+    epoch = load_checkpoint(tmp_path / "whole" / "run.pt")["training"]["epoch"]
+    assert epoch > 1
+    with pytest.raises(Interrupted):
+        run_whole(tmp_path / "parts", {}, checkpoints=StoppedBetween(tmp_path / "parts", epoch=epoch))
+    # The last checkpoint must not know of a best one that it could lack.
+    assert load_checkpoint(tmp_path / "parts" / "run.last.pt")["training"]["epoch"] == epoch - 1
+    assert load_checkpoint(tmp_path / "parts" / "run.pt")["training"]["epoch"] == epoch
+    assert_equal(weights(resume(tmp_path / "parts", {})), weights(whole))
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_resume_keeps_the_best_value_and_the_patience(tmp_path):
+    course = [3.0, 1.0, 2.0, 2.0, 2.0, 2.0]
+    fit(make_trainer(epochs=3), StubTask(course=course), tmp_path)
+    content = load_checkpoint(tmp_path / "run.last.pt")
+    task = StubTask(course=course)
+    state = fit(make_trainer(epochs=6, patience=3), task, tmp_path, resume_from=content)
+    assert (state.epoch, state.best_epoch, state.best_value) == (5, 2, 1.0)
+    assert load_checkpoint(tmp_path / "run.pt")["training"]["epoch"] == 2
+
+
+def test_resume_of_a_finished_run_trains_nothing(tmp_path):
+    fit(make_trainer(), StubTask(), tmp_path)
+    content, task = load_checkpoint(tmp_path / "run.last.pt"), StubTask(seed=5)
+    state = fit(make_trainer(), task, tmp_path, resume_from=content)
+    assert state.epoch == 3
+    assert task.epochs_begun == []
+    assert_equal(weights(task), content["model"])
+
+
+def test_resume_logs_the_epochs_before_first(tmp_path):
+    fit(make_trainer(epochs=2), StubTask(), tmp_path)
+    metric_log = MetricList()
+    content = load_checkpoint(tmp_path / "run.last.pt")
+    fit(make_trainer(), StubTask(), tmp_path, resume_from=content, metric_log=metric_log)
+    assert [len(history) for history in metric_log.logged] == [2, 3]
+
+
+def test_run_without_gradient_scaling_goes_on_with_it():
+    trainer, task = make_trainer(), StubTask()
+    optimizer = sgd(task.parameter_groups(), learning_rate=0.1)
+    saved = TrainingLoop(trainer, task, optimizer, Schedule()).everything(TrainingState(epoch=2))
+    trainer.precision = torch.float16  # what a CUDA device without bfloat16 chooses
+    loop = TrainingLoop(trainer, task, optimizer, Schedule())
+    assert loop.scaler.is_enabled()
+    assert loop.restore(saved).epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, r"epochs=0 is not valid"),
+        ({"epochs": 2.5}, r"epochs=2\.5 is not valid"),
+        ({"seed": -1}, r"seed=-1 is not valid"),
+        ({"patience": 0}, r"trainer\.patience=0 is not valid"),
+        ({"accumulate_batches": 0}, r"trainer\.accumulate_batches=0 is not valid"),
+        ({"limit_batches": 0}, r"trainer\.limit_batches=0 is not valid"),
+        ({"clip_norm": 0.0}, r"trainer\.clip_norm=0\.0 is not valid"),
+        ({"clip_norm": -1.0}, r"trainer\.clip_norm=-1\.0 is not valid"),
+        ({"ema_decay": 0.0}, r"trainer\.ema_decay=0\.0 is not valid"),
+        ({"ema_decay": 1.0}, r"trainer\.ema_decay=1\.0 is not valid"),
+        ({"device": "tpu"}, r"trainer\.device='tpu' is unknown"),
+        ({"precision": "fp64"}, r"trainer\.precision='fp64' is unknown"),
+    ],
+)
+def test_bad_arguments_are_user_errors(options, message):
+    with pytest.raises(UserError, match=message):
+        make_trainer(**options)
