@@ -88,7 +88,8 @@ format: $(READY)  ## Sort imports and format the code
 	$(BIN)/ruff format .
 
 ui: $(READY)  ## Open the MLflow UI on http://127.0.0.1:5000
-	$(BIN)/mlflow ui --backend-store-uri $(MLFLOW_STORE) --host 127.0.0.1
+	@echo "Choose Model training at the top left, then the experiment polymask."
+	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri $(MLFLOW_STORE) --host 127.0.0.1
 
 bench: $(READY)  ## Run the benchmarks behind the performance table of the README
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script"; done

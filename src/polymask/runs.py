@@ -274,6 +274,7 @@ def _write_run_files(cfg: DictConfig, record: RunRecord, data: Any, task: Task, 
 def _tags(record: RunRecord, data: Any, trainer: Trainer) -> dict[str, str]:
     return {
         "git_commit": git_commit(),
+        "mlflow.source.git.commit": git_commit().removesuffix("+changes"),
         "data_fingerprint": data.fingerprint(),
         "split_sha256": record.split_sha256,
         "device": str(trainer.device),

@@ -163,6 +163,7 @@ def loader(records: list[Record], *, num_workers: int, **options) -> DataLoader:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")
 def test_samples_are_the_same_for_any_number_of_workers(tmp_path):
     records = [write_sample(tmp_path, f"s{number}", label=number % 3) for number in range(6)]
     alone = loader(records, num_workers=0, augmentation=flips())

@@ -44,7 +44,7 @@ def test_comparison_shows_parameters_metrics_and_pictures(
     rates = parameter(page, "optimizer.learning_rate")
     assert rates == ["0.001", "0.0003"] == [run.data.params["optimizer.learning_rate"] for run in runs]
     page.click("//*[text()='confusion_matrix.png']")
-    wait_for_pictures(page, count=2)
+    wait_for_pictures(page, "confusion_matrix.png", count=2)
     page.click("//*[text()='Visualizations']")  # makes room
     page.photograph(tmp_path / "mlflow_comparison.png")
     for name in ("test/dice_lesion_image", "val/loss"):
@@ -77,10 +77,9 @@ def test_overview_of_a_run_shows_all_metrics_and_parameters(page: Page, runs: li
 
 def test_artifacts_of_a_run_show_pictures(page: Page, runs: list[Any]) -> None:
     page.open(f"{run_route(runs[1])}/artifacts/predictions")
-    for start in ("sample_1_", "worst_mask_1_", "training_curves.png", "confusion_matrix.png"):
-        page.click(f"//*[starts-with(text(), '{start}')]")
-        page.find(f"//img[contains(@alt, '{start}')]")
-        wait_for_pictures(page, count=1)
+    for name in ("sample_1_", "worst_mask_1_", "training_curves.png", "confusion_matrix.png"):
+        page.click(f"//*[starts-with(text(), '{name}')]")
+        wait_for_pictures(page, name, count=1)
 
 
 def run_route(run: Any) -> str:
@@ -108,11 +107,11 @@ def metric(page: Page, name: str) -> list[str]:
     return page.wait(look, name)
 
 
-def wait_for_pictures(page: Page, *, count: int) -> None:
-    """Wait until every picture has pixels: `naturalWidth` is 0 until it is loaded, and for a broken one."""
+def wait_for_pictures(page: Page, name: str, *, count: int) -> None:
+    """Wait until so many pictures are shown: `naturalWidth` is 0 for one that is not loaded or is broken."""
 
-    def all_loaded() -> bool:
-        pictures = page.find("//img[starts-with(@src, 'blob:')]", count=count)
-        return all(int(picture.get_property("naturalWidth")) > 0 for picture in pictures)
+    def shown() -> bool:
+        pictures = page.find(f"//img[contains(@alt, '{name}')]", count=count)
+        return all(each.is_displayed() and int(each.get_property("naturalWidth")) > 0 for each in pictures)
 
-    page.wait(all_loaded, "pictures")
+    page.wait(shown, name)

@@ -106,6 +106,8 @@ class ImageMaskData:
             self.split = split
         elif split_file:
             self.split = read_split_file(resolve(split_file), self.records, self.classes)
+        elif fold and num_folds is None:
+            raise UserError(f"data.fold={fold} needs the number of folds: add data.num_folds=5.")
         elif num_folds is not None:
             self.split = draw_fold(
                 self.records, self.classes, num_folds=num_folds, fold=fold, seed=split_seed

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import re
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,7 +26,11 @@ _LOCK_SECONDS = 120
 _SQLITE = "sqlite:///"
 # MLflow's own defaults retry for minutes; an epoch must not wait that long for a server that is down, and
 # the outbox tries again anyway.
-_HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # what is tracked here may be about patients
+}
 
 
 class MlflowTracker:
@@ -58,7 +64,7 @@ class MlflowTracker:
         self, run_name: str, *, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str
     ) -> None:
         """Open a run, or go on with `run_id`; where MLflow does not know that one, open a new run."""
-        for name, value in _HTTP_LIMITS.items():
+        for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
         # Even while MLflow is away the checkpoints must keep the id, or a later resume would lose the run.
         self.run_id = run_id
@@ -131,8 +137,9 @@ class MlflowTracker:
 
     def _open(self, run_name: str, tags: Mapping[str, str], begun: int) -> None:
         if not (self.run_id and self._reopen()):
+            own = {"mlflow.source.name": " ".join(sys.argv), "mlflow.user": _user()}
             run = self._client.create_run(
-                self._experiment_id(), start_time=begun, tags=dict(tags), run_name=run_name
+                self._experiment_id(), start_time=begun, tags={**own, **tags}, run_name=run_name
             )
             self.run_id, self._is_new = run.info.run_id, True
         self._is_open = True
@@ -197,6 +204,13 @@ def _allowed_name(name: str) -> str:
 def _absolute(uri: str) -> str:
     """Anchor a relative SQLite path at the project root, so that it does not depend on the current folder."""
     return f"{_SQLITE}{resolve(uri.removeprefix(_SQLITE))}" if uri.startswith(_SQLITE) else uri
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no name for this user id, as in some containers
+        return "unknown"
 
 
 def _now() -> int:

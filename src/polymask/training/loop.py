@@ -64,7 +64,7 @@ class TrainingLoop:
                 if progress.advance(len(batch["ids"])):
                     progress.note(float(parts["loss"]))
         speed = progress.images_per_second * trainer.processes.world_size
-        return {**steps.means(), "images_per_second": speed}
+        return {**trainer.processes.mean(steps.means()), "images_per_second": speed}
 
     def _training_step(self, batch: Batch, number: int, total: int, steps: StepLog) -> dict[str, Tensor]:
         accumulate = self.trainer.accumulate_batches

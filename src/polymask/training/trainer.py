@@ -194,10 +194,13 @@ class Trainer:
             yield move_batch(batch, self.device)
 
     def _check_monitor(self, task: Task, loader: Any) -> None:
-        """Evaluate one batch, so that a mistyped metric is found now and not after the first epoch."""
-        first = list(itertools.islice(loader, 1))
-        keys = [f"val/{name}" for name in self.evaluate(task, first, title="check")]
-        if task.monitor not in keys:
+        """Find a mistyped metric now and not after the first epoch."""
+        # One batch tells; only when that one has no labels, say, and so lacks a metric, all are asked.
+        for batches in (list(itertools.islice(loader, 1)), loader):
+            keys = [f"val/{name}" for name in self.evaluate(task, batches, title="check")]
+            if task.monitor in keys:
+                break
+        else:
             raise UserError(
                 f"task.monitor={task.monitor!r} is not a metric of this task.{nearest(task.monitor, keys)} "
                 f"Metrics: {', '.join(keys)}."

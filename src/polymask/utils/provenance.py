@@ -5,15 +5,15 @@ from __future__ import annotations
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from polymask import __version__
-from polymask.utils.paths import PROJECT_ROOT
 
 _LIBRARIES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
 
 
 def git_commit() -> str:
-    """Return the commit of the project folder, with `+changes` when files differ from it; "" outside git."""
+    """Return the commit of the code, with `+changes` when files differ from it; "" when not under git."""
     try:
         commit = _git("rev-parse", "HEAD")
         return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
@@ -33,5 +33,5 @@ def library_versions() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(PROJECT_ROOT), *arguments]
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

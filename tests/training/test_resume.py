@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stub_task import MetricList, StubTask, assert_equal, fit, make_trainer, train_loader, weights
+
+from polymask.training import schedulers
+from polymask.training.checkpoint import CheckpointFolder, load_checkpoint
+from polymask.training.loop import TrainingLoop
+from polymask.training.optimizers import adamw, sgd
+from polymask.training.schedulers import Schedule
+from polymask.training.state import TrainingState
+
+
+class Interrupted(Exception):  # noqa: N818
+    pass
+
+
+def stop_in(epoch: int, number: int):
+    """Break off a run at a batch."""
+
+    def alter(now: int, batch_number: int, batch: dict[str, Any]) -> None:
+        if (now, batch_number) == (epoch, number):
+            raise Interrupted
+
+    return alter
+
+
+KINDS = {
+    "constant": schedulers.constant,
+    "cosine": partial(schedulers.cosine, warmup_epochs=1.5),
+    "poly": partial(schedulers.poly, warmup_epochs=1),
+    "step": partial(schedulers.step, step_epochs=2, factor=0.5),
+    "one_cycle": schedulers.one_cycle,
+    "plateau": partial(schedulers.plateau, factor=0.5, patience=0),
+}
+
+
+def run_whole(folder: Path, settings: dict[str, Any], **options: Any) -> StubTask:
+    task = StubTask(dropout=0.3, batch_norm=True, unfreeze_at=1)
+    fit(make_trainer(epochs=5, **settings), task, folder, **options)
+    return task
+
+
+def resume(folder: Path, settings: dict[str, Any], **options: Any) -> StubTask:
+    """Go on in a new process, as it were: with other initial weights and an unlike random state."""
+    task = StubTask(dropout=0.3, batch_norm=True, unfreeze_at=1, seed=99)
+    content = load_checkpoint(CheckpointFolder(folder).last("run"))
+    fit(make_trainer(epochs=5, **settings), task, folder, resume_from=content, **options)
+    return task
+
+
+def assert_same_run(resumed: Path, whole: Path) -> None:
+    for name in ("run.pt", "run.last.pt"):
+        assert_equal(load_checkpoint(resumed / name), load_checkpoint(whole / name), name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path, kind, ema_decay):
+    settings = {"ema_decay": ema_decay, "accumulate_batches": 2, "clip_norm": 1.0}
+    options = {"build_schedule": KINDS[kind], "build_optimizer": adamw}
+    whole = run_whole(tmp_path / "whole", settings, **options)
+    with pytest.raises(Interrupted):
+        run_whole(tmp_path / "parts", settings, loader=train_loader(alter=stop_in(2, 3)), **options)
+    assert load_checkpoint(tmp_path / "parts" / "run.last.pt")["training"]["epoch"] == 2
+    resumed = resume(tmp_path / "parts", settings, **options)
+    assert resumed.epochs_begun == [2, 3, 4]
+    assert_equal(weights(resumed), weights(whole))
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["constant", "step", "plateau"])
+def test_finished_run_goes_on_to_more_epochs_as_if_never_finished(tmp_path, kind):
+    # The other courses depend on the number of epochs, as they should.
+    options = {"build_schedule": KINDS[kind], "build_optimizer": adamw}
+    whole = run_whole(tmp_path / "whole", {"ema_decay": 0.9}, **options)
+    short = StubTask(dropout=0.3, batch_norm=True, unfreeze_at=1)
+    fit(make_trainer(epochs=2, ema_decay=0.9), short, tmp_path / "parts", **options)
+    assert_equal(weights(resume(tmp_path / "parts", {"ema_decay": 0.9}, **options)), weights(whole))
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+class StoppedBetween(CheckpointFolder):
+    """Stops the run after the best checkpoint of an epoch was written and before the last one was."""
+
+    def __init__(self, folder: Path, *, epoch: int) -> None:
+        super().__init__(folder)
+        self.epoch = epoch
+
+    def last(self, run_name: str) -> Path:
+        if load_checkpoint(self.best(run_name))["training"]["epoch"] == self.epoch:
+            raise Interrupted
+        return super().last(run_name)
+
+
+def test_run_stopped_between_best_and_last_checkpoint_loses_nothing(tmp_path):
+    whole = run_whole(tmp_path / "whole", {})
+    epoch = load_checkpoint(tmp_path / "whole" / "run.pt")["training"]["epoch"]
+    assert epoch > 1
+    with pytest.raises(Interrupted):
+        run_whole(tmp_path / "parts", {}, checkpoints=StoppedBetween(tmp_path / "parts", epoch=epoch))
+    # The last checkpoint must not know of a best one that it could lack.
+    assert load_checkpoint(tmp_path / "parts" / "run.last.pt")["training"]["epoch"] == epoch - 1
+    assert load_checkpoint(tmp_path / "parts" / "run.pt")["training"]["epoch"] == epoch
+    assert_equal(weights(resume(tmp_path / "parts", {})), weights(whole))
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_resume_keeps_the_best_value_and_the_patience(tmp_path):
+    course = [3.0, 1.0, 2.0, 2.0, 2.0, 2.0]
+    fit(make_trainer(epochs=3), StubTask(course=course), tmp_path)
+    content = load_checkpoint(tmp_path / "run.last.pt")
+    task = StubTask(course=course)
+    state = fit(make_trainer(epochs=6, patience=3), task, tmp_path, resume_from=content)
+    assert (state.epoch, state.best_epoch, state.best_value) == (5, 2, 1.0)
+    assert load_checkpoint(tmp_path / "run.pt")["training"]["epoch"] == 2
+
+
+def test_resume_of_a_finished_run_trains_nothing(tmp_path):
+    fit(make_trainer(), StubTask(), tmp_path)
+    content, task = load_checkpoint(tmp_path / "run.last.pt"), StubTask(seed=5)
+    state = fit(make_trainer(), task, tmp_path, resume_from=content)
+    assert state.epoch == 3
+    assert task.epochs_begun == []
+    assert_equal(weights(task), content["model"])
+
+
+def test_resume_logs_the_epochs_before_first(tmp_path):
+    fit(make_trainer(epochs=2), StubTask(), tmp_path)
+    metric_log = MetricList()
+    content = load_checkpoint(tmp_path / "run.last.pt")
+    fit(make_trainer(), StubTask(), tmp_path, resume_from=content, metric_log=metric_log)
+    assert [len(history) for history in metric_log.logged] == [2, 3]
+
+
+def test_run_without_gradient_scaling_goes_on_with_it():
+    trainer, task = make_trainer(), StubTask()
+    optimizer = sgd(task.parameter_groups(), learning_rate=0.1)
+    saved = TrainingLoop(trainer, task, optimizer, Schedule()).everything(TrainingState(epoch=2))
+    trainer.precision = torch.float16  # what a CUDA device without bfloat16 chooses
+    loop = TrainingLoop(trainer, task, optimizer, Schedule())
+    assert loop.scaler.is_enabled()
+    assert loop.restore(saved).epoch == 2
