@@ -12,16 +12,15 @@ import pandas as pd
 import pytest
 
 from polymask.data.records import Record
+from polymask.data.split_statistics import format_statistics, split_statistics
 from polymask.data.splits import (
     SUBSETS,
     Split,
     check_split,
     draw_fold,
     draw_split,
-    format_statistics,
     read_split_file,
     split_from_csv,
-    split_statistics,
 )
 from polymask.errors import UserError
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from polymask.data.records import Record
-from polymask.data.splits import read_csv, some
+from polymask.data.tables import read_csv, some
 from polymask.errors import UserError, nearest
 
 log = logging.getLogger(__name__)

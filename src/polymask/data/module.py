@@ -17,7 +17,8 @@ from polymask.data.cache import file_status
 from polymask.data.dataset import ImageMaskDataset, collate
 from polymask.data.records import Record
 from polymask.data.samplers import EvaluationBatches, TrainBatches
-from polymask.data.splits import Split, draw_fold, draw_split, format_statistics, read_split_file
+from polymask.data.split_statistics import format_statistics
+from polymask.data.splits import Split, draw_fold, draw_split, read_split_file
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, choose, whole_number
 from polymask.utils.paths import resolve

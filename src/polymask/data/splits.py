@@ -7,15 +7,13 @@ import hashlib
 import io
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from polymask.data.records import Record
+from polymask.data.split_drawing import deal
+from polymask.data.tables import parse_csv, read_csv, some
 from polymask.errors import UserError, choose, nearest
 from polymask.utils.files import write_text
 
@@ -26,7 +24,6 @@ _COLUMNS = ("id", "group", "label", "subset")
 _ID_COLUMNS = ("id", "image_id", "image")
 _SUBSET_COLUMNS = ("subset", "split")
 _SUBSET_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_EVERY = -2  # a stratum that holds every sample, next to the labels (-1 is the unknown one)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +98,7 @@ def draw_split(
         UserError: The fractions are not three shares of 1, or the groups are too few to fill the subsets.
     """
     _check_fractions(fractions)
-    part_of = _deal(records, fractions, seed)
+    part_of = deal(records, fractions, seed)
     for part, subset in enumerate(SUBSETS):
         if fractions[part] > 0 and part not in part_of.values():
             raise UserError(
@@ -136,7 +133,7 @@ def draw_fold(
         raise UserError(
             f"data.fold={fold} is not valid. Allowed: 0 to {num_folds - 1}, as data.num_folds says."
         )
-    part_of = _deal(records, [1 / num_folds] * num_folds, seed)
+    part_of = deal(records, [1 / num_folds] * num_folds, seed)
     if len(set(part_of.values())) < num_folds:
         raise UserError(
             f"data.num_folds={num_folds} leaves a fold empty: the data has only {_num_groups(records)} "
@@ -186,103 +183,6 @@ def check_split(split: Split, records: Sequence[Record]) -> None:
     """
     pairs = [(name, subset) for subset, names in split.subsets.items() for name in names]
     _check_fits(_subset_of_rows(pairs, "the split"), {r.id: r.group for r in records}, "the split")
-
-
-def split_statistics(
-    split: Split, records: Sequence[Record], class_names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Count what each subset holds.
-
-    Args:
-        split: Which sample is where.
-        records: The samples.
-        class_names: Name of each label; "unknown" follows them where samples have no label.
-
-    Returns:
-        One row per subset and one called "all", each with `subset`, `images`, `groups`, `counts` (images
-        per class), `shares` (per cent of the images of the subset per class) and `largest_deviation` (of
-        a share from the share in "all", in percentage points). In an empty subset the last two are 0.
-    """
-    record_of = {record.id: record for record in records}
-    subsets = {subset: [record_of[name] for name in names] for subset, names in split.subsets.items()}
-    subsets["all"] = [record for members in subsets.values() for record in members]
-    labels = dict(enumerate(class_names))
-    if any(record.label < 0 for record in subsets["all"]):
-        labels[-1] = "unknown"
-    overall = _shares(subsets["all"], labels)
-    return [
-        {
-            "subset": subset,
-            "images": len(members),
-            "groups": _num_groups(members),
-            "counts": {name: sum(r.label == label for r in members) for label, name in labels.items()},
-            "shares": (shares := _shares(members, labels)),
-            "largest_deviation": max(abs(shares[n] - overall[n]) for n in shares) if members else 0.0,
-        }
-        for subset, members in subsets.items()
-    ]
-
-
-def format_statistics(split: Split, records: Sequence[Record], class_names: Sequence[str]) -> str:
-    """Return `split_statistics` as a plain table; a class is `images (per cent)`."""
-    rows = split_statistics(split, records, class_names)
-    table = [["subset", "images", "groups", *rows[0]["counts"], "largest deviation"]]
-    for row in rows:
-        cells = [f"{count} ({row['shares'][name]:.2f}%)" for name, count in row["counts"].items()]
-        numbers = [row["subset"], str(row["images"]), str(row["groups"])]
-        table.append([*numbers, *cells, f"{row['largest_deviation']:.2f}"])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in table
-    )
-
-
-def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """Read a CSV file; see `parse_csv`.
-
-    Raises:
-        UserError: The file is absent, unreadable, not UTF-8, empty or malformed.
-    """
-    try:
-        return parse_csv(Path(path).read_text(encoding="utf-8-sig"), str(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Give a readable CSV file.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from error
-
-
-def parse_csv(text: str, source: str) -> list[dict[str, str]]:
-    """Return the rows of a CSV text, at least one, by column name in lower case.
-
-    Args:
-        text: The first line names the columns; blank lines are skipped.
-        source: Where the text comes from, for the message.
-
-    Raises:
-        UserError: No rows, two columns of one name, or a line that does not fit the first one.
-    """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        lines = [(reader.line_num, cells) for cells in reader if cells]
-    except csv.Error as error:
-        raise UserError(
-            f"{source} is malformed in line {reader.line_num}: {error}. Mend the line."
-        ) from error
-    if len(lines) < 2:
-        raise UserError(f"{source} is empty. Give a CSV with a line of column names and one line per image.")
-    columns = [name.strip().lower() for name in lines[0][1]]
-    if len(set(columns)) < len(columns):
-        raise UserError(f"{source} has two columns of one name: {', '.join(columns)}. Rename one.")
-    for number, cells in lines:
-        if len(cells) != len(columns):
-            found = f"{len(cells)} values for {len(columns)} columns"
-            raise UserError(f"{source} is malformed in line {number}: {found}. Mend the line.")
-    return [dict(zip(columns, cells, strict=True)) for _, cells in lines[1:]]
-
-
-def some(names: Sequence[str]) -> str:
-    """Return the first few of `names` for a message."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _check_fractions(fractions: Sequence[float]) -> None:
@@ -377,67 +277,3 @@ def _warn_of_absent_classes(split: Split, class_names: Sequence[str], source: st
 
 def _num_groups(records: Iterable[Record]) -> int:
     return len({record.group for record in records})
-
-
-def _shares(records: Sequence[Record], labels: Mapping[int, str]) -> dict[str, float]:
-    counts = Counter(record.label for record in records)
-    return {name: 100 * counts[label] / max(len(records), 1) for label, name in labels.items()}
-
-
-def _deal(records: Sequence[Record], fractions: Sequence[float], seed: int) -> dict[str, int]:
-    """Deal the samples out to parts of the given fractions, group by group; return the part of each id.
-
-    Greedy, largest groups first: each goes where it raises chi-square least, the sum over parts and
-    strata of (count - wanted)^2 / wanted. Since the fill of a part counts in relation to its wish, small
-    parts get their share of groups of every size. Only integers, sorted names and plain floats take part,
-    so the result depends on neither the order of the records nor the machine.
-    """
-    groups: dict[str, Counter[int]] = {}
-    for record in sorted(records, key=lambda record: record.id):
-        # The stratum _EVERY keeps the sizes of the parts, as the labels keep their classes.
-        groups.setdefault(record.group, Counter()).update((record.label, _EVERY))
-    totals = sum(groups.values(), Counter[int]())
-    names = list(groups)  # in the order of their first ids
-    order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
-    order.sort(key=lambda name: groups[name][_EVERY], reverse=True)
-    part_of = _deal_one_of_each(order, groups, fractions)
-    filled = {part: Counter[int]() for part, fraction in enumerate(fractions) if fraction > 0}
-    for name, part in part_of.items():
-        filled[part].update(groups[name])
-    for name in order:
-        if name not in part_of:
-            rises = {
-                part: _chi_square_rise(groups[name], counts, totals) / fractions[part]
-                for part, counts in filled.items()
-            }
-            part_of[name] = min(rises, key=rises.__getitem__)
-            filled[part_of[name]].update(groups[name])
-    return {record.id: part_of[record.group] for record in records}
-
-
-def _chi_square_rise(group: Counter[int], counts: Counter[int], totals: Counter[int]) -> float:
-    # (c + n - fT)^2 / fT - (c - fT)^2 / fT = (n (2c + n) / T) / f - 2n, where -2n is the same for every part.
-    return sum(n * (2 * counts[stratum] + n) / totals[stratum] for stratum, n in group.items())
-
-
-def _deal_one_of_each(
-    order: Sequence[str], groups: Mapping[str, Counter[int]], fractions: Sequence[float]
-) -> dict[str, int]:
-    """Give each part one group of each stratum that has enough groups: the smallest, rarest strata first."""
-    holders: dict[int, list[str]] = {}
-    for name in order:
-        for stratum in sorted(groups[name]):
-            holders.setdefault(stratum, []).append(name)
-    parts = sorted(
-        (part for part, fraction in enumerate(fractions) if fraction > 0), key=fractions.__getitem__
-    )
-    part_of: dict[str, int] = {}
-    for names in sorted(holders.values(), key=len):
-        if len(names) < len(parts):
-            continue
-        free = [name for name in names if name not in part_of]
-        served = {part_of[name] for name in names if name in part_of}
-        for part in parts:
-            if part not in served and free:
-                part_of[free.pop()] = part
-    return part_of

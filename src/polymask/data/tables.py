@@ -1,0 +1,58 @@
+"""Reading of the CSV tables that users bring."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from polymask.errors import UserError
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """Read a CSV file; see `parse_csv`.
+
+    Raises:
+        UserError: The file is absent, unreadable, not UTF-8, empty or malformed.
+    """
+    try:
+        return parse_csv(Path(path).read_text(encoding="utf-8-sig"), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Give a readable CSV file.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from error
+
+
+def parse_csv(text: str, source: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV text, at least one, by column name in lower case.
+
+    Args:
+        text: The first line names the columns; blank lines are skipped.
+        source: Where the text comes from, for the message.
+
+    Raises:
+        UserError: No rows, two columns of one name, or a line that does not fit the first one.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise UserError(
+            f"{source} is malformed in line {reader.line_num}: {error}. Mend the line."
+        ) from error
+    if len(lines) < 2:
+        raise UserError(f"{source} is empty. Give a CSV with a line of column names and one line per image.")
+    columns = [name.strip().lower() for name in lines[0][1]]
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{source} has two columns of one name: {', '.join(columns)}. Rename one.")
+    for number, cells in lines:
+        if len(cells) != len(columns):
+            found = f"{len(cells)} values for {len(columns)} columns"
+            raise UserError(f"{source} is malformed in line {number}: {found}. Mend the line.")
+    return [dict(zip(columns, cells, strict=True)) for _, cells in lines[1:]]
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first few of `names` for a message."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
