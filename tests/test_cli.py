@@ -54,6 +54,12 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("init_from=nothing", "has no checkpoint"),
         ("epochs=abc", "epochs='abc' is not valid"),
         ("epochs=0", "epochs=0 is not valid"),
+        ("seed=abc", "seed='abc' is not valid"),
+        ("lr=3", "Did you mean 'optimizer.learning_rate'?"),
+        ("+loss.segmentation.dice.term.smoth=1", "Did you mean 'smooth'?"),
+        ("+data.reader.skip_mising=true", "Did you mean 'skip_missing'?"),
+        ("trainer.clip_norm=abc", "trainer.clip_norm='abc' is not valid"),
+        ("scheduler.warmup_epochs=abc", "a value of scheduler is not valid"),
         ("optimizer.learning_rate=fast", "optimizer.learning_rate='fast' is not valid"),
     ],
 )
@@ -73,6 +79,8 @@ def test_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) ->
 def test_test_and_infer_without_a_checkpoint(capsys: pytest.CaptureFixture[str], project: Path) -> None:
     assert "train one first" in fails(capsys, "test")
     assert "train one first" in fails(capsys, "infer", "data.data_dir=.")
+    assert "data.data_dir= is needed" in fails(capsys, "infer")
+    assert "Did you mean 'data.data_dir'?" in fails(capsys, "infer", "data_dir=.")
 
 
 def test_a_defect_keeps_its_traceback(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

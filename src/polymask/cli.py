@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"interrupted; {again.get(name, 'nothing was changed')}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        line = _user_message(error, COMMANDS[name], overrides)
+        line = _user_message(error)
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -68,12 +68,17 @@ def run(name: str, overrides: Sequence[str]) -> Any:
     OmegaConf.register_new_resolver("run_dir", _new_run_dir, replace=True, use_cache=True)
     results: list[Any] = []
     failures: list[UserError] = []
+    entered: list[bool] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=COMMANDS[name])
     def command(cfg: DictConfig) -> Any:
         from polymask import runs
 
+        entered.append(True)
         try:
+            missing = sorted(OmegaConf.missing_keys(cfg))
+            if missing:
+                raise UserError(f"{missing[0]}= is needed; add it to the command, e.g. {missing[0]}=images/")
             result = getattr(runs, name)(cfg)
         except UserError as error:
             # Passing through Hydra it would print a second line. In a sweep that line says which job it was.
@@ -84,7 +89,14 @@ def run(name: str, overrides: Sequence[str]) -> Any:
         results.append(result)
         return result.objective
 
-    command()
+    try:
+        command()
+    except (HydraException, OmegaConfBaseException) as error:
+        if entered:  # a defect in a run, not a mistake in the command line
+            raise
+        from polymask.config_errors import explain
+
+        raise UserError(explain(error, COMMANDS[name], overrides)) from error
     if failures:
         raise failures[0]
     return results[0] if len(results) == 1 else None
@@ -105,15 +117,11 @@ def _new_run_dir(parent: str) -> str:
             return str(folder)
 
 
-def _user_message(error: BaseException, config_name: str, overrides: Sequence[str]) -> str | None:
+def _user_message(error: BaseException) -> str | None:
     """Return one line for a mistake of the user, None for a defect."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):
             return str(cause)
         cause = cause.__cause__
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        from polymask.config_errors import explain
-
-        return explain(error, config_name, overrides)
     return None

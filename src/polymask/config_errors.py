@@ -6,22 +6,18 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from hydra.errors import InstantiationException
-
 from polymask.errors import nearest
 from polymask.utils.paths import CONFIG_DIR
 
 
-def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str | None:
-    """Return one line for an error of composing the configuration, None for a defect in building objects.
+def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
+    """Return one line for an error of composing the configuration.
 
     Args:
         error: What Hydra raised.
         config_name: Name of the primary configuration.
         overrides: The command line.
     """
-    if isinstance(error, InstantiationException):
-        return None
     text = " ".join(str(error).split())
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], config_name)
@@ -35,14 +31,20 @@ def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str
 def _unknown_key(key: str, config_name: str) -> str:
     keys = _all_keys(config_name)
     leaf = key.rpartition(".")[2]
-    # First the same last word elsewhere in the tree (`batch_size`), then the nearest spelling.
+    # First the same last word elsewhere in the tree (`batch_size`).
     matches = [known for known in keys if known.rpartition(".")[2] == leaf]
+    # Then initials (`lr` of learning_rate), then the nearest spelling, whole or of the last word.
+    matches = matches or [known for known in keys if _initials(known) == leaf]
     matches = matches or difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     matches = matches or [
         k for k in keys if difflib.get_close_matches(leaf, [k.rpartition(".")[2]], cutoff=0.7)
     ]
     hint = f" Did you mean '{matches[0]}'?" if matches else ""
     return f"'{key}' is not a configuration key.{hint} All keys: add --cfg job to the command."
+
+
+def _initials(key: str) -> str:
+    return "".join(word[:1] for word in key.rpartition(".")[2].split("_"))
 
 
 def _unknown_option(group: str, option: str) -> str:
@@ -67,4 +69,5 @@ def _all_keys(config_name: str) -> list[str]:
         cfg = compose(config_name)
     keys = flatten(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
     values = [key for key in keys if "_target_" not in key and "_partial_" not in key]
-    return [*values, *sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())]
+    groups = [path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and config_name == "config"]
+    return [*values, *sorted(groups)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_object, instantiate
@@ -93,13 +94,15 @@ def build_task(
 
 def build_optimizer(cfg: DictConfig, task: Task) -> Optimizer:
     """Build the optimizer over the task's parameters."""
-    return _builder(cfg, "optimizer")(task.parameter_groups())
+    with _values_of("optimizer"):
+        return _builder(cfg, "optimizer")(task.parameter_groups())
 
 
 def build_schedule(cfg: DictConfig, optimizer: Optimizer, *, steps_per_epoch: int, mode: str) -> Schedule:
     """Build the course of the learning rate over all epochs."""
     build = _builder(cfg, "scheduler")
-    return build(optimizer, steps_per_epoch=steps_per_epoch, epochs=cfg.epochs, mode=mode)
+    with _values_of("scheduler"):
+        return build(optimizer, steps_per_epoch=steps_per_epoch, epochs=cfg.epochs, mode=mode)
 
 
 def build_trainer(cfg: DictConfig, *, processes: Processes | None = None) -> Trainer:
@@ -112,6 +115,15 @@ def build_tracker(cfg: DictConfig) -> Tracker:
     return _builder(cfg, "tracker")()
 
 
+@contextmanager
+def _values_of(key: str) -> Iterator[None]:
+    """Report what a small builder says of its values as a mistake of the user."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UserError(f"a value of {key} is not valid: {' '.join(str(error).split())}") from error
+
+
 def _builder(parent: Any, name: str, *, key: str | None = None) -> Callable[..., Any]:
     """Return the target of a configuration node with the node's own values filled in.
 
@@ -119,9 +131,20 @@ def _builder(parent: Any, name: str, *, key: str | None = None) -> Callable[...,
         UserError: The target does not exist, or does not take one of the values.
     """
     node, key = parent[name], key or name
-    target = str(node.get("_target_", ""))
-    if not target:
+    if not node.get("_target_"):
         raise UserError(f"{key} has no _target_; name the class or function that it configures.")
+    _check_options(node, key)
+    return instantiate(node, _partial_=True, _convert_="all")
+
+
+def _check_options(node: Any, key: str) -> None:
+    """Check that every target below a node exists and takes the values that stand beside it."""
+    for name, value in node.items():
+        if isinstance(value, DictConfig):
+            _check_options(value, f"{key}.{name}")
+    target = str(node.get("_target_") or "")
+    if not target:
+        return
     try:
         accepted = inspect.signature(get_object(target)).parameters
     except (ImportError, AttributeError, ValueError) as error:
@@ -134,4 +157,3 @@ def _builder(parent: Any, name: str, *, key: str | None = None) -> Callable[...,
                 f"{key}.{option} is unknown to {target}.{nearest(str(option), names)} "
                 f"Allowed: {', '.join(names)}."
             )
-    return instantiate(node, _partial_=True, _convert_="all")

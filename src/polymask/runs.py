@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 CHECKPOINTS = "models/checkpoints"
 TEST_RESULTS = "results/test"
 INFERENCE_RESULTS = "results/inference"
+REPORT_NAME = "metrics.json"
+"""Written by every report, whatever the task: a folder that holds it may be replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +104,8 @@ def train(cfg: DictConfig) -> TrainResult:
         previous = _interrupted_run(cfg, checkpoints)
         if previous is not None:
             cfg = stored_config(previous, cfg, may_change=RESUME_MAY_CHANGE, command="resume")
-        seed_everything(cfg.seed)
         trainer = build_trainer(cfg, processes=own)
+        seed_everything(trainer.seed)
         data = build_data(cfg, split=_split_of(previous))
         task = build_task(
             cfg,
@@ -127,7 +129,6 @@ def train(cfg: DictConfig) -> TrainResult:
         tags = _tags(record, data, trainer)
         name, params = record.run_name, flatten(record.config)
         with run_session(tracker, name, params=params, tags=tags, run_id=record.tracker_run_id):
-            record = replace(record, tracker_run_id=tracker.run_id)
             state = trainer.fit(
                 task,
                 train_loader,
@@ -135,7 +136,8 @@ def train(cfg: DictConfig) -> TrainResult:
                 optimizer=optimizer,
                 schedule=schedule,
                 checkpoints=checkpoints,
-                record=record,
+                # Asked anew for every checkpoint: a tracker that is away at the start has its id only later.
+                record=lambda: replace(record, tracker_run_id=tracker.run_id),
                 metric_log=EpochLog(_output_dir() / "metrics.csv", tracker),
                 resume_from=previous,
             )
@@ -163,6 +165,7 @@ def test(cfg: DictConfig) -> TestResult:
     own_split = _split_of(content)
     data = build_data(cfg, split=own_split if _keeps_split(content, cfg) else None)
     _warn_of_overlap(own_split, data)
+    write_config(cfg, _output_dir() / "config.yaml")
     trainer = build_trainer(cfg)
     task = build_task(cfg, class_names=record.class_names, pretrained=False)
     load_weights(task, inference_weights(content), source=str(path))
@@ -177,7 +180,7 @@ def test(cfg: DictConfig) -> TestResult:
         params=flatten(record.config),
         tags=_tags(record, data, trainer),
         run_id=record.tracker_run_id,
-        state_tag="test_state",
+        training=False,
     ):
         metrics = _evaluate_test(task, trainer, data, folder, course, tracker)
     return TestResult(metrics=metrics, folder=folder)
@@ -196,6 +199,7 @@ def infer(cfg: DictConfig) -> InferResult:
     files = find_images(source, resolve(cfg.data.file_list) if cfg.data.file_list else None)
     folder = resolve(cfg.local_save_dir or INFERENCE_RESULTS) / predictor.run_name
     log.info("predicting %d images of %s with %s", len(files), source, predictor.path)
+    write_config(cfg, _output_dir() / "config.yaml")
     summary = predict_files(
         predictor,
         source,
@@ -222,6 +226,12 @@ def _interrupted_run(cfg: DictConfig, checkpoints: CheckpointFolder) -> dict[str
         return None
     if cfg.init_from is not None:
         raise UserError("resume=true goes on with a run, init_from= starts a new one; give only one of them.")
+    newest = checkpoints.newest_run()
+    if cfg.run_name is None and newest is not None and not checkpoints.last(newest).is_file():
+        raise UserError(
+            f"the newest run {newest!r} was stopped before its first epoch ended, so nothing can be resumed; "
+            "start it anew, or name another run with run_name=."
+        )
     return load_checkpoint(checkpoints.find(cfg.run_name, resumable=True))
 
 
@@ -291,7 +301,16 @@ def _evaluate_test(
     course: dict[str, Any],
     tracker: Tracker,
 ) -> dict[str, float]:
-    """Evaluate the test subset, write the report to `folder` and record it; return the metrics."""
+    """Evaluate the test subset, write the report to `folder` and record it; return the metrics.
+
+    Raises:
+        UserError: `folder` holds something else than an earlier report, which must not be replaced.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT_NAME).is_file():
+        raise UserError(
+            f"{folder} holds other files than a test report, and a report would replace them; choose another "
+            "local_save_dir."
+        )
     with replaced_folder(folder) as staging:
         report = task.report(staging, data)
         loader = data.evaluation_loader("test")

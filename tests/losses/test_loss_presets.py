@@ -32,7 +32,7 @@ def make_batch(channels):
 
 
 def test_every_preset_is_known():
-    expected = ["balanced", "dice_bce_ce", "dice_ce", "focal", "jaccard", "lovasz", "tversky", "uncertainty"]
+    expected = ["balanced", "dice_bce_ce", "focal", "jaccard", "lovasz", "tversky", "uncertainty"]
     assert expected == PRESETS
 
 

@@ -26,7 +26,7 @@ OPTIONS = [
     "model.head.dropout=0.3",
     "trainer.device=cpu",
     "trainer.ema_decay=0.9",
-    "epochs=4",
+    "epochs=6",
 ]
 
 
@@ -57,8 +57,8 @@ def kill_after_first_epoch(process: subprocess.Popen[str], last: Path) -> None:
     while not last.exists():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
-        time.sleep(0.02)
-    time.sleep(0.3)
+        time.sleep(0.01)
+    time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
@@ -89,7 +89,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
     killed.mkdir()
     process = command(killed, "train", *options, "run_name=run", "data.num_workers=2")
     kill_after_first_epoch(process, killed / "models" / "checkpoints" / "run.last.pt")
-    assert 1 <= checkpoint(killed, "run.last.pt")["training"]["epoch"] < 4
+    assert 1 <= checkpoint(killed, "run.last.pt")["training"]["epoch"] < 6
     printed = finish(command(killed, "train", "resume=true", "data.num_workers=0"))
     assert "test/dice_lesion_image" in printed
 
@@ -148,3 +148,42 @@ def test_multirun_gives_each_job_its_own_run(project: Path, lesion_folder: Path)
     names = sorted(path.name for path in (root / "models" / "checkpoints").glob("*.last.pt"))
     assert [name.split("_2")[0] for name in names] == ["unet_mobilenet_v2", "unet_resnet18"]
     assert len(list((root / "outputs" / "multirun").rglob("metrics.csv"))) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run(project: Path, lesion_folder: Path) -> None:
+    options = [f"data.data_dir={lesion_folder}", *OPTIONS, "epochs=2", "run_name=two", "data.batch_size=2"]
+    environment = {**os.environ, "POLYMASK_ROOT": str(project), "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, str(SOURCE / "train.py"), *options],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert checkpoint(project, "two.last.pt")["training"]["epoch"] == 2
+    folder = project / "results" / "test" / "two"
+    expected = len(list((folder / "masks").glob("*.png")))
+    assert expected == json.loads((folder / "metrics.json").read_text())["num_samples"]
+    # Tested again by a single process, the numbers are the same.
+    before = json.loads((folder / "metrics.json").read_text())
+    finish(command(project, "test", "run_name=two"))
+    assert json.loads((folder / "metrics.json").read_text()) == before
+
+
+def test_a_report_never_replaces_other_files(
+    project: Path, lesion_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = project / "work" / "thesis"
+    precious.mkdir(parents=True)
+    (precious / "chapter.tex").write_text("years of work")
+    options = [f"data.data_dir={lesion_folder}", *OPTIONS, "debug=fast_dev_run", "run_name=thesis"]
+    cli.run("train", [*options, "test_after_training=false"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["test", "run_name=thesis", "local_save_dir=work", "tracker=none"])
+    assert ended.value.code == 2
+    assert "holds other files than a test report" in capsys.readouterr().err
+    assert (precious / "chapter.tex").read_text() == "years of work"

@@ -143,3 +143,20 @@ def test_records_keep_the_time_at_which_they_were_made(client: Any) -> None:
     run = only_run(client)
     (metric,) = client.get_metric_history(run.info.run_id, "loss")
     assert begun - 1 <= run.info.start_time <= metric.timestamp <= run.info.end_time <= time.time() * 1000
+
+
+def test_a_test_of_a_killed_run_leaves_it_killed(project: Path) -> None:
+    from mlflow import MlflowClient
+
+    before = MlflowTracker()
+    start(before)
+    before.finish("KILLED")
+    client = MlflowClient(before.uri)
+    ended = client.get_run(before.run_id).info.end_time
+    tester = MlflowTracker()
+    tester.start("first", params={}, tags={}, run_id=before.run_id, reopen=False)
+    tester.log_metrics({"test/loss": 0.5}, step=0)
+    tester.finish(None)
+    run = client.get_run(before.run_id)
+    assert (run.info.status, run.info.end_time) == ("KILLED", ended)
+    assert run.data.metrics == {"test/loss": 0.5}

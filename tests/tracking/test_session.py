@@ -22,14 +22,20 @@ class Recorder(NoTracker):
         self.calls: list[tuple[str, Any]] = []
 
     def start(
-        self, run_name: str, *, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str
+        self,
+        run_name: str,
+        *,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        run_id: str,
+        reopen: bool = True,
     ) -> None:
         self.calls.append(("start", (run_name, dict(params), dict(tags), run_id)))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self.calls.append(("set_tags", dict(tags)))
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: str | None) -> None:
         self.calls.append(("finish", status))
 
 
@@ -115,7 +121,7 @@ class InterruptedAtStart(Recorder):
 class InterruptedAtFinish(Recorder):
     """Interrupted while it closes the run."""
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: str | None) -> None:
         super().finish(status)
         interrupt()
 
@@ -152,10 +158,10 @@ def test_a_session_works_in_a_thread() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_test_has_a_state_of_its_own() -> None:
-    tracker = Recorder()
-    with session(tracker, state_tag="test_state"):
+def test_a_test_leaves_the_end_of_the_training_alone() -> None:
+    recorder = Recorder()
+    with session(recorder, run_id="abc", training=False):
         pass
-    tags = [value for call, value in tracker.calls if call == "set_tags"]
-    assert tags == [{"test_state": "running"}, {"test_state": "finished"}]
-    assert "run_state" not in tracker.calls[0][1][2]
+    assert ("set_tags", {"test_state": "finished"}) in recorder.calls
+    assert recorder.calls[-1] == ("finish", None)
+    assert not any("run_state" in str(call) for call in recorder.calls)

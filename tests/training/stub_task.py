@@ -172,7 +172,7 @@ def fit(
     schedule = build_schedule(
         optimizer, steps_per_epoch=trainer.steps_per_epoch(loader), epochs=trainer.epochs, mode=task.mode
     )
-    settings = {"checkpoints": CheckpointFolder(folder), "record": make_record(), "metric_log": MetricList()}
+    settings = {"checkpoints": CheckpointFolder(folder), "record": make_record, "metric_log": MetricList()}
     return trainer.fit(
         trainer.prepare(task),
         loader,

@@ -32,6 +32,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         multiclass: Give the lesion's pixels 1 + label instead of 1; a lesion of unknown class is ignored.
         augmentation: Applied to image and mask, None for evaluation.
         cache_dir: Folder for the decoded samples, None to decode each time.
+        cache_records: All samples that the cache file has room for, None for `records`.
         seed: Seed of the augmentation.
     """
 
@@ -43,6 +44,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         multiclass: bool = False,
         augmentation: Augmentation | None = None,
         cache_dir: Path | None = None,
+        cache_records: Sequence[Record] | None = None,
         seed: int = 0,
     ) -> None:
         self.records = list(records)
@@ -50,7 +52,12 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         self.multiclass = multiclass
         self.augmentation = augmentation
         self.seed = seed
-        self._cache = _open_cache(self.records, image_size, cache_dir) if cache_dir else None
+        self._cache: SampleCache | None = None
+        if cache_dir is not None:
+            cached = self.records if cache_records is None else cache_records
+            self._cache = _open_cache(cached, image_size, cache_dir)
+            row_of = {record.id: row for row, record in enumerate(cached)}
+            self._rows = [row_of[record.id] for record in self.records]
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -60,7 +67,10 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         """Return the sample of `key` = (epoch, index, repeat)."""
         epoch, index, repeat = key
         record = self.records[index]
-        pixels = self._cache.get(index, lambda: self._read(record)) if self._cache else self._read(record)
+        if self._cache is None:
+            pixels = self._read(record)
+        else:
+            pixels = self._cache.get(self._rows[index], lambda: self._read(record))
         image, mask = pixels[..., :3], self._mask_values(pixels[..., 3], record)
         if self.augmentation is not None:
             image, mask = self.augmentation(
@@ -118,6 +128,6 @@ def _rows(present: list[bool]) -> torch.Tensor | None:
     return None if all(present) else torch.tensor(present).nonzero().flatten()
 
 
-def _open_cache(records: list[Record], image_size: tuple[int, int], folder: Path) -> SampleCache:
+def _open_cache(records: Sequence[Record], image_size: tuple[int, int], folder: Path) -> SampleCache:
     key = [f"{file_key(record.image_path)}|{file_key(record.mask_path)}" for record in records]
     return SampleCache(folder, key=key, num_samples=len(records), shape=(*image_size, 4))

@@ -198,6 +198,8 @@ class ImageMaskData:
             multiclass=self.segmentation == "multiclass",
             augmentation=augmentation,
             cache_dir=self._cache_dir,
+            # One cache for the whole data set: folds and other splits find their samples decoded.
+            cache_records=self.records,
             seed=self._seed,
         )
         return DataLoader(
@@ -207,7 +209,7 @@ class ImageMaskData:
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            # Its own generator: iterating must not draw from the global one, whose state is checkpointed.
+            # Its own generator: iterating must not draw from the global one, which dropout draws from.
             generator=torch.Generator().manual_seed(self._seed),
         )
 

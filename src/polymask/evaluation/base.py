@@ -31,6 +31,10 @@ class PredictionWriter(Protocol):
     """Writes the predictions of an inference run, one image at a time, possibly from several threads."""
 
     @property
+    def folders(self) -> Sequence[str]:
+        """Return the names of the folders that `write` fills."""
+
+    @property
     def columns(self) -> Sequence[str]:
         """Return the names of the values that `write` returns."""
 

@@ -85,8 +85,7 @@ class ImageMaskReport:
         return self.folder / "masks" / f"{id_}.png"
 
     def _write_metrics(self, values: dict[str, float], groups: Sequence[str]) -> None:
-        rows = self.task.rows
-        losses = {name: _number(float(rows[name].mean())) for name in rows if name.startswith("loss")}
+        losses = {name: _number(value) for name, value in self.task.mean_losses().items()}
         content = {
             "num_samples": len(groups),
             "num_groups": len(set(groups)),

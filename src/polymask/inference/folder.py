@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,8 +75,14 @@ def predict_files(
         UserError: `folder` holds the results of another model, of other options or of other images.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _claim_folder(folder, predictor, source, overlay=overlay, overwrite=overwrite)
     writer = predictor.task.prediction_writer(folder, overlay=overlay)
+    if overwrite:
+        # Before the new settings are there: were we stopped in between, results of another model must not
+        # pass for results of this one.
+        remove_tables(folder)
+        for name in writer.folders:
+            shutil.rmtree(folder / name, ignore_errors=True)
+    _claim_folder(folder, predictor, source, overlay=overlay, overwrite=overwrite)
     table = PredictionTable(folder, ("file", *writer.columns))
     # Together with the files of earlier runs, so that none of their results is overwritten.
     names = output_names([*map(Path, table.rows), *files])
@@ -178,11 +185,7 @@ def _claim_folder(
         "overlay": overlay,
     }
     path = folder / SETTINGS_NAME
-    if overwrite:
-        # Before the new settings are there: were we stopped in between, the rows of another model must not
-        # pass for rows of this one.
-        remove_tables(folder)
-    elif path.is_file():
+    if path.is_file() and not overwrite:
         before = json.loads(path.read_text())
         changed = [name for name, value in settings.items() if before.get(name) != value]
         if changed:

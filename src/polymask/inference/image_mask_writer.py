@@ -23,6 +23,8 @@ class ImageMaskWriter:
         overlay: Write overlays and outlines.
     """
 
+    folders = ("masks", "overlays", "outlines")
+
     def __init__(self, folder: Path, *, class_names: Sequence[str], overlay: bool) -> None:
         self.folder, self.overlay = folder, overlay
         probabilities = [f"probability_{name}" for name in class_names]

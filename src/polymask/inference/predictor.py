@@ -87,6 +87,8 @@ class Predictor:
         Raises:
             UserError: A file cannot be read, or an array is no such image.
         """
+        if isinstance(images, str | Path | np.ndarray):
+            raise UserError("predict takes a list of images; put a single one into a list: predict([image]).")
         results = []
         for start in range(0, len(images), batch_size):
             chunk = images[start : start + batch_size]

@@ -65,6 +65,7 @@ class MultitaskLoss(nn.Module):
         parts = {"segmentation": segmentation, "classification": classification}
         _check_names(parts)
         self.terms = nn.ModuleDict({part: _modules(part, terms) for part, terms in parts.items()})
+        self.term_names = {part: list(terms) for part, terms in parts.items()}
         self.term_weights = {
             name: entry["weight"] for terms in parts.values() for name, entry in terms.items()
         }

@@ -169,5 +169,7 @@ def _build_head(
     for option in options:
         choose("model.head", option, [name for name in known if name not in ("channels", "num_classes")])
     if options.get("mask_attention") and num_masks < 1:
-        raise UserError("model.head.mask_attention=true needs a mask to look at: model.num_masks >= 1.")
+        raise UserError(
+            "model.head.mask_attention=true needs a mask to look at: choose task=multitask, or set it false."
+        )
     return ClassificationHead(channels=channels, num_classes=num_classes, **options)

@@ -6,7 +6,6 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from polymask.errors import UserError, choose
 from polymask.models.smp_encoders import TIMM
+from polymask.utils.paths import resolve
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 CLASSIFIERS = ("fc", "_fc", "last_linear", "classifier", "head", "head_dist", "fc_norm", "logits")
@@ -89,7 +89,7 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     Raises:
         UserError: The file is absent, unreadable or holds something else.
     """
-    file = Path(path).expanduser()
+    file = resolve(path)
     if not file.is_file():
         raise UserError(f"model.encoder_weights={path}: there is no such file. {REMEDY}")
     try:

@@ -22,7 +22,7 @@ class Task(nn.Module, ABC):
     already on the task's device.
 
     Attributes:
-        monitor: Metric key (without the `val/` prefix) that decides which checkpoint is the best.
+        monitor: Metric key, such as `val/loss`, that decides which checkpoint is the best.
         mode: `min` or `max`: which direction of `monitor` is better.
     """
 

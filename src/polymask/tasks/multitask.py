@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError, choose
@@ -79,6 +80,12 @@ class MultitaskTask(Task):
         size = len(batch["ids"])
         # Every sample carries its batch's loss: the mean over samples then weighs a short batch rightly.
         rows = {name: value.expand(size) for name, value in self.loss(outputs, batch).items()}
+        for part, present in (("segmentation", "mask_rows"), ("classification", "label_rows")):
+            if batch[present] is not None and len(batch[present]) == 0:
+                # A batch without masks (or labels) has no such loss, which is not a loss of zero.
+                for name in (f"loss_{part}", *(f"loss_{term}" for term in self.loss.term_names[part])):
+                    if name in rows:
+                        rows[name] = torch.full_like(rows[name], float("nan"))
         found = _probabilities(outputs)
         if "mask" in found:
             # From probabilities as in `mask_from_probabilities`, so that counts and mask files always agree.
@@ -111,8 +118,12 @@ class MultitaskTask(Task):
     def compute_metrics(self) -> dict[str, float]:
         """Return mean losses and the metrics of `sample_metrics`; the rows they come from stay in `rows`."""
         self.rows = rows = self.accumulator.compute()
-        losses = {name: float(values.mean()) for name, values in rows.items() if name.startswith("loss")}
+        losses = self.mean_losses()
         return losses | {name: float(values[0]) for name, values in self.sample_metrics(rows).items()}
+
+    def mean_losses(self) -> dict[str, float]:
+        """Return the mean of each loss over the samples that have it, from the rows of `compute_metrics`."""
+        return {name: _mean(values) for name, values in self.rows.items() if name.startswith("loss")}
 
     def reset_metrics(self) -> None:
         """Forget the collected rows."""
@@ -214,6 +225,12 @@ def build_task(
         monitor=monitor,
         mode=mode,
     )
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean of the values that are numbers, NaN when none is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _with_integer_mask(batch: Batch) -> Batch:

@@ -14,9 +14,15 @@ class Tracker(Protocol):
     """The tracker's own id of the run, "" when there is none."""
 
     def start(
-        self, run_name: str, *, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str
+        self,
+        run_name: str,
+        *,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        run_id: str,
+        reopen: bool = True,
     ) -> None:
-        """Open a run, or go on with `run_id` when that is not empty."""
+        """Open a run, or go on with `run_id` when given; `reopen` marks it as running again."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics at a step (here: epochs done)."""
@@ -27,8 +33,8 @@ class Tracker(Protocol):
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
 
-    def finish(self, status: str) -> None:
-        """Close the run as `FINISHED`, `FAILED` or `KILLED`."""
+    def finish(self, status: str | None) -> None:
+        """Close the run as `FINISHED`, `FAILED` or `KILLED`; None leaves an older run's end as it was."""
 
 
 class NoTracker:
@@ -37,7 +43,13 @@ class NoTracker:
     run_id = ""
 
     def start(
-        self, run_name: str, *, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str
+        self,
+        run_name: str,
+        *,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        run_id: str,
+        reopen: bool = True,
     ) -> None:
         """Do nothing."""
 
@@ -50,5 +62,5 @@ class NoTracker:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Do nothing."""
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: str | None) -> None:
         """Do nothing."""

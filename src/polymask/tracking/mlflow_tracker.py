@@ -53,6 +53,7 @@ class MlflowTracker:
         self.run_id = ""
         self._client: Any = None
         self._is_open = self._is_new = False
+        self._reopens = True
         self._outbox = Outbox(
             f"MLflow at {self.uri}",
             session=self._session,
@@ -61,9 +62,16 @@ class MlflowTracker:
         )
 
     def start(
-        self, run_name: str, *, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str
+        self,
+        run_name: str,
+        *,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        run_id: str,
+        reopen: bool = True,
     ) -> None:
         """Open a run, or go on with `run_id`; where MLflow does not know that one, open a new run."""
+        self._reopens = reopen
         for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
         # Even while MLflow is away the checkpoints must keep the id, or a later resume would lose the run.
@@ -106,10 +114,15 @@ class MlflowTracker:
 
         self._outbox.put(send)
 
-    def finish(self, status: str) -> None:
-        """Close the run."""
+    def finish(self, status: str | None) -> None:
+        """Close the run; None leaves the end of a run as it was, unless the run is new."""
         ended = _now()
-        self._outbox.put(lambda: self._client.set_terminated(self.run_id, status, ended))
+
+        def send() -> None:
+            if status is not None or self._is_new:
+                self._client.set_terminated(self.run_id, status or "FINISHED", ended)
+
+        self._outbox.put(send)
         if self._outbox:  # the last chance, also during the pause between two attempts
             self._outbox.flush()
         if self._outbox:
@@ -146,7 +159,9 @@ class MlflowTracker:
 
     def _reopen(self) -> bool:
         try:
-            self._client.update_run(self.run_id, status="RUNNING")
+            self._client.get_run(self.run_id)
+            if self._reopens:
+                self._client.update_run(self.run_id, status="RUNNING")
         except Exception as error:
             if not _is_refused(error):
                 raise

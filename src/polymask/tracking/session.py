@@ -22,7 +22,7 @@ def run_session(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     run_id: str,
-    state_tag: str = "run_state",
+    training: bool = True,
 ) -> Iterator[None]:
     """Keep the tracker's run open inside the block and close it as finished, failed or interrupted.
 
@@ -34,13 +34,20 @@ def run_session(
         params: Parameters of a new run.
         tags: Tags.
         run_id: The tracker's id of the run to go on with, "" for a new one.
-        state_tag: Tag that tells the state; a test has one of its own, so that an interrupted training
-            does not look finished because it was tested.
+        training: False for a later test of the run: it has a tag of its own and leaves the run's status and
+            end as they were, so that an interrupted training does not look finished, nor a good one failed.
     """
+    state_tag = "run_state" if training else "test_state"
     with _terminable():
         state, status = "failed", "FAILED"
         try:
-            tracker.start(run_name, params=params, tags={**tags, state_tag: "running"}, run_id=run_id)
+            tracker.start(
+                run_name,
+                params=params,
+                tags={**tags, state_tag: "running"},
+                run_id=run_id,
+                reopen=training,
+            )
             tracker.set_tags({state_tag: "running"})
             yield
             state, status = "finished", "FINISHED"
@@ -50,7 +57,7 @@ def run_session(
             raise
         finally:
             tracker.set_tags({state_tag: state})
-            tracker.finish(status)
+            tracker.finish(status if training else None)
 
 
 @contextmanager

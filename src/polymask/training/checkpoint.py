@@ -59,6 +59,11 @@ class CheckpointFolder:
         """Return the path of the newest checkpoint of a run, which also holds the training state."""
         return self.folder / f"{run_name}.last.pt"
 
+    def newest_run(self) -> str | None:
+        """Return the run that was started last, with or without a checkpoint; None when there is none."""
+        files = sorted(self.folder.glob("*.yaml"), key=lambda path: path.stat().st_mtime_ns)
+        return files[-1].stem if files else None
+
     def run_names(self, *, resumable: bool = False) -> list[str]:
         """Return the runs that have a best (or, `resumable`, a last) checkpoint, newest first."""
         files = [path for path in self.folder.glob("*.pt") if path.name.endswith(".last.pt") == resumable]

@@ -20,7 +20,8 @@ def select_device(name: str, *, local_rank: int = 0) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = str(name).partition(":")
-    choose("trainer.device", kind if number.isdigit() else str(name), ("auto", "cpu", "cuda"))
+    known = kind if kind != "auto" and number.isdigit() else str(name)
+    choose("trainer.device", known, ("auto", "cpu", "cuda"))
     if kind == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -5,20 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_UPDATES = 0.5
-
-
-class Loader(Sized, Protocol):
-    """Anything with a length that gives batches."""
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Return an iterator over batches."""
 
 
 class Progress:

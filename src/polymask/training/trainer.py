@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch.optim import Optimizer
 
-from polymask.errors import UserError, nearest, whole_number
+from polymask.errors import UserError, nearest, number, whole_number
 from polymask.tasks.base import Batch, Task
 from polymask.training.checkpoint import CheckpointFolder, RunRecord, save_checkpoint
 from polymask.training.devices import autocast, move_batch, select_device, select_precision
@@ -109,7 +109,7 @@ class Trainer:
         optimizer: Optimizer,
         schedule: Schedule,
         checkpoints: CheckpointFolder,
-        record: RunRecord,
+        record: Callable[[], RunRecord],
         metric_log: MetricLog,
         resume_from: dict[str, Any] | None = None,
     ) -> TrainingState:
@@ -122,7 +122,7 @@ class Trainer:
             optimizer: Over the task's parameters.
             schedule: Course of its learning rate.
             checkpoints: Where checkpoints go.
-            record: What checkpoints say of the run.
+            record: Returns what checkpoints say of the run.
             metric_log: Where metrics go.
             resume_from: Content of a last checkpoint, to go on from there.
 
@@ -150,9 +150,10 @@ class Trainer:
             if self.processes.is_main:
                 # Best before last: were we stopped in between, the last checkpoint must not claim a best
                 # value whose file was never written.
+                now = record()
                 if best:
-                    save_checkpoint(checkpoints.best(record.run_name), record, loop.weights(state))
-                save_checkpoint(checkpoints.last(record.run_name), record, loop.everything(state))
+                    save_checkpoint(checkpoints.best(now.run_name), now, loop.weights(state))
+                save_checkpoint(checkpoints.last(now.run_name), now, loop.everything(state))
                 # Logging last, so that a tracker in trouble cannot cost a checkpoint.
                 metric_log.log_epoch(state.history)
                 log_epoch(state.epoch, self.epochs, metrics, monitor=task.monitor, best=best)
@@ -208,7 +209,7 @@ class Trainer:
 
 
 def _clip_norm(value: float | None) -> float | None:
-    if value is not None and not value > 0:
+    if value is not None and not number("trainer.clip_norm", value, least=0.0) > 0:
         raise UserError(
             f"trainer.clip_norm={value} is not valid; give a number above 0, or null: no clipping."
         )
@@ -216,7 +217,7 @@ def _clip_norm(value: float | None) -> float | None:
 
 
 def _ema_decay(value: float | None) -> float | None:
-    if value is not None and not 0 < value < 1:
+    if value is not None and not 0 < number("trainer.ema_decay", value, least=0.0) < 1:
         raise UserError(
             f"trainer.ema_decay={value} is not valid; give a number between 0 and 1 such as 0.999, or null: "
             "no average."
