@@ -76,9 +76,7 @@ def run(name: str, overrides: Sequence[str]) -> Any:
 
         entered.append(True)
         try:
-            missing = sorted(OmegaConf.missing_keys(cfg))
-            if missing:
-                raise UserError(f"{missing[0]}= is needed; add it to the command, e.g. {missing[0]}=images/")
+            _check_complete(cfg)
             result = getattr(runs, name)(cfg)
         except UserError as error:
             # Passing through Hydra it would print a second line. In a sweep that line says which job it was.
@@ -100,6 +98,12 @@ def run(name: str, overrides: Sequence[str]) -> Any:
     if failures:
         raise failures[0]
     return results[0] if len(results) == 1 else None
+
+
+def _check_complete(cfg: DictConfig) -> None:
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{missing[0]}= is needed; add it to the command, e.g. {missing[0]}=images/")
 
 
 def _new_run_dir(parent: str) -> str:

@@ -103,22 +103,30 @@ class ImageMaskData:
         self._augmentation, self._seed = augmentation, seed
 
         self.records = reader(data_dir=resolve(data_dir), classes=self.classes)
-        if split is not None:
-            self.split = split
-        elif split_file:
-            self.split = read_split_file(resolve(split_file), self.records, self.classes)
-        elif fold and num_folds is None:
-            raise UserError(f"data.fold={fold} needs the number of folds: add data.num_folds=5.")
-        elif num_folds is not None:
-            self.split = draw_fold(
-                self.records, self.classes, num_folds=num_folds, fold=fold, seed=split_seed
+        self.split = (
+            split
+            if split is not None
+            else self._make_split(
+                fractions=fractions, seed=split_seed, file=split_file, num_folds=num_folds, fold=fold
             )
-        else:
-            self.split = draw_split(self.records, self.classes, fractions=fractions, seed=split_seed)
+        )
         if overfit_samples is not None:
             self.split = _same_for_all(
                 self.split, whole_number("data.overfit_samples", overfit_samples, least=1)
             )
+
+    def _make_split(
+        self, *, fractions: Sequence[float], seed: int, file: str | None, num_folds: int | None, fold: int
+    ) -> Split:
+        """Read the split of a file, else draw a fold, else draw by fractions."""
+        if file:
+            return read_split_file(resolve(file), self.records, self.classes)
+        whole_number("data.split_seed", seed, least=0)
+        if num_folds is not None:
+            return draw_fold(self.records, self.classes, num_folds=num_folds, fold=fold, seed=seed)
+        if fold:
+            raise UserError(f"data.fold={fold} needs the number of folds: add data.num_folds=5.")
+        return draw_split(self.records, self.classes, fractions=fractions, seed=seed)
 
     def subset(self, name: str) -> list[Record]:
         """Return the records of `train`, `val` or `test`.

@@ -53,6 +53,8 @@ def select_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def _cpu_computes_in_bf16() -> bool:
+    if not hasattr(torch.cpu, "get_capabilities"):  # older PyTorch cannot tell
+        return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
