@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from polymask.data.images import IMAGE_SUFFIXES
 from polymask.data.records import Record
 from polymask.data.tables import read_csv, some
 from polymask.errors import UserError, nearest
@@ -20,7 +21,6 @@ from polymask.errors import UserError, nearest
 log = logging.getLogger(__name__)
 
 TABLE_NAMES = ("metadata.csv", "GroundTruth.csv")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 MASK_STEMS = ("{}_segmentation", "{}_Segmentation", "{}")
 _ID_COLUMNS = ("image_id", "image")
 _GROUP_COLUMN = "lesion_id"

@@ -134,9 +134,11 @@ class ImageMaskReport:
     def _panel(self, record: Record, row: dict[Any, Any]) -> np.ndarray:
         image = read_image(record.image_path)
         shape = image.shape[:2]
-        true = read_binary_mask(record.mask_path) if record.mask_path is not None else None
-        predicted = np.zeros(shape, np.uint8)
-        if self._mask_path(record.id).is_file():
+        true, predicted = None, np.zeros(shape, np.uint8)
+        if self._mask_path(
+            record.id
+        ).is_file():  # else the task has no masks, and there is nothing to compare
+            true = read_binary_mask(record.mask_path) if record.mask_path is not None else None
             predicted = resize_mask(read_binary_or_classes(self._mask_path(record.id)), shape)
         return prediction_panel(image, true, predicted, _caption(row))
 
