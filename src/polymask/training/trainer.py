@@ -137,6 +137,7 @@ class Trainer:
         if state.epoch == 0:
             self._check_monitor(task, val_loader)
         elif self.processes.is_main:
+            log.info("going on after epoch %d of %d", state.epoch, self.epochs)
             metric_log.log_epoch(state.history)  # the run may have been killed between saving and logging
         while not state.should_stop(epochs=self.epochs, patience=self.patience):
             rates = learning_rates(optimizer)
