@@ -111,9 +111,10 @@ def _is_below(key: str, parents: Iterable[str]) -> bool:
 
 
 def claim_run_name(cfg: DictConfig, folder: Path) -> str:
-    """Reserve a name in the checkpoint folder by creating `{name}.yaml` there, atomically.
+    """Return the name of a new run: the given one, or a default that no other run has.
 
-    A default name that is taken gets `_2`, `_3`, …; so runs that start together never share a name.
+    A default name is reserved by creating `{name}.yaml` in the checkpoint folder, atomically, with `_2`,
+    `_3`, … when it is taken; so runs that start together never share one. A given name is only checked.
 
     Raises:
         UserError: The given name is not a file name, or a run of that name has checkpoints.

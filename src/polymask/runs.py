@@ -129,6 +129,8 @@ def train(cfg: DictConfig) -> TrainResult:
         tags = _tags(record, data, trainer)
         name, params = record.run_name, flatten(record.config)
         with run_session(tracker, name, params=params, tags=tags, run_id=record.tracker_run_id):
+            for file in ("config.yaml", "split.csv"):  # at once: a run that fails shall show what it was
+                tracker.log_artifact(_output_dir() / file, "run")
             state = trainer.fit(
                 task,
                 train_loader,
@@ -143,8 +145,7 @@ def train(cfg: DictConfig) -> TrainResult:
             )
             leave()  # the main process alone tests: evaluation is short, and its report needs every image
             best = checkpoints.best(name)
-            for path in (best, _output_dir() / "config.yaml", _output_dir() / "split.csv"):
-                tracker.log_artifact(path, "run")
+            tracker.log_artifact(best, "run")
             metrics: dict[str, float] = {}
             if cfg.test_after_training and own.is_main and data.split.subsets["test"]:
                 load_weights(task, inference_weights(load_checkpoint(best)), source=str(best))

@@ -16,7 +16,6 @@ from polymask.data.split_statistics import format_statistics, split_statistics
 from polymask.data.splits import (
     SUBSETS,
     Split,
-    check_split,
     draw_fold,
     draw_split,
     read_split_file,
@@ -360,21 +359,6 @@ def test_absent_split_file_is_named(tmp_path):
         read_split_file(tmp_path / "none.csv", FOUR)
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         read_split_file(tmp_path, FOUR)
-
-
-def test_check_split_compares_with_the_groups_of_the_records():
-    split = Split(subsets={"train": ["a"], "val": ["c"], "test": []}, groups={"a": "1", "c": "2"}, labels={})
-    with pytest.raises(UserError, match="group 'g' in two subsets, train and val"):
-        check_split(split, FOUR)
-    check_split(split, [make_record("a", 0, "1"), make_record("c", 0, "2"), make_record("e", 0, "3")])
-    with pytest.raises(UserError, match="names 1 ids that the data does not have: c"):
-        check_split(split, FOUR[:2])
-
-
-def test_check_split_refuses_an_id_in_two_subsets():
-    split = Split(subsets={"train": ["a"], "val": ["a"], "test": []}, groups={"a": "g"}, labels={"a": ""})
-    with pytest.raises(UserError, match="repeats 1 ids: a"):
-        check_split(split, FOUR)
 
 
 def test_statistics_of_a_hand_made_split():

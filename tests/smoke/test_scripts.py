@@ -187,3 +187,25 @@ def test_a_report_never_replaces_other_files(
     assert ended.value.code == 2
     assert "holds other files than a test report" in capsys.readouterr().err
     assert (precious / "chapter.tex").read_text() == "years of work"
+
+
+def test_a_diverging_run_names_its_samples_and_is_marked_as_failed(
+    project: Path, lesion_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [f"data.data_dir={lesion_folder}", *OPTIONS, "run_name=wild", "data.num_workers=0"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", *options, "optimizer.learning_rate=1.0e30", "scheduler=none"])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "the loss is not finite" in message
+    assert "ISIC_" in message
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("polymask").experiment_id])
+    assert (run.info.status, run.data.tags["run_state"]) == ("FAILED", "failed")
+    assert {file.path for file in client.list_artifacts(run.info.run_id, "run")} == {
+        "run/config.yaml",
+        "run/split.csv",
+    }

@@ -171,20 +171,6 @@ def read_split_file(path: str | Path, records: Sequence[Record], class_names: Se
     return _split_of_records(subset_of, records, class_names, source)
 
 
-def check_split(split: Split, records: Sequence[Record]) -> None:
-    """Check that `split` fits `records` and keeps every group together.
-
-    Args:
-        split: Which sample is where; it may leave out records.
-        records: The samples; their groups count, not those written in the split.
-
-    Raises:
-        UserError: An id is unknown or stands in two subsets, or a group stands in two subsets.
-    """
-    pairs = [(name, subset) for subset, names in split.subsets.items() for name in names]
-    _check_fits(_subset_of_rows(pairs, "the split"), {r.id: r.group for r in records}, "the split")
-
-
 def _check_fractions(fractions: Sequence[float]) -> None:
     try:
         valid = len(fractions) == len(SUBSETS) and all(fraction >= 0 for fraction in fractions)

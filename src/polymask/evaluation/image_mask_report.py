@@ -133,13 +133,11 @@ class ImageMaskReport:
 
     def _panel(self, record: Record, row: dict[Any, Any]) -> np.ndarray:
         image = read_image(record.image_path)
-        shape = image.shape[:2]
-        true, predicted = None, np.zeros(shape, np.uint8)
-        if self._mask_path(
-            record.id
-        ).is_file():  # else the task has no masks, and there is nothing to compare
-            true = read_binary_mask(record.mask_path) if record.mask_path is not None else None
-            predicted = resize_mask(read_binary_or_classes(self._mask_path(record.id)), shape)
+        shape, mask_path = image.shape[:2], self._mask_path(record.id)
+        if not mask_path.is_file():  # the task has no masks, so there is nothing to compare
+            return prediction_panel(image, None, np.zeros(shape, np.uint8), _caption(row))
+        true = read_binary_mask(record.mask_path) if record.mask_path is not None else None
+        predicted = resize_mask(read_binary_or_classes(mask_path), shape)
         return prediction_panel(image, true, predicted, _caption(row))
 
 
