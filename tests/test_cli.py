@@ -33,7 +33,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("model.encoder=resnet18", "Did you mean 'model.encoder_name'?"),
         ("modl.freeze_backbone=true", "Did you mean 'model.freeze_backbone'?"),
         ("dat=demo", "Did you mean 'data'?"),
-        ("data=dema", "data=dema is unknown. Did you mean 'demo'? Allowed: demo, ham10000"),
+        ("data=dema", "data=dema is unknown. Did you mean 'demo'? Allowed: coco, coco_masks, demo, ham10000"),
         ("experiment=dmo", "Did you mean 'demo'?"),
         ("data={", "data={"),
         ("model.model=unett", "model.model='unett' is unknown. Did you mean 'unet'? Allowed: unet,"),
@@ -73,7 +73,7 @@ def test_a_mistake_is_one_line_that_names_the_remedy(
 
 
 def test_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "{train,test,infer}" in fails(capsys, "trian")
+    assert "{train,test,infer,analyze,compare,summarize}" in fails(capsys, "trian")
 
 
 def test_test_and_infer_without_a_checkpoint(capsys: pytest.CaptureFixture[str], project: Path) -> None:

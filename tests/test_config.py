@@ -7,28 +7,50 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from instance_files import write_coco, write_label_maps
+from isic_files import write_isic2016
+from lesion_files import write_lesions
 from omegaconf import DictConfig, OmegaConf
 
 from polymask import factories
 from polymask.utils.paths import CONFIG_DIR
 
 GROUPS = {
-    "data": 3,
+    "data": 9,
     "debug": 2,
-    "experiment": 2,
-    "loss": 7,
-    "model": 1,
+    "experiment": 12,
+    "loss": 9,
+    "model": 4,
     "optimizer": 3,
     "scheduler": 6,
-    "task": 3,
+    "task": 4,
     "tracker": 2,
     "trainer": 2,
-    "transforms": 3,
+    "transforms": 5,
 }
 """Number of files per group: a file added without a test of its own fails here first."""
 
-ABSTRACT = {"data/image_mask"}
+ABSTRACT = {"data/image_mask", "data/instances"}
 """Parts of other files, not options of a run."""
+
+SEMANTIC = ["task=segmentation", "data=coco_masks"]
+OBJECTS = ["task=instance", "model=mask_rcnn", "loss=mask_rcnn", "transforms=instance", "data=coco"]
+COMPANIONS = {
+    **dict.fromkeys(["data/coco", "data/label_maps"], OBJECTS),
+    **dict.fromkeys(["task/instance", "model/mask_rcnn", "loss/mask_rcnn", "transforms/instance"], OBJECTS),
+    **dict.fromkeys(["data/coco_masks", "data/label_map_masks", "model/unet_family", "loss/bce"], SEMANTIC),
+    "data/isic2016": ["task=segmentation"],
+}
+"""What an option needs beside it."""
+
+SMALL = {
+    "encoder_name": "resnet18",
+    "encoder_weights": None,
+    "backbone": "resnet18",
+    "weights": None,
+    "decoder_channels": [16, 16, 16, 16, 16],
+}
+"""Values of models that are small and need no download, where a model has the key."""
 
 OPTIONS = sorted(
     str(path.relative_to(CONFIG_DIR).with_suffix(""))
@@ -52,15 +74,34 @@ def test_every_group_is_known_with_its_number_of_files() -> None:
 
 
 @pytest.mark.parametrize("option", [name for name in OPTIONS if name not in ABSTRACT])
-def test_option_composes_and_builds(option: str, lesion_folder: Path, project: Path) -> None:
+def test_option_composes_and_builds(option: str, tmp_path: Path, project: Path) -> None:
     group, _, name = option.partition("/")
-    fast = ["model.encoder_name=resnet18", "model.encoder_weights=null", "data.classes=[MEL,NV,BKL]"]
-    cfg = composed(f"{group}={name}", *fast, "data.image_size=64")
-    cfg.data.data_dir = str(lesion_folder)
-    cfg.data.reader = composed().data.reader
+    others = [text for text in COMPANIONS.get(option, []) if not text.startswith(f"{group}=")]
+    cfg = composed(*others, f"{group}={name}")
+    cfg.data.data_dir = str(tmp_path / "files")
+    write_files(cfg.data)
+    for key, value in SMALL.items():
+        if key in cfg.model:
+            cfg.model[key] = value
     built = build_all(cfg)
     assert built["schedule"] is not None
     assert built["optimizer"].param_groups
+
+
+def write_files(data: DictConfig) -> None:
+    """Write a data set of the layout that the configuration reads."""
+    folder, reader = Path(data.data_dir), data.reader._target_
+    if "synthetic" in reader:
+        data.reader.num_images = 42
+    elif "ham10000" in reader:
+        write_lesions(folder)
+        data.classes = ["MEL", "NV", "BKL"]
+    elif "isic2016" in reader:
+        write_isic2016(folder)
+    elif "coco" in reader:
+        write_coco(folder, num_images=12)
+    else:
+        write_label_maps(folder, num_images=12)
 
 
 def build_all(cfg: DictConfig) -> dict[str, Any]:
@@ -69,6 +110,7 @@ def build_all(cfg: DictConfig) -> dict[str, Any]:
     task = factories.build_task(
         cfg, class_names=data.classes, class_counts=data.class_counts("train"), pretrained=True
     )
+    factories.check_fit(task, data)
     optimizer = factories.build_optimizer(cfg, task)
     return {
         "task": task,

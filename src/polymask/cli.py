@@ -1,13 +1,15 @@
-"""The command line: `polymask train|test|infer key=value …`, and the same behind the scripts in src/.
+"""The command line: `polymask train|test|infer|… key=value …`, and the same behind the scripts in src/.
 
 Nothing heavy is imported here: `--help` and `--cfg job` must answer at once.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,38 @@ from omegaconf.errors import OmegaConfBaseException
 from polymask.errors import UserError
 from polymask.utils.paths import CONFIG_DIR, resolve
 
-_USAGE = "usage: polymask {train,test,infer} [key=value ...]   (polymask train --help shows the keys)"
 
-COMMANDS = {"train": "config", "test": "config", "infer": "infer"}
-"""Name of each run function and its primary configuration."""
+@dataclass(frozen=True)
+class Command:
+    """What a word on the command line runs.
+
+    Attributes:
+        module: Module with a function of the command's name, which takes the configuration.
+        config: Name of the primary configuration.
+        operands: Keys of the words without `=` that follow the command, in their order; a last one that ends
+            in `*` takes all that are left.
+        again: What to say when the user interrupts it.
+    """
+
+    module: str
+    config: str
+    operands: tuple[str, ...] = ()
+    again: str = "nothing was changed"
+
+
+COMMANDS = {
+    "train": Command("polymask.runs", "config", again="resume=true goes on with it"),
+    "test": Command("polymask.runs", "config"),
+    "infer": Command("polymask.runs", "infer", again="the same command goes on with it"),
+    "analyze": Command("polymask.studies", "analyze"),
+    "compare": Command("polymask.studies", "compare", operands=("run_a", "run_b")),
+    "summarize": Command("polymask.studies", "summarize", operands=("runs*",)),
+}
+
+_USAGE = (
+    f"usage: polymask {{{','.join(COMMANDS)}}} [key=value ...]   (polymask train --help shows the keys; "
+    "compare takes RUN_A RUN_B, summarize takes RUN ...)"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,8 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(name, overrides)
     except KeyboardInterrupt:
-        again = {"train": "resume=true goes on with it", "infer": "the same command goes on with it"}
-        print(f"interrupted; {again.get(name, 'nothing was changed')}", file=sys.stderr)
+        print(f"interrupted; {COMMANDS[name].again}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         line = _user_message(error)
@@ -56,11 +85,13 @@ def run(name: str, overrides: Sequence[str]) -> Any:
         overrides: The rest of the command line, such as `["epochs=3", "data=demo"]`.
 
     Returns:
-        What the function of that name in `polymask.runs` returned; None for a sweep.
+        What the command's function returned; None for a sweep.
 
     Raises:
         UserError: A mistake of the user.
     """
+    chosen = COMMANDS[name]
+    overrides = _with_operands(name, overrides)
     sys.argv = [f"polymask {name}", *overrides]
     # Hydra would shorten tracebacks and end with status 1; we tell mistakes from defects ourselves.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -70,14 +101,13 @@ def run(name: str, overrides: Sequence[str]) -> Any:
     failures: list[UserError] = []
     entered: list[bool] = []
 
-    @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=COMMANDS[name])
+    @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=chosen.config)
     def command(cfg: DictConfig) -> Any:
-        from polymask import runs
-
+        function = getattr(importlib.import_module(chosen.module), name)
         entered.append(True)
         try:
             _check_complete(cfg)
-            result = getattr(runs, name)(cfg)
+            result = function(cfg)
         except UserError as error:
             # Passing through Hydra it would print a second line. In a sweep that line says which job it was.
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -94,16 +124,41 @@ def run(name: str, overrides: Sequence[str]) -> Any:
             raise
         from polymask.config_errors import explain
 
-        raise UserError(explain(error, COMMANDS[name], overrides)) from error
+        raise UserError(explain(error, chosen.config, overrides)) from error
     if failures:
         raise failures[0]
     return results[0] if len(results) == 1 else None
 
 
+def _with_operands(name: str, words: Sequence[str]) -> list[str]:
+    """Return the command line with words such as the RUN_A of `compare RUN_A RUN_B` as key=value."""
+    keys = COMMANDS[name].operands
+    operands = [word for word in words if "=" not in word and not word.startswith(("-", "~", "+"))]
+    if not keys or not operands:
+        return list(words)
+    if len(operands) > len(keys) and not keys[-1].endswith("*"):
+        raise UserError(
+            f"polymask {name} takes {len(keys)} words ({', '.join(keys)}), not {len(operands)}: "
+            f"{' '.join(operands)}. Everything else is key=value."
+        )
+    quoted = [_quoted(word) for word in operands]
+    pairs = [f"{key}={word}" for key, word in zip(keys, quoted, strict=False) if not key.endswith("*")]
+    if keys[-1].endswith("*"):
+        pairs.append(f"{keys[-1][:-1]}=[{','.join(quoted[len(keys) - 1 :])}]")
+    return [*pairs, *(word for word in words if word not in operands)]
+
+
+def _quoted(word: str) -> str:
+    """Return a word as Hydra's grammar takes any text."""
+    escaped = word.replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def _check_complete(cfg: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
-        raise UserError(f"{missing[0]}= is needed; add it to the command, e.g. {missing[0]}=images/")
+        example = "images/" if missing[0].endswith("_dir") else "my_run"
+        raise UserError(f"{missing[0]}= is needed; add it to the command, e.g. {missing[0]}={example}")
 
 
 def _new_run_dir(parent: str) -> str:

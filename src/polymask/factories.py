@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from polymask.data.module import ImageMaskData
+    from polymask.data.base import DataModule
     from polymask.data.splits import Split
     from polymask.data.transforms import Augmentation
     from polymask.tasks.base import Task
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from polymask.training.trainer import Trainer
 
 
-def build_data(cfg: DictConfig, *, split: Split | None = None) -> ImageMaskData:
+def build_data(cfg: DictConfig, *, split: Split | None = None) -> DataModule[Any]:
     """Build the data set of a run: `split` from a checkpoint, or drawn as configured when None."""
     augmentation = build_augmentation(cfg.transforms)
     return _builder(cfg, "data")(split=split, augmentation=augmentation, seed=cfg.seed)
@@ -83,13 +83,31 @@ def build_task(
             "twice over; set one of the two back (shuffle, none).",
             cfg.loss.class_weights,
         )
-    model = cfg.model if pretrained else OmegaConf.merge(cfg.model, {"encoder_weights": None})
+    model = cfg.model if pretrained else _without_pretraining(cfg.model)
     return _builder(cfg, "task")(
         build_model=_builder({"model": model}, "model"),
         build_loss=_builder(cfg, "loss"),
         class_names=list(class_names),
         class_counts=class_counts,
     )
+
+
+def check_fit(task: Task, data: DataModule[Any]) -> None:
+    """Raise UserError when a task cannot learn from a data set."""
+    if task.samples != data.samples:
+        raise UserError(
+            f"the task learns from {task.samples}, but the data set gives {data.samples}: task=instance goes "
+            "with data=coco or label_maps, the other tasks with ham10000, isic2016, demo, coco_masks or "
+            "label_map_masks."
+        )
+
+
+def _without_pretraining(model: DictConfig) -> DictConfig:
+    """Return the configuration of the same model without loading weights that are replaced anyway."""
+    options, _ = _options_of(get_object(model._target_))
+    values = {"encoder_weights": None, "load_weights": False}
+    own = {name: value for name, value in values.items() if name in options}
+    return OmegaConf.create({**OmegaConf.to_container(model, resolve=True), **own})  # type: ignore[dict-item]
 
 
 def build_optimizer(cfg: DictConfig, task: Task) -> Optimizer:
@@ -146,14 +164,30 @@ def _check_options(node: Any, key: str) -> None:
     if not target:
         return
     try:
-        accepted = inspect.signature(get_object(target)).parameters
+        names, open_ended = _options_of(get_object(target))
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}._target_={target!r} cannot be imported; check the dotted path.") from error
-    open_ended = any(parameter.kind == parameter.VAR_KEYWORD for parameter in accepted.values())
     for option in node:
-        if not open_ended and not str(option).startswith("_") and option not in accepted:
-            names = [n for n in accepted if n not in ("self", "args", "kwargs")]
+        if not open_ended and not str(option).startswith("_") and option not in names:
             raise UserError(
                 f"{key}.{option} is unknown to {target}.{nearest(str(option), names)} "
                 f"Allowed: {', '.join(names)}."
             )
+
+
+def _options_of(target: Any) -> tuple[list[str], bool]:
+    """Return the names of a target's arguments, and whether it takes any others."""
+    names: list[str] = []
+    # A class that takes **options hands them on to its base.
+    callables = (
+        [vars(parent)["__init__"] for parent in inspect.getmro(target) if "__init__" in vars(parent)]
+        if inspect.isclass(target)
+        else [target]
+    )
+    for function in callables:
+        parameters = inspect.signature(function).parameters.values()
+        named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        names += [name for name in named if name != "self"]
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            return names, False
+    return names, True

@@ -22,6 +22,9 @@ _ANYTIME = (
     "data.cache_dir",
     "trainer.device",
     "tracker",
+    "preview_epochs",
+    "preview_images",
+    "running_metrics",
 )
 RESUME_MAY_CHANGE = (*_ANYTIME, "resume", "epochs", "trainer.patience", "test_after_training")
 """Keys whose change leaves the course of an interrupted run as it was."""

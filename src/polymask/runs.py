@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from polymask.data.splits import Split, split_from_csv
-from polymask.errors import UserError
+from polymask.errors import UserError, whole_number
+from polymask.evaluation.previews import EpochPreviews
 from polymask.factories import (
     build_data,
     build_optimizer,
@@ -19,6 +20,7 @@ from polymask.factories import (
     build_task,
     build_tracker,
     build_trainer,
+    check_fit,
 )
 from polymask.run_config import (
     RESUME_MAY_CHANGE,
@@ -46,7 +48,7 @@ from polymask.training.distributed import Processes, leave, processes
 from polymask.training.seeding import seed_everything
 from polymask.training.state import TrainingState
 from polymask.training.trainer import Trainer
-from polymask.utils.files import replaced_folder
+from polymask.utils.files import report_folder
 from polymask.utils.paths import resolve
 from polymask.utils.provenance import git_commit, library_versions
 
@@ -55,8 +57,8 @@ log = logging.getLogger(__name__)
 CHECKPOINTS = "models/checkpoints"
 TEST_RESULTS = "results/test"
 INFERENCE_RESULTS = "results/inference"
-REPORT_NAME = "metrics.json"
-"""Written by every report, whatever the task: a folder that holds it may be replaced."""
+ONE_FILE_PER_IMAGE = ("masks", "label_maps", "overlays")
+"""Folders of a test report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,7 @@ def train(cfg: DictConfig) -> TrainResult:
             class_counts=data.class_counts("train"),
             pretrained=previous is None and cfg.init_from is None,
         )
+        check_fit(task, data)
         if previous is None and cfg.init_from is not None:
             _start_from(task, str(cfg.init_from), checkpoints, strict=cfg.init_strict)
         trainer.prepare(task)
@@ -130,7 +133,7 @@ def train(cfg: DictConfig) -> TrainResult:
         name, params = record.run_name, flatten(record.config)
         with run_session(tracker, name, params=params, tags=tags, run_id=record.tracker_run_id):
             for file in ("config.yaml", "split.csv"):  # at once: a run that fails shall show what it was
-                tracker.log_artifact(_output_dir() / file, "run")
+                tracker.log_artifact(output_dir() / file, "run")
             state = trainer.fit(
                 task,
                 train_loader,
@@ -140,7 +143,8 @@ def train(cfg: DictConfig) -> TrainResult:
                 checkpoints=checkpoints,
                 # Asked anew for every checkpoint: a tracker that is away at the start has its id only later.
                 record=lambda: replace(record, tracker_run_id=tracker.run_id),
-                metric_log=EpochLog(_output_dir() / "metrics.csv", tracker),
+                metric_log=EpochLog(output_dir() / "metrics.csv", tracker, running=cfg.running_metrics),
+                previews=_previews(cfg, task, data, tracker) if own.is_main else None,
                 resume_from=previous,
             )
             leave()  # the main process alone tests: evaluation is short, and its report needs every image
@@ -166,7 +170,7 @@ def test(cfg: DictConfig) -> TestResult:
     own_split = _split_of(content)
     data = build_data(cfg, split=own_split if _keeps_split(content, cfg) else None)
     _warn_of_overlap(own_split, data)
-    write_config(cfg, _output_dir() / "config.yaml")
+    write_config(cfg, output_dir() / "config.yaml")
     trainer = build_trainer(cfg)
     task = build_task(cfg, class_names=record.class_names, pretrained=False)
     load_weights(task, inference_weights(content), source=str(path))
@@ -194,13 +198,17 @@ def infer(cfg: DictConfig) -> InferResult:
     from polymask.inference.predictor import Predictor
 
     predictor = Predictor.from_checkpoint(
-        cfg.run_name, device=cfg.trainer.device, precision=cfg.trainer.precision, tta=cfg.tta
+        cfg.run_name,
+        pixel_size=cfg.data.pixel_size,
+        device=cfg.trainer.device,
+        precision=cfg.trainer.precision,
+        tta=cfg.tta,
     )
     source = resolve(cfg.data.data_dir)
     files = find_images(source, resolve(cfg.data.file_list) if cfg.data.file_list else None)
     folder = resolve(cfg.local_save_dir or INFERENCE_RESULTS) / predictor.run_name
     log.info("predicting %d images of %s with %s", len(files), source, predictor.path)
-    write_config(cfg, _output_dir() / "config.yaml")
+    write_config(cfg, output_dir() / "config.yaml")
     summary = predict_files(
         predictor,
         source,
@@ -271,9 +279,23 @@ def _record(
     )
 
 
+def _previews(cfg: DictConfig, task: Task, data: Any, tracker: Tracker) -> EpochPreviews | None:
+    """Return what draws validation samples every few epochs, None when that is not wanted."""
+    if cfg.preview_epochs is None:
+        return None
+    return EpochPreviews(
+        task,
+        data.subset("val"),
+        output_dir() / "previews",
+        tracker,
+        every=whole_number("preview_epochs", cfg.preview_epochs, least=1),
+        num_images=whole_number("preview_images", cfg.preview_images, least=1),
+    )
+
+
 def _write_run_files(cfg: DictConfig, record: RunRecord, data: Any, task: Task, trainer: Trainer) -> None:
     """Write the resolved configuration and the split, and say what is about to run."""
-    folder = _output_dir()
+    folder = output_dir()
     write_config(cfg, folder / "config.yaml", resolve(CHECKPOINTS) / f"{record.run_name}.yaml")
     data.split.write(folder / "split.csv")
     num_parameters = sum(parameter.numel() for parameter in task.parameters())
@@ -307,12 +329,7 @@ def _evaluate_test(
     Raises:
         UserError: `folder` holds something else than an earlier report, which must not be replaced.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT_NAME).is_file():
-        raise UserError(
-            f"{folder} holds other files than a test report, and a report would replace them; choose another "
-            "local_save_dir."
-        )
-    with replaced_folder(folder) as staging:
+    with report_folder(folder) as staging:
         report = task.report(staging, data)
         loader = data.evaluation_loader("test")
         metrics = trainer.evaluate(task, loader, title="test", consume=report.add)
@@ -324,7 +341,7 @@ def _evaluate_test(
     tracker.log_metrics({f"test/{name}": value for name, value in metrics.items()}, step=0)
     tracker.set_tags({"best_epoch": str(course["best_epoch"])})
     for path in sorted(folder.iterdir()):
-        if path.name != "masks":  # one file per test image: too many for a tracker
+        if path.name not in ONE_FILE_PER_IMAGE:  # too many for a tracker
             # Figures lie at the top: its comparison shows only those of the runs side by side.
             tracker.log_artifact(path, path.name if path.is_dir() else "")
     return metrics
@@ -348,7 +365,7 @@ def _course(checkpoints: CheckpointFolder, content: dict[str, Any]) -> dict[str,
     return (load_checkpoint(last) if last.is_file() else content)["training"]
 
 
-def _output_dir() -> Path:
+def output_dir() -> Path:
     """Return the folder of this execution, `outputs/YYYY-MM-DD/HH-MM-SS`."""
     if HydraConfig.initialized():
         return Path(HydraConfig.get().runtime.output_dir)

@@ -7,7 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from isic_files import write_isic2016
 
+from polymask.data import isic2016
 from polymask.data.ham10000 import read_records
 from polymask.data.module import ImageMaskData
 from polymask.data.splits import split_from_csv
@@ -216,7 +218,12 @@ def test_empty_subset_is_a_user_error(lesion_folder, subset):
     [
         ({"segmentation": "binry"}, r"data\.segmentation='binry' is unknown\. Did you mean 'binary'\?"),
         ({"sampler": "weightd"}, r"data\.sampler='weightd' is unknown\. Did you mean 'weighted'\?"),
-        ({"classes": []}, r"data\.classes=\[\] must be a list of different names"),
+        ({"classes": []}, r"data\.classes=\[\] leaves no sample of .*lesions; name its classes"),
+        (
+            {"classes": [], "segmentation": "multiclass"},
+            r"multiclass needs classes, .* data\.segmentation=binary",
+        ),
+        ({"classes": [], "sampler": "weighted"}, r"weighted needs classes, .* data\.sampler=shuffle"),
         ({"classes": ["NV", "NV"]}, r"data\.classes=\['NV', 'NV'\] must be a list of different names"),
         ({"classes": ["MEL", "NV", "XYZ"]}, r"data\.classes names 'XYZ', but no image"),
         ({"batch_size": 0}, r"data\.batch_size=0 is not valid; .* at least 1"),
@@ -240,3 +247,53 @@ def test_empty_subset_is_a_user_error(lesion_folder, subset):
 def test_bad_arguments_are_user_errors(lesion_folder, options, message):
     with pytest.raises(UserError, match=message):
         make_data(lesion_folder, **options)
+
+
+def make_isic_data(folder: Path, **options) -> ImageMaskData:
+    settings = {"reader": isic2016.read_records, "classes": [], "fractions": (0.8, 0.2, 0.0)}
+    return make_data(folder, **(settings | options))
+
+
+def test_data_without_classes_keeps_its_official_test_set(project):
+    data = make_isic_data(write_isic2016(project / "isic", num_train=10, num_test=4))
+    assert [len(ids) for ids in data.split.subsets.values()] == [8, 2, 4]
+    assert data.split.subsets["test"] == [f"ISIC_{number:07d}" for number in range(10, 14)]
+    assert [data.class_counts(subset) for subset in data.split.subsets] == [[], [], []]
+    assert data.statistics().splitlines() == [
+        "subset  images  groups",
+        "train        8       8",
+        "val          2       2",
+        "test         4       4",
+        "all         14      14",
+    ]
+    batches = [*data.train_loader(), *data.evaluation_loader("val"), *data.evaluation_loader("test")]
+    assert sum(len(batch["ids"]) for batch in batches) == 14
+    for batch in batches:
+        assert batch["mask_rows"] is None
+        assert set(batch["label"].tolist()) == {-1}
+        assert set(batch["mask"].unique().tolist()) == {0, 1}
+
+
+def test_split_without_classes_comes_back_from_a_checkpoint(project):
+    folder = write_isic2016(project / "isic")
+    data = make_isic_data(folder)
+    stored = split_from_csv(data.split.to_csv())
+    assert stored == data.split
+    assert make_isic_data(folder, split=stored, split_seed=7).split == data.split
+
+
+def test_folds_without_a_test_folder_and_with_one(project):
+    with_test = write_isic2016(project / "with", num_train=10, num_test=4)
+    without = write_isic2016(project / "without", num_train=10, num_test=0)
+    counts = [len(ids) for ids in make_isic_data(with_test, num_folds=2).split.subsets.values()]
+    assert counts == [5, 5, 4]
+    counts = [len(ids) for ids in make_isic_data(without, num_folds=5).split.subsets.values()]
+    assert counts == [6, 2, 2]
+
+
+def test_data_without_a_test_set_trains_and_says_so_when_tested(project):
+    data = make_isic_data(write_isic2016(project / "isic", num_train=10, num_test=0))
+    assert [len(ids) for ids in data.split.subsets.values()] == [8, 2, 0]
+    assert len(list(data.train_loader())) == 2
+    with pytest.raises(UserError, match="the test subset is empty"):
+        data.evaluation_loader("test")

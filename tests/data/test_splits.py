@@ -28,8 +28,10 @@ HAM_GROUP_SIZES = {6: 4, 5: 5, 4: 34, 3: 490, 2: 1423, 1: 5514}
 HAM_CLASSES = list(HAM_COUNTS)
 
 
-def make_record(name: str, label: int, group: str) -> Record:
-    return Record(id=name, image_path=Path(f"{name}.jpg"), mask_path=None, label=label, group=group)
+def make_record(name: str, label: int, group: str, subset: str | None = None) -> Record:
+    return Record(
+        id=name, image_path=Path(f"{name}.jpg"), mask_path=None, label=label, group=group, subset=subset
+    )
 
 
 def make_records(groups: list[tuple[int, ...]]) -> list[Record]:
@@ -251,6 +253,88 @@ def test_fewer_groups_than_folds_are_refused():
         draw_fold(make_records([(0, 0)] * 4), ["a"], num_folds=5, fold=0, seed=0)
 
 
+def prescribed_records(subset: str = "test", num: int = 7) -> list[Record]:
+    """Records that the data set itself puts into a subset, with names between those of the others."""
+    return [make_record(f"i{5000 * k:06d}p", k % 2, f"p{k // 2}", subset) for k in range(num)]
+
+
+def without(split: Split, ids: set[str]) -> dict[str, list[str]]:
+    return {subset: [name for name in names if name not in ids] for subset, names in split.subsets.items()}
+
+
+@pytest.mark.parametrize("subset", SUBSETS)
+def test_prescribed_samples_go_to_their_subset_and_the_others_are_drawn_as_if_alone(subset):
+    free, fixed = random_records(4, pure=True), prescribed_records(subset)
+    ids = {record.id for record in fixed}
+    fractions = tuple(0.0 if name == subset else 0.5 for name in SUBSETS)
+    split = draw_split([*fixed, *free], ["a", "b", "c"], fractions=fractions, seed=3)
+    assert_sound(split, [*free, *fixed])
+    assert ids == set(split.subsets[subset])
+    assert without(split, ids) == draw_split(free, ["a", "b", "c"], fractions=fractions, seed=3).subsets
+
+
+def test_official_split_of_a_challenge():
+    records = [make_record(f"i{k:04d}", -1, f"i{k:04d}", None if k < 900 else "test") for k in range(1279)]
+    split = draw_split(records, [], fractions=[0.8, 0.2, 0.0])
+    assert [len(names) for names in split.subsets.values()] == [720, 180, 379]
+    assert split.subsets["test"] == [f"i{k:04d}" for k in range(900, 1279)]
+    assert split_from_csv(split.to_csv()) == split
+
+
+def test_share_for_a_prescribed_subset_is_refused():
+    message = r"\[0\.7, 0\.15, 0\.15\] gives test a share, .* \(7 samples\)\. Give it 0, .*\[0\.8,0\.2,0\]"
+    with pytest.raises(UserError, match=message):
+        draw_split([*random_records(0, pure=True), *prescribed_records()], [], fractions=[0.7, 0.15, 0.15])
+
+
+def test_fractions_do_not_matter_when_every_sample_is_prescribed():
+    records = [make_record(name, 0, name, subset) for name, subset in zip("cab", SUBSETS, strict=True)]
+    assert draw_split(records, ["a"]).subsets == {"train": ["c"], "val": ["a"], "test": ["b"]}
+
+
+@pytest.mark.parametrize("draw", [draw_split, draw_fold])
+def test_group_that_is_partly_prescribed_stops_the_run(draw):
+    records = [*random_records(0, pure=True), make_record("x", 0, "g3", "test")]
+    options = {"fractions": [0.8, 0.2, 0]} if draw is draw_split else {"num_folds": 5, "fold": 0, "seed": 0}
+    with pytest.raises(
+        UserError, match=r"group 'g3' is partly prescribed: .* 'x' into test, but leaves 'i\d+'"
+    ):
+        draw(records, [], **options)
+
+
+def test_group_that_is_prescribed_for_two_subsets_stops_the_run():
+    records = [make_record(name, 0, "g", subset) for name, subset in zip("abc", SUBSETS, strict=True)]
+    with pytest.raises(UserError, match="has group 'g' in two subsets"):
+        draw_split(records, ["a"])
+
+
+@pytest.mark.parametrize("num_folds", [2, 5])
+def test_folds_beside_an_official_test_set_validate_every_other_sample_once(num_folds):
+    free, fixed = random_records(6, pure=True), prescribed_records()
+    validated = []
+    for fold in range(num_folds):
+        split = draw_fold([*free, *fixed], ["a", "b", "c"], num_folds=num_folds, fold=fold, seed=1)
+        assert_sound(split, [*free, *fixed])
+        assert split.subsets["test"] == sorted(record.id for record in fixed)
+        assert len(split.subsets["val"]) == pytest.approx(len(free) / num_folds, abs=8)
+        validated += split.subsets["val"]
+    assert sorted(validated) == sorted(record.id for record in free)
+
+
+@pytest.mark.parametrize(("subset", "least"), [("test", 2), ("val", 2), ("train", 3)])
+def test_too_few_folds_beside_prescribed_samples_are_refused(subset, least):
+    records = [*random_records(0, pure=True), *prescribed_records(subset)]
+    draw_fold(records, [], num_folds=least, fold=0, seed=0)
+    with pytest.raises(UserError, match=f"whole number of at least {least}"):
+        draw_fold(records, [], num_folds=least - 1, fold=0, seed=0)
+
+
+def test_folds_with_nothing_left_to_draw_are_refused():
+    records = [*random_records(0, pure=True), *prescribed_records("val"), make_record("x", 0, "x", "test")]
+    with pytest.raises(UserError, match=r"data\.num_folds=5 leaves nothing to draw"):
+        draw_fold(records, [], num_folds=5, fold=0, seed=0)
+
+
 def hand_made_split() -> Split:
     return Split(
         subsets={"train": ["a", "c,1"], "val": ["d"], "test": ["b"]},
@@ -396,3 +480,18 @@ def test_table_of_statistics():
         "test         0       0    0 (0.00%)   0 (0.00%)               0.00",
         "all          3       2   2 (66.67%)  1 (33.33%)               0.00",
     ]
+
+
+def test_statistics_without_class_names_count_images_and_groups_only():
+    split = Split(subsets={"train": ["a", "c"], "val": ["b"], "test": []}, groups={}, labels={})
+    assert format_statistics(split, FOUR, []).splitlines() == [
+        "subset  images  groups",
+        "train        2       1",
+        "val          1       1",
+        "test         0       0",
+        "all          3       2",
+    ]
+    assert all(
+        (row["counts"], row["shares"], row["largest_deviation"]) == ({}, {}, 0.0)
+        for row in split_statistics(split, FOUR, [])
+    )

@@ -202,7 +202,7 @@ def test_instance_segmentation_history_comes_out_sensibly():
     parts = {f"train/loss_{part}": [1.0, 0.5] for part in ("classifier", "box_reg", "mask")}
     table = pd.DataFrame({"epoch": [1, 2], "val/mask_ap50": [0.1, 0.4], "val/mask_ap": [0.0, 0.2], **parts})
     figure = figures._training_curves_figure(table, None)
-    assert panels(figure) == {"Losses": set(parts), "Other metrics": {"val/mask_ap50", "val/mask_ap"}}
+    assert panels(figure) == {"Losses": set(parts), "Average precision": {"val/mask_ap50", "val/mask_ap"}}
     reconstruction = pd.DataFrame({"epoch": [1], "val/reconstruction_loss": [0.3]})
     assert panels(figures._training_curves_figure(reconstruction, None)) == {
         "Losses": {"val/reconstruction_loss"}

@@ -5,16 +5,24 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from omegaconf import OmegaConf
 from sklearn import metrics
 
 import polymask
 from polymask import cli
+from polymask.data.splits import split_from_csv
 from polymask.errors import UserError
+from polymask.evaluation.samples import read_samples
+from polymask.factories import build_data, build_task
+from polymask.tasks.base import Task
+from polymask.tasks.multitask import MultitaskTask
 
 CLASSES = ["MEL", "NV", "BKL"]
 GRID = (32, 48)
@@ -147,7 +155,7 @@ def test_every_interval_is_one(values: dict[str, dict[str, float]], results: Pat
 
 def test_all_files_are_there_and_no_picture_is_blank(results: Path, table: pd.DataFrame) -> None:
     pictures = ["confusion_matrix.png", "roc_curves.png", "pr_curves.png", "training_curves.png"]
-    tables = ["classification_report.txt", "metrics.json", "per_sample.csv"]
+    tables = ["classification_report.txt", "metrics.json", "per_sample.csv", "samples.npz"]
     assert sorted(path.name for path in results.iterdir()) == sorted(
         [*pictures, *tables, "masks", "predictions"]
     )
@@ -169,6 +177,57 @@ def test_the_worst_cases_are_shown(results: Path, table: pd.DataFrame) -> None:
         assert f"worst_class_{number}_{name}" in shown
     assert sum(name.startswith("sample_") for name in shown) == 8
     assert len(shown) == 16 + len(wrong)
+
+
+@pytest.fixture
+def task_and_data(trained: Path) -> tuple[Task, Any]:
+    """Those of the run, built anew and with random weights: only files tell what was predicted."""
+    content = torch.load(trained / "models" / "checkpoints" / "tiny.pt", weights_only=True)
+    cfg = OmegaConf.create(content["config"])
+    data = build_data(cfg, split=split_from_csv(content["split"]))
+    return build_task(cfg, class_names=CLASSES, pretrained=False), data
+
+
+def test_samples_hold_all_that_the_metrics_are_made_of(
+    results: Path,
+    table: pd.DataFrame,
+    values: dict[str, dict[str, float]],
+    task_and_data: tuple[MultitaskTask, Any],
+) -> None:
+    rows, groups = read_samples(results)
+    assert rows["ids"].tolist() == table["id"].tolist()
+    assert groups == table["group"].tolist()
+    found = task_and_data[0].sample_metrics(rows, per_class=True)
+    assert found.keys() == values.keys()
+    for name, value in found.items():
+        expected = values[name]["value"]
+        assert np.isnan(value[0]) if expected is None else value[0] == pytest.approx(expected), name
+    content = json.loads((results / "metrics.json").read_text())
+    for name, loss in content["losses"].items():
+        assert rows[name].mean() == pytest.approx(loss)
+
+
+def test_a_new_report_draws_the_pictures_of_an_old_one(
+    results: Path, table: pd.DataFrame, task_and_data: tuple[Task, Any]
+) -> None:
+    task, data = task_and_data
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*")}
+    report = task.report(results, data)
+    for path in (results / "predictions").iterdir():
+        id_ = next(name for name in table["id"] if path.stem.endswith(name))
+        drawn = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        np.testing.assert_array_equal(report.picture(id_), drawn)
+    assert {path: path.stat().st_mtime_ns for path in results.rglob("*")} == before
+
+
+def test_pictures_of_a_report_without_samples_say_what_to_do(
+    results: Path, table: pd.DataFrame, task_and_data: tuple[Task, Any], tmp_path: Path
+) -> None:
+    old = shutil.copytree(results, tmp_path / "tiny")
+    (old / "samples.npz").unlink()
+    task, data = task_and_data
+    with pytest.raises(UserError, match="run polymask test run_name=tiny first"):
+        task.report(old, data).picture(table["id"][0])
 
 
 def test_an_interrupted_report_leaves_the_old_results_whole(

@@ -20,7 +20,7 @@ from polymask.training.trainer import Trainer
 CLASSES = ["MEL", "NV", "BKL"]
 GRID = (32, 48)
 OF_CLASSES = {"classification_report.txt", "confusion_matrix.png", "roc_curves.png", "pr_curves.png"}
-OF_ALL = {"metrics.json", "per_sample.csv", "predictions"}
+OF_ALL = {"metrics.json", "per_sample.csv", "samples.npz", "predictions"}
 
 
 @dataclass
@@ -113,7 +113,10 @@ def test_segmentation_alone(trained: Path, tmp_path: Path, ids_of_test: list[str
     written = report(trained, tmp_path, "task.predict_classes=false")
     check_values(written)
     assert written.names == OF_ALL | {"masks"}
-    assert set(written.values) == {f"{s}_lesion_{a}" for s in ("dice", "iou") for a in ("image", "pooled")}
+    scores = ("dice_lesion", "iou_lesion", "pixel_accuracy")
+    assert set(written.values) == {
+        f"{score}_{average}" for score in scores for average in ("image", "pooled")
+    }
     assert set(written.table["id"]) == {path.stem for path in (written.folder / "masks").iterdir()}
     assert not [name for name in written.table if name.startswith(("probability", "label", "predicted"))]
     assert written.shown("worst_mask") <= set(ids_of_test)

@@ -118,3 +118,11 @@ def test_two_processes_equal_one(tmp_path):
         assert_sorted_rows(dict(np.load(tmp_path / f"one_sided{rank}.npz")), make_rows())
         assert "first 's03'" in (tmp_path / f"padded{rank}.txt").read_text()
         assert "name0" in (tmp_path / f"other{rank}.txt").read_text()
+
+
+def test_repeated_samples_all_count_where_they_are_allowed():
+    rows = Accumulator(repeats=True)
+    rows.update(["b", "a"], value=torch.tensor([1.0, 2.0]))
+    rows.update(["b"], value=torch.tensor([3.0]))
+    assert rows.compute()["ids"].tolist() == ["a", "b", "b"]
+    assert rows.compute()["value"].tolist() == [2.0, 1.0, 3.0]

@@ -3,12 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import f1_score, jaccard_score
+from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 
 from polymask.errors import UserError
 from polymask.metrics.segmentation import (
     confusion_per_sample,
     lesion_confusion_per_sample,
+    lesion_scores,
+    pixel_accuracy,
     segmentation_metrics,
 )
 
@@ -217,3 +219,37 @@ def test_several_classes_need_the_union():
 def test_class_names_that_would_share_a_key_are_refused(names):
     with pytest.raises(UserError, match="rename the class"):
         segmentation_metrics(np.zeros((1, 3, 3), np.int64), None, names, np.zeros((1, 3), np.int64))
+
+
+def test_pixel_accuracy_counts_right_pixels_of_valid_ones():
+    predicted, target = make_masks()
+    counts = confusion_per_sample(torch.as_tensor(predicted), torch.as_tensor(target), 4).numpy()
+    valid = target != 255
+    right = (predicted == target) & valid
+    shares = [right[i].sum() / valid[i].sum() for i in range(len(target)) if valid[i].any()]
+    found = pixel_accuracy(counts)
+    np.testing.assert_allclose(found["pixel_accuracy_image"], np.mean(shares))
+    pooled = accuracy_score(target[valid], predicted[valid])
+    np.testing.assert_allclose(found["pixel_accuracy_pooled"], pooled)
+
+
+def test_pixel_accuracy_of_weighted_images_is_that_of_repeated_ones():
+    predicted, target = make_masks()
+    counts = confusion_per_sample(torch.as_tensor(predicted), torch.as_tensor(target), 4).numpy()
+    times = np.array([0, 1, 2, 3] * 3)
+    weighted = pixel_accuracy(counts, times[None].astype(float))
+    repeated = pixel_accuracy(counts.repeat(times, axis=0))
+    for name, value in repeated.items():
+        np.testing.assert_allclose(weighted[name], value)
+
+
+def test_lesion_scores_are_the_single_images_of_the_mean():
+    predicted, target = (torch.as_tensor(mask) for mask in make_masks())
+    counts = confusion_per_sample(predicted, target, 4).numpy()
+    lesion = lesion_confusion_per_sample(predicted, target).numpy()
+    scores = lesion_scores(lesion, counts)
+    assert np.isnan(scores["dice"][1])  # no valid pixel
+    assert scores["dice"][0] == 1.0  # empty in both
+    inside = target[2] != 255
+    expected = f1_score((target[2][inside] > 0).numpy(), (predicted[2][inside] > 0).numpy())
+    np.testing.assert_allclose(scores["dice"][2], expected)

@@ -185,7 +185,7 @@ def test_a_report_never_replaces_other_files(
     with pytest.raises(SystemExit) as ended:
         cli.main(["test", "run_name=thesis", "local_save_dir=work", "tracker=none"])
     assert ended.value.code == 2
-    assert "holds other files than a test report" in capsys.readouterr().err
+    assert "holds other files than a report" in capsys.readouterr().err
     assert (precious / "chapter.tex").read_text() == "years of work"
 
 

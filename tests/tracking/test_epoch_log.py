@@ -61,3 +61,23 @@ def test_metrics_that_appear_later_and_undefined_ones_keep_their_columns(tmp_pat
         {"epoch": "3", "val/loss": "", "val/dice": "0.75"},
     ]
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_running_means_and_maxima_are_those_of_the_values_so_far(tmp_path: Path) -> None:
+    tracker, path = Recorder(), tmp_path / "metrics.csv"
+    log = EpochLog(path, tracker, running=["val/dice"])
+    history: list[dict[str, float]] = []
+    for epoch, dice in enumerate((0.5, math.nan, 0.75, 0.25), start=1):
+        history.append({"epoch": epoch, "val/dice": dice})
+        log.log_epoch(history)
+    running = [(m["val/dice_running_mean"], m["val/dice_running_max"]) for _, m in tracker.metrics]
+    assert running == [(0.5, 0.5), (0.5, 0.5), (0.625, 0.75), (0.5, 0.75)]
+    assert [row["val/dice_running_max"] for row in rows_of(path)] == ["0.5", "0.5", "0.75", "0.75"]
+    assert "val/dice_running_mean" not in history[0]  # the history of the checkpoint stays as measured
+
+
+def test_running_metric_that_nobody_logs_is_named_once(tmp_path: Path, caplog) -> None:
+    log = EpochLog(tmp_path / "metrics.csv", NoTracker(), running=["val/dise"])
+    for epochs in (1, 2):
+        log.log_epoch([{"epoch": epoch, "val/dice": 0.5} for epoch in range(1, epochs + 1)])
+    assert caplog.text.count("val/dise is not logged in this run. Did you mean 'val/dice'?") == 1

@@ -81,6 +81,18 @@ class StubTask(Task):
     def reset_metrics(self) -> None:
         self.accumulator.reset()
 
+    def training_metrics(self) -> dict[str, float]:
+        return {"epoch_index": float(self.epochs_begun[-1])}
+
+    def sample_metrics(self, rows: Any, weights: Any = None) -> Any:
+        raise NotImplementedError
+
+    def sample_scores(self, rows: Any) -> Any:
+        raise NotImplementedError
+
+    def picture(self, prediction: Any, record: Any) -> Any:
+        raise NotImplementedError
+
     def predict_step(self, batch: dict[str, Any], *, tta: bool = False) -> list[Any]:
         raise NotImplementedError
 

@@ -257,11 +257,39 @@ def test_every_epoch_is_logged_with_all_before_it(tmp_path):
         "epoch",
         "train/loss",
         "train/loss_l1",
+        "train/epoch_index",
         "train/images_per_second",
         "learning_rate",
         "val/loss",
         "val/bias",
     }
+
+
+def test_what_the_task_measured_in_training_is_logged(tmp_path):
+    state = fit(make_trainer(), StubTask(), tmp_path)
+    assert [row["train/epoch_index"] for row in state.history] == [0.0, 1.0, 2.0]
+
+
+class PreviewsOfEvenEpochs:
+    """Keeps the predictions of every second epoch and what was written so far when it is told to write."""
+
+    def __init__(self, folder) -> None:
+        self.folder, self.seen, self.checkpoints = folder, {}, []
+
+    def consumer(self, epoch):
+        if epoch % 2:
+            return None
+        return self.seen.setdefault(epoch, []).extend
+
+    def finish(self) -> None:
+        self.checkpoints.append((self.folder / "run.last.pt").is_file())
+
+
+def test_previews_see_the_predictions_of_their_epochs_after_the_checkpoint_is_safe(tmp_path):
+    previews = PreviewsOfEvenEpochs(tmp_path)
+    fit(make_trainer(epochs=4), StubTask(), tmp_path, previews=previews)
+    assert {epoch: len(predictions) for epoch, predictions in previews.seen.items()} == {2: 10, 4: 10}
+    assert previews.checkpoints == [True] * 4
 
 
 @pytest.mark.parametrize(

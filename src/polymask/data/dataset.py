@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from polymask.data.cache import SampleCache, file_key
-from polymask.data.images import IGNORE, read_binary_mask, read_image, resize_image, resize_mask
+from polymask.data.cache import SampleCache
+from polymask.data.images import IGNORE, read_image, resize_image, resize_mask
 from polymask.data.records import Record
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
@@ -29,7 +29,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
     Args:
         records: The samples.
         image_size: (height, width) of the network's input in pixels.
-        multiclass: Give the lesion's pixels 1 + label instead of 1; a lesion of unknown class is ignored.
+        multiclass: Give pixels 1 + their class instead of 1; pixels of unknown class are ignored.
         augmentation: Applied to image and mask, None for evaluation.
         cache_dir: Folder for the decoded samples, None to decode each time.
         cache_records: All samples that the cache file has room for, None for `records`.
@@ -55,7 +55,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         self._cache: SampleCache | None = None
         if cache_dir is not None:
             cached = self.records if cache_records is None else cache_records
-            self._cache = _open_cache(cached, image_size, cache_dir)
+            self._cache = _open_cache(cached, image_size, cache_dir, multiclass=multiclass)
             row_of = {record.id: row for row, record in enumerate(cached)}
             self._rows = [row_of[record.id] for record in self.records]
 
@@ -71,37 +71,48 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
             pixels = self._read(record)
         else:
             pixels = self._cache.get(self._rows[index], lambda: self._read(record))
-        image, mask = pixels[..., :3], self._mask_values(pixels[..., 3], record)
+        image, mask = pixels[..., :3], np.ascontiguousarray(pixels[..., 3])
         if self.augmentation is not None:
             image, mask = self.augmentation(
                 np.ascontiguousarray(image), mask, (self.seed, epoch, index, repeat)
             )
-            if record.mask_path is None:
+            if not record.has_mask:
                 mask = np.full_like(mask, IGNORE)  # where a transform filled in background
         return {"id": record.id, "image": image, "mask": mask, "label": record.label, "index": index}
 
     def _read(self, record: Record) -> np.ndarray:
         """Return image and binary mask as one (H, W, 4) array, so that one cache row holds the sample."""
-        image = read_image(record.image_path)
+        image, mask = read_original(record, classes=self.multiclass)
         pixels = np.empty((*self.image_size, 4), np.uint8)
         pixels[..., :3] = resize_image(image, self.image_size)
-        if record.mask_path is None:
-            pixels[..., 3] = IGNORE
-            return pixels
-        mask = read_binary_mask(record.mask_path)
-        if mask.shape != image.shape[:2]:
-            raise UserError(
-                f"mask {record.mask_path} is {mask.shape[1]} x {mask.shape[0]} pixels but its image "
-                f"{record.image_path.name} is {image.shape[1]} x {image.shape[0]}; both must have one size."
-            )
-        pixels[..., 3] = resize_mask(mask, self.image_size)
+        pixels[..., 3] = IGNORE if mask is None else resize_mask(mask, self.image_size)
         return pixels
 
-    def _mask_values(self, mask: np.ndarray, record: Record) -> np.ndarray:
-        if not self.multiclass:
-            return np.ascontiguousarray(mask)
-        lesion = IGNORE if record.label < 0 else record.label + 1
-        return np.where(mask == 1, np.uint8(lesion), mask)
+
+def read_original(record: Record, *, classes: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """Decode a sample at the size of its files.
+
+    Args:
+        record: The sample.
+        classes: Return the class of each pixel rather than lesion or not.
+
+    Returns:
+        Image (H, W, 3) uint8 RGB and mask (H, W) uint8 with 255 = ignore; None when there is no mask.
+
+    Raises:
+        UserError: A file cannot be read, or image and mask differ in size.
+    """
+    image = read_image(record.image_path)
+    if not record.has_mask:
+        return image, None
+    mask = record.read_class_mask() if classes else record.read_mask()
+    if mask.shape != image.shape[:2]:
+        raise UserError(
+            f"mask {record.mask_path or 'of ' + record.id} is {mask.shape[1]} x {mask.shape[0]} pixels "
+            f"but its image {record.image_path.name} is {image.shape[1]} x {image.shape[0]}; both must have "
+            "one size."
+        )
+    return image, mask
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -128,6 +139,9 @@ def _rows(present: list[bool]) -> torch.Tensor | None:
     return None if all(present) else torch.tensor(present).nonzero().flatten()
 
 
-def _open_cache(records: Sequence[Record], image_size: tuple[int, int], folder: Path) -> SampleCache:
-    key = [f"{file_key(record.image_path)}|{file_key(record.mask_path)}" for record in records]
+def _open_cache(
+    records: Sequence[Record], image_size: tuple[int, int], folder: Path, *, multiclass: bool
+) -> SampleCache:
+    # The label decides the values of class masks, and nothing of binary ones.
+    key = [f"{record.content_key()}|{record.label if multiclass else ''}" for record in records]
     return SampleCache(folder, key=key, num_samples=len(records), shape=(*image_size, 4))

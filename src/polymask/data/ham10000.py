@@ -7,13 +7,12 @@ lesions, so images of one lesion share a group and stay together in a split.
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from polymask.data.images import IMAGE_SUFFIXES
+from polymask.data.images import IMAGE_SUFFIXES, find_files
 from polymask.data.records import Record
 from polymask.data.tables import read_csv, some
 from polymask.errors import UserError, nearest
@@ -56,7 +55,7 @@ def read_records(data_dir: str | Path, classes: Sequence[str], *, skip_missing: 
     """
     table = _find_table(Path(data_dir))
     rows = sorted(_read_rows(table, classes))
-    images = _scan(table.parent / "images", IMAGE_SUFFIXES)
+    images = find_files(table.parent / "images", IMAGE_SUFFIXES)
     found = Counter(row.dx for row in rows if row.id in images)
     rows = _drop_other_classes(rows, classes)
     rows = _drop_missing(rows, images, table, skip_missing=skip_missing)
@@ -154,26 +153,6 @@ def _check_ids(rows: Sequence[_Row], table: Path) -> None:
         )
 
 
-def _scan(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Return the files of a folder by stem; one listing, because a stat per row is slow on network disks."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read: {error.strerror}. Make it readable.") from error
-    files: dict[str, Path] = {}
-    for name in names:
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in suffixes:
-            continue
-        if stem in files:
-            raise UserError(
-                f"{folder} holds two files for {stem!r}: {files[stem].name} and {name}. Keep one."
-            )
-        files[stem] = folder / name
-    return files
-
-
 def _drop_other_classes(rows: Iterable[_Row], classes: Sequence[str]) -> list[_Row]:
     wanted = {"", *(name.lower() for name in classes)}
     kept, dropped = [], Counter[str]()
@@ -221,7 +200,7 @@ def _check_classes_found(classes: Sequence[str], found: Counter[str], table: Pat
 def _find_masks(rows: Sequence[_Row], folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
-    files = _scan(folder, (".png",))
+    files = find_files(folder, (".png",))
     masks = {}
     for row in rows:
         stem = next((name for name in (form.format(row.id) for form in MASK_STEMS) if name in files), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         UserError: The file is missing or is no readable image.
     """
-    image = _decode(path, cv2.IMREAD_COLOR_RGB)
+    image = decode(path, cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise UserError(
             f"cannot read image {path}: the file is missing, empty or damaged; replace or remove it."
@@ -48,7 +49,7 @@ def read_binary_mask(path: str | Path) -> np.ndarray:
         UserError: The file is missing or is no readable image.
     """
     # Unchanged, because greyscale reading would rescale 16-bit and repaint palette masks.
-    mask = _decode(path, cv2.IMREAD_UNCHANGED)
+    mask = decode(path, cv2.IMREAD_UNCHANGED)
     if mask is None:
         raise UserError(
             f"cannot read mask {path}: the file is missing, empty or damaged; replace or remove it."
@@ -76,7 +77,36 @@ def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def _decode(path: str | Path, flags: int) -> np.ndarray | None:
+def find_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Return the files of a folder by stem; one listing, because a stat per file is slow on network disks.
+
+    Args:
+        folder: The folder, without those below it.
+        suffixes: Endings to look for, in lower case.
+
+    Raises:
+        UserError: The folder cannot be read, or two of its files have one stem.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}. Make it readable.") from error
+    files: dict[str, Path] = {}
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in suffixes:
+            continue
+        if stem in files:
+            raise UserError(
+                f"{folder} holds two files for {stem!r}: {files[stem].name} and {name}. Keep one."
+            )
+        files[stem] = folder / name
+    return files
+
+
+def decode(path: str | Path, flags: int) -> np.ndarray | None:
+    """Return the pixels of an image file as OpenCV decodes them with `flags`; None when it cannot."""
     # Through a buffer: cv2.imread fails on non-ASCII names on Windows and prints its own warnings.
     try:
         data = np.fromfile(path, dtype=np.uint8)

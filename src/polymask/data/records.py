@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from polymask.data.cache import file_key, file_status
+from polymask.data.images import IGNORE, read_binary_mask
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -16,6 +21,8 @@ class Record:
         mask_path: The mask file, None when the sample has no mask.
         label: Index into the class names, -1 when the class is unknown.
         group: Samples of one group (lesion, patient, sequence) never stand in two subsets.
+        subset: `train`, `val` or `test` when the data set itself prescribes it (an official test set),
+            None when the split is free to place the sample.
     """
 
     id: str
@@ -23,3 +30,44 @@ class Record:
     mask_path: Path | None
     label: int
     group: str
+    subset: str | None = None
+
+    @property
+    def has_mask(self) -> bool:
+        """Return whether the sample has a mask."""
+        return self.mask_path is not None
+
+    def read_mask(self) -> np.ndarray:
+        """Decode the mask of a sample that has one.
+
+        Returns:
+            (H, W) uint8 with 0 = background, 1 = foreground, 255 = ignore.
+
+        Raises:
+            UserError: The file is missing or is no readable image.
+        """
+        assert self.mask_path is not None
+        return read_binary_mask(self.mask_path)
+
+    def read_class_mask(self) -> np.ndarray:
+        """Decode the mask with the class of each pixel.
+
+        Returns:
+            (H, W) uint8 with 0 = background, 1 + class index, 255 = ignore; here the foreground is of the
+            sample's own class, and ignored where that is unknown.
+        """
+        mask = self.read_mask()
+        return np.where(mask == 1, np.uint8(IGNORE if self.label < 0 else self.label + 1), mask)
+
+    def fingerprint(self) -> str:
+        """Return a text that is the same wherever the same files lie."""
+        paths = (self.image_path, self.mask_path)
+        return "|".join("-" if path is None else str(file_status(path).st_size) for path in paths)
+
+    def content_key(self) -> str:
+        """Return a text that changes when the image or its annotation does.
+
+        Raises:
+            UserError: A file is not there.
+        """
+        return f"{file_key(self.image_path)}|{file_key(self.mask_path)}"

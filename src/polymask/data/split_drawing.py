@@ -1,4 +1,4 @@
-"""Dealing groups of samples to parts so that every class keeps its share."""
+"""Dealing groups of samples to parts so that every class keeps its share; the data set may prescribe some."""
 
 from __future__ import annotations
 
@@ -8,8 +8,28 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from polymask.data.records import Record
+from polymask.errors import UserError
 
 _EVERY = -2  # a stratum that holds every sample, next to the labels (-1 is the unknown one)
+
+
+def set_apart(records: Sequence[Record]) -> tuple[dict[str, str], list[Record]]:
+    """Return the subset of each id for which the data set prescribes one, and the records that are free.
+
+    Raises:
+        UserError: Of one group some samples are prescribed and others free.
+    """
+    prescribed = {record.id: record.subset for record in records if record.subset is not None}
+    free = [record for record in records if record.subset is None]
+    groups = {record.group: record for record in records if record.subset is not None}
+    for record in free:
+        if record.group in groups:
+            other = groups[record.group]
+            raise UserError(
+                f"group {record.group!r} is partly prescribed: the data set puts {other.id!r} into "
+                f"{other.subset}, but leaves {record.id!r} to the split. Treat all samples of a group alike."
+            )
+    return prescribed, free
 
 
 def deal(records: Sequence[Record], fractions: Sequence[float], seed: int) -> dict[str, int]:

@@ -18,7 +18,8 @@ def split_statistics(
     Args:
         split: Which sample is where.
         records: The samples.
-        class_names: Name of each label; "unknown" follows them where samples have no label.
+        class_names: Name of each label; "unknown" follows them where samples have no label. Without names
+            nothing is counted per class.
 
     Returns:
         One row per subset and one called "all", each with `subset`, `images`, `groups`, `counts` (images
@@ -29,7 +30,7 @@ def split_statistics(
     subsets = {subset: [record_of[name] for name in names] for subset, names in split.subsets.items()}
     subsets["all"] = [record for members in subsets.values() for record in members]
     labels = dict(enumerate(class_names))
-    if any(record.label < 0 for record in subsets["all"]):
+    if labels and any(record.label < 0 for record in subsets["all"]):
         labels[-1] = "unknown"
     overall = _shares(subsets["all"], labels)
     return [
@@ -39,7 +40,7 @@ def split_statistics(
             "groups": len({record.group for record in members}),
             "counts": {name: sum(r.label == label for r in members) for label, name in labels.items()},
             "shares": (shares := _shares(members, labels)),
-            "largest_deviation": max(abs(shares[n] - overall[n]) for n in shares) if members else 0.0,
+            "largest_deviation": max((abs(shares[n] - overall[n]) for n in shares if members), default=0.0),
         }
         for subset, members in subsets.items()
     ]
@@ -48,11 +49,12 @@ def split_statistics(
 def format_statistics(split: Split, records: Sequence[Record], class_names: Sequence[str]) -> str:
     """Return `split_statistics` as a plain table; a class is `images (per cent)`."""
     rows = split_statistics(split, records, class_names)
-    table = [["subset", "images", "groups", *rows[0]["counts"], "largest deviation"]]
+    last = ["largest deviation"] if class_names else []
+    table = [["subset", "images", "groups", *rows[0]["counts"], *last]]
     for row in rows:
         cells = [f"{count} ({row['shares'][name]:.2f}%)" for name, count in row["counts"].items()]
         numbers = [row["subset"], str(row["images"]), str(row["groups"])]
-        table.append([*numbers, *cells, f"{row['largest_deviation']:.2f}"])
+        table.append([*numbers, *cells, *(f"{row['largest_deviation']:.2f}" for _ in last)])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in table

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polymask.data.records import Record
-from polymask.data.split_drawing import deal
+from polymask.data.split_drawing import deal, set_apart
 from polymask.data.tables import parse_csv, read_csv, some
 from polymask.errors import UserError, choose, nearest
 from polymask.utils.files import write_text
@@ -87,25 +87,32 @@ def draw_split(
     No group stands in two subsets, and each class (unknown labels count as one) keeps its share in each
     subset as closely as the groups allow. A class with at least one group per subset is in every subset
     (unless its groups also hold other rare classes); a logged warning names a class that a subset lacks.
+    Samples that the data set prescribes for a subset go there, and only the others are drawn.
 
     Args:
         records: The samples.
         class_names: Name of each label.
-        fractions: Shares of train, val and test, summing to 1; a subset of fraction 0 stays empty.
+        fractions: Shares of train, val and test in what is drawn, summing to 1; a subset of fraction 0 gets
+            nothing, as it must be where the data set prescribes the subset.
         seed: Seed of the draw.
 
     Raises:
-        UserError: The fractions are not three shares of 1, or the groups are too few to fill the subsets.
+        UserError: The fractions are not three shares of 1 or give a share to a prescribed subset, the groups
+            are too few to fill the subsets, or a group is partly prescribed.
     """
     _check_fractions(fractions)
-    part_of = deal(records, fractions, seed)
+    prescribed, free = set_apart(records)
+    if prescribed and not free:  # nothing to draw, so the fractions mean nothing
+        return _split_of_records(prescribed, records, class_names, "the split")
+    _check_prescribed_have_no_share(fractions, prescribed)
+    part_of = deal(free, fractions, seed)
     for part, subset in enumerate(SUBSETS):
         if fractions[part] > 0 and part not in part_of.values():
             raise UserError(
                 f"data.fractions={fractions} leaves {subset} empty: the data has only "
-                f"{_num_groups(records)} groups. Add data, or give {subset} the fraction 0."
+                f"{_num_groups(free)} groups to draw. Add data, or give {subset} the fraction 0."
             )
-    subset_of = {name: SUBSETS[part] for name, part in part_of.items()}
+    subset_of = prescribed | {name: SUBSETS[part] for name, part in part_of.items()}
     return _split_of_records(subset_of, records, class_names, "the split")
 
 
@@ -115,32 +122,42 @@ def draw_fold(
     """Draw one fold of a cross-validation: over all folds every sample is tested exactly once.
 
     The samples are dealt into `num_folds` equal parts as in `draw_split`. Part `fold` is the test subset,
-    the part after it (cyclically) is val and the rest is train.
+    the part after it (cyclically) is val and the rest is train. Where the data set prescribes the test
+    subset, that one is kept: of the other samples part `fold` is val and the rest is train.
 
     Args:
         records: The samples.
         class_names: Name of each label.
-        num_folds: Number of parts, at least 3.
+        num_folds: Number of parts, at least 3, or 2 with a prescribed test subset.
         fold: Which fold, 0 to num_folds - 1.
         seed: Seed of the draw, the same for all folds of one cross-validation.
 
     Raises:
-        UserError: `num_folds` or `fold` is out of range, or there are fewer groups than folds.
+        UserError: `num_folds` or `fold` is out of range, there are fewer groups than folds, a group is partly
+            prescribed, or the data set prescribes both val and test.
     """
-    if not isinstance(num_folds, int) or num_folds < 3:
-        raise UserError(f"data.num_folds={num_folds} is not valid. Give a whole number of at least 3.")
+    prescribed, free = set_apart(records)
+    drawn = [subset for subset in ("test", "val") if subset not in prescribed.values()]
+    if not drawn:
+        raise UserError(
+            f"data.num_folds={num_folds} leaves nothing to draw: the data set prescribes val and test. "
+            "Leave it out."
+        )
+    least = len(drawn) + 1
+    if not isinstance(num_folds, int) or num_folds < least:
+        raise UserError(f"data.num_folds={num_folds} is not valid. Give a whole number of at least {least}.")
     if not isinstance(fold, int) or not 0 <= fold < num_folds:
         raise UserError(
             f"data.fold={fold} is not valid. Allowed: 0 to {num_folds - 1}, as data.num_folds says."
         )
-    part_of = deal(records, [1 / num_folds] * num_folds, seed)
+    part_of = deal(free, [1 / num_folds] * num_folds, seed)
     if len(set(part_of.values())) < num_folds:
         raise UserError(
-            f"data.num_folds={num_folds} leaves a fold empty: the data has only {_num_groups(records)} "
-            "groups. Lower data.num_folds, or add data."
+            f"data.num_folds={num_folds} leaves a fold empty: the data has only {_num_groups(free)} "
+            "groups to draw. Lower data.num_folds, or add data."
         )
-    subset_of_part = {fold: "test", (fold + 1) % num_folds: "val"}
-    subset_of = {name: subset_of_part.get(part, "train") for name, part in part_of.items()}
+    subset_of_part = {(fold + place) % num_folds: subset for place, subset in enumerate(drawn)}
+    subset_of = prescribed | {name: subset_of_part.get(part, "train") for name, part in part_of.items()}
     return _split_of_records(subset_of, records, class_names, f"fold {fold}")
 
 
@@ -182,6 +199,16 @@ def _check_fractions(fractions: Sequence[float]) -> None:
             f"data.fractions={fractions} is not a split. Give three numbers >= 0 for {', '.join(SUBSETS)} "
             "that sum to 1, such as [0.7, 0.15, 0.15]."
         )
+
+
+def _check_prescribed_have_no_share(fractions: Sequence[float], prescribed: Mapping[str, str]) -> None:
+    for fraction, subset in zip(fractions, SUBSETS, strict=True):
+        num_samples = list(prescribed.values()).count(subset)
+        if fraction > 0 and num_samples:
+            raise UserError(
+                f"data.fractions={fractions} gives {subset} a share, but the data set prescribes that subset "
+                f"({num_samples} samples). Give it 0, e.g. data.fractions=[0.8,0.2,0] for a prescribed test."
+            )
 
 
 def _find_column(rows: Sequence[Mapping[str, str]], names: Sequence[str], source: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import albumentations as A
 import cv2
@@ -23,14 +24,15 @@ class Augmentation:
         self._compose = A.Compose(list(transforms))
 
     def __call__(
-        self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int]
+        self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int], *, keep_size: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """Augment one sample.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            mask: (H, W) uint8, 255 = ignore.
+            mask: (H, W) uint8, 255 = ignore; or (H, W, L) uint16, layers of object numbers.
             seed: Any integers, here (run seed, epoch, sample index, repeat); equal seeds give equal results.
+            keep_size: Whether the result must be as high and wide as `image`.
 
         Returns:
             Image and mask, of the same types.
@@ -40,7 +42,25 @@ class Augmentation:
         # with the same seed, and "flip left-right" and "flip up-down" would then always fall together.
         self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         result = self._compose(image=image, mask=mask)
-        if result["image"].shape != image.shape:
+        if keep_size and result["image"].shape != image.shape:
             # A quarter turn of an oblong image does not fit the batch; another quarter, half a turn, does.
             result = {name: np.ascontiguousarray(np.rot90(value)) for name, value in result.items()}
         return result["image"], result["mask"]
+
+    def transforms_that_copy_borders(self) -> list[str]:
+        """Return the names of the transforms that fill what comes from outside with parts of the image."""
+        return [
+            type(transform).__name__
+            for transform in _flatten(self._compose.transforms)
+            if getattr(transform, "border_mode", cv2.BORDER_CONSTANT) != cv2.BORDER_CONSTANT
+        ]
+
+
+def _flatten(transforms: Iterable[Any]) -> Iterator[Any]:
+    """Yield transforms, and instead of a choice or a sequence of them its members."""
+    for transform in transforms:
+        members = getattr(transform, "transforms", None)
+        if members is None:
+            yield transform
+        else:
+            yield from _flatten(members)

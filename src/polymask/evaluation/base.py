@@ -26,6 +26,16 @@ class Report(Protocol):
     def summary(self, metrics: dict[str, float]) -> list[str]:
         """Return the few lines that a person wants to see first."""
 
+    def picture(self, id_: str) -> np.ndarray:
+        """Draw one test sample beside its truth, also when an earlier process wrote the report.
+
+        Args:
+            id_: Its id.
+
+        Returns:
+            (H, W, 3) uint8 RGB, made from the files of the report's folder and the data set.
+        """
+
 
 class PredictionWriter(Protocol):
     """Writes the predictions of an inference run, one image at a time, possibly from several threads."""
@@ -49,3 +59,6 @@ class PredictionWriter(Protocol):
         Returns:
             The row for `predictions.csv`.
         """
+
+    def finish(self) -> None:
+        """Write what is about all images, those of earlier runs in the same folder too."""

@@ -7,6 +7,7 @@ Images are (H, W, 3) uint8 RGB. Masks are (H, W) integers (or bool): 0 and below
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ _TILE_SIDES = (320, 640)
 _LEAST_WIDTH = 200  # of a column, for its headings
 _GAP = 4
 _DARK = 32
-_WHITE = (255, 255, 255)
+WHITE = (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _TEXT_SCALES = (0.7, 0.6, 0.5, 0.45)  # smaller letters run together
 
@@ -121,7 +122,7 @@ def draw_outlines(image: np.ndarray, true_mask: np.ndarray | None, predicted_mas
     return drawn
 
 
-def _text_bar(text: str, width: int, colour: tuple[int, int, int] = _WHITE) -> np.ndarray:
+def text_bar(text: str, width: int, colour: tuple[int, int, int] = WHITE) -> np.ndarray:
     """Return a dark bar (h, width, 3) with one line of text, made smaller and at last cut to fit."""
     text = " ".join(text.split())
 
@@ -151,14 +152,14 @@ def _resize_labels(mask: np.ndarray, image: np.ndarray, size: tuple[int, int]) -
     return cv2.resize(_labels(mask, image).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
 
 
-def _column(image: np.ndarray, headings: dict[str, tuple[int, int, int]]) -> np.ndarray:
+def column(image: np.ndarray, headings: dict[str, tuple[int, int, int]]) -> np.ndarray:
     """Return one column of a panel: the headings next to each other in their colours, the image below."""
     spare = max(0, _LEAST_WIDTH - image.shape[1])
     border = (0, 0, spare // 2 + _GAP // 2, spare - spare // 2 + _GAP // 2)
     image = cv2.copyMakeBorder(image, *border, cv2.BORDER_CONSTANT, value=(_DARK,) * 3)
     edges = np.linspace(0, image.shape[1], len(headings) + 1).astype(int)
     bars = [
-        _text_bar(text, width, colour)
+        text_bar(text, width, colour)
         for (text, colour), width in zip(headings.items(), np.diff(edges), strict=True)
     ]
     return np.vstack([np.hstack(bars), image])
@@ -189,9 +190,19 @@ def prediction_panel(
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     outlines = {} if true is None else {"true": TRUE_COLOUR}
     columns = [
-        _column(small, {"image": _WHITE}),
-        _column(overlay_mask(small, predicted), {"prediction": _WHITE}),
-        _column(draw_outlines(small, true, predicted), {**outlines, "predicted": PREDICTED_COLOUR}),
+        column(small, {"image": WHITE}),
+        column(overlay_mask(small, predicted), {"prediction": WHITE}),
+        column(draw_outlines(small, true, predicted), {**outlines, "predicted": PREDICTED_COLOUR}),
     ]
     panel = np.hstack(columns)
-    return np.vstack([panel, _text_bar(caption, panel.shape[1])])
+    return np.vstack([panel, text_bar(caption, panel.shape[1])])
+
+
+def stack_panels(panels: Sequence[np.ndarray]) -> np.ndarray:
+    """Place (H, W, 3) uint8 pictures of any widths one below the other, on the left; returns (H', W', 3)."""
+    width = max(panel.shape[1] for panel in panels)
+    padded = [
+        cv2.copyMakeBorder(panel, 0, _GAP, 0, width - panel.shape[1], cv2.BORDER_CONSTANT, value=(_DARK,) * 3)
+        for panel in panels
+    ]
+    return np.vstack(padded)

@@ -24,15 +24,17 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from sklearn import metrics
 
 # Okabe and Ito, "Color universal design" (2008), without the yellow, which is too pale for a line on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", (0, (7, 2, 1, 2, 1, 2)), (0, (10, 3)))
 _DPI = 100
+_CONFUSION = "Confusion matrix"
 
 # Title: (label of the axis, pattern). The first pattern that matches the whole key decides on the panel.
 _PANELS = {
     "Losses": ("Loss", r"(train|val)/(.*_)?loss.*"),
-    "Segmentation metrics": ("Score", r"val/(dice|iou|jaccard).*"),
-    "Classification metrics": ("Score", r"val/(accuracy|balanced_accuracy|f1_macro|auroc_macro)"),
+    "Segmentation metrics": ("Score", r"(train|val)/(dice|iou|jaccard|pixel_accuracy).*"),
+    "Average precision": ("Score", r"val/(mask|box)_ap(50|75)?"),
+    "Classification metrics": ("Score", r"(train|val)/(accuracy|balanced_accuracy|f1_macro|auroc_macro)"),
     "Learning rate": ("Learning rate", r"(.*/)?learning_rate.*"),
     "Other metrics": ("Score", r".*"),
     "Other quantities": ("Value", r".*"),
@@ -41,7 +43,7 @@ _PANELS = {
 Curve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, float]]
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
     """Write `figure` as PNG under a passing name in the same folder, then rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     passing = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -52,15 +54,15 @@ def _write(figure: Figure, path: Path) -> None:
         passing.unlink(missing_ok=True)
 
 
-def _plain(text: str, width: int) -> str:
+def plain_text(text: str, width: int) -> str:
     """Return `text` for matplotlib: at most `width` characters, a dollar sign is no mathematics."""
     short = text if len(text) <= width else text[: width - 1] + "…"
     return short.replace("$", r"\$")
 
 
-def _style(index: int) -> dict:
+def line_style(index: int) -> dict:
     """Return colour and dashes of line `index`; 35 differ."""
-    return {"color": _COLOURS[index % 7], "linestyle": _LINES[index // 7 % 5]}
+    return {"color": COLOURS[index % 7], "linestyle": _LINES[index // 7 % 5]}
 
 
 def _draw_matrix(
@@ -76,7 +78,9 @@ def _draw_matrix(
         text.set_in_layout(False)  # it lies within the axes; measuring thousands would take seconds
 
 
-def _confusion_matrix_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
+def _confusion_matrix_figure(
+    counts: np.ndarray, class_names: Sequence[str], title: str = _CONFUSION
+) -> Figure:
     num_classes = len(class_names)
     if counts.shape != (num_classes, num_classes):
         raise ValueError(
@@ -91,7 +95,7 @@ def _confusion_matrix_figure(counts: np.ndarray, class_names: Sequence[str]) -> 
         [f"{share:.{digits}f}" if np.isfinite(share) else "\N{EN DASH}" for share in row] for row in shares
     ]
 
-    names = [_plain(name, 24) for name in class_names]
+    names = [plain_text(name, 24) for name in class_names]
     size, angle = (10, 45) if num_classes <= 12 else (7, 90)
     width = min(9 + 0.5 * num_classes, 16)
     room = max(map(len, names)) * 0.6 * size / 72  # for the longest name, in inches
@@ -102,7 +106,7 @@ def _confusion_matrix_figure(counts: np.ndarray, class_names: Sequence[str]) -> 
     # The square root keeps rare classes visible beside one that is a hundred times as frequent.
     _draw_matrix(left, counts.astype(float), PowerNorm(0.5, 0, max(counts.max(), 1)), number_texts, cell)
     _draw_matrix(right, shares, Normalize(0, 100), share_texts, cell)
-    figure.suptitle(f"Confusion matrix (n = {totals.sum():,})")
+    figure.suptitle(f"{title} (n = {totals.sum():,})")
     left.set(title="Counts", ylabel="True class")
     right.set(title="Share of the true class in %")
     turned = {"rotation": angle, "ha": "right", "va": "center", "rotation_mode": "anchor"}
@@ -113,7 +117,9 @@ def _confusion_matrix_figure(counts: np.ndarray, class_names: Sequence[str]) -> 
     return figure
 
 
-def plot_confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path) -> None:
+def plot_confusion_matrix(
+    counts: np.ndarray, class_names: Sequence[str], path: Path, title: str = _CONFUSION
+) -> None:
     """Plot a confusion matrix as counts and as shares of each row.
 
     Args:
@@ -121,11 +127,12 @@ def plot_confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: 
             without samples are undefined and show as a dash.
         class_names: C names.
         path: The PNG file to write.
+        title: Stands above, followed by the total.
 
     Raises:
         ValueError: `counts` is not C by C.
     """
-    _write(_confusion_matrix_figure(counts, class_names), path)
+    write_figure(_confusion_matrix_figure(counts, class_names, title), path)
 
 
 def _roc(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -160,14 +167,16 @@ def _one_vs_rest_figure(
     areas = []
     for index in np.flatnonzero(drawable).tolist():
         x, y, area = curve(truth[:, index], scores[:, index])
-        axes.plot(x, y, label=f"{score} {area:.3f}  {_plain(class_names[index], 28)}", **_style(index))
+        axes.plot(
+            x, y, label=f"{score} {area:.3f}  {plain_text(class_names[index], 28)}", **line_style(index)
+        )
         areas.append(area)
     macro = f"{np.mean(areas):.3f}" if areas else "undefined"
     counted = f"{len(areas)} of {len(class_names)} classes, {len(truth):,} samples"
     axes.set_title(f"{title}, each class against the rest\nmacro {score} {macro} over {counted}")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.grid(alpha=0.3)
-    left_out = ", ".join(_plain(class_names[index], 28) for index in np.flatnonzero(~drawable).tolist())
+    left_out = ", ".join(plain_text(class_names[index], 28) for index in np.flatnonzero(~drawable).tolist())
     if left_out:
         figure.supxlabel(
             textwrap.fill(
@@ -202,7 +211,7 @@ def plot_roc_curves(
     Raises:
         ValueError: `probabilities` is not N by C.
     """
-    _write(_roc_curves_figure(labels, probabilities, class_names), path)
+    write_figure(_roc_curves_figure(labels, probabilities, class_names), path)
 
 
 def _pr_curves_figure(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> Figure:
@@ -214,7 +223,7 @@ def _pr_curves_figure(labels: np.ndarray, probabilities: np.ndarray, class_names
     for line in axes.get_lines():
         line.set_drawstyle("steps-post")  # average precision is the area below these steps
     for index in np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0)).tolist():
-        axes.axhline(truth[:, index].mean(), color=_style(index)["color"], linestyle=":", linewidth=1)
+        axes.axhline(truth[:, index].mean(), color=line_style(index)["color"], linestyle=":", linewidth=1)
     axes.set(xlabel="Recall (sensitivity)", ylabel="Precision (positive predictive value)")
     if axes.get_lines():
         axes.legend(
@@ -234,10 +243,11 @@ def plot_pr_curves(
 
     The number in the legend is the average precision. Arguments and errors are those of `plot_roc_curves`.
     """
-    _write(_pr_curves_figure(labels, probabilities, class_names), path)
+    write_figure(_pr_curves_figure(labels, probabilities, class_names), path)
 
 
-def _empty_figure(text: str) -> Figure:
+def empty_figure(text: str) -> Figure:
+    """Return a figure that says why there is nothing to draw."""
     figure = Figure(figsize=(8, 3))
     figure.text(0.5, 0.5, text, ha="center", va="center", size=14)
     return figure
@@ -264,9 +274,9 @@ def _draw_panel(axes: Axes, title: str, history: pd.DataFrame) -> None:
     for key, name in names.items():
         # Lines run on through epochs without a measurement; a logarithm has no place for zero.
         values = history[key][history[key] > (0 if log else -np.inf)]
-        style = _style(order.index(name)) | ({"linestyle": "--"} if key.startswith("train/") else {})
+        style = line_style(order.index(name)) | ({"linestyle": "--"} if key.startswith("train/") else {})
         marker = "o" if len(values) <= 40 else None
-        axes.plot(values.index, values, marker=marker, markersize=3, label=_plain(key, 36), **style)
+        axes.plot(values.index, values, marker=marker, markersize=3, label=plain_text(key, 36), **style)
     axes.set(title=title, xlabel="Epoch", ylabel=_PANELS[title][0] + (" (log scale)" if log else ""))
     axes.set_xlim(history.index.min() - 0.5, history.index.max() + 0.5)
     axes.set_yscale("log" if log else "linear")
@@ -280,7 +290,7 @@ def _training_curves_figure(history: pd.DataFrame, best_epoch: int | None) -> Fi
     numbers = numbers.astype(float).replace([np.inf, -np.inf], np.nan).dropna(axis="columns", how="all")
     panels = _panels(numbers)
     if not panels:
-        return _empty_figure("No metrics were logged.")
+        return empty_figure("No metrics were logged.")
     num_columns = min(2, len(panels))
     num_rows = -(-len(panels) // num_columns)
     figure = Figure(figsize=(10 if num_columns == 1 else 16, 4 * num_rows + 0.6), layout="constrained")
@@ -306,14 +316,14 @@ def plot_training_curves(history: pd.DataFrame, path: Path, best_epoch: int | No
         path: The PNG file to write.
         best_epoch: The epoch of the kept checkpoint, marked in every panel.
     """
-    _write(_training_curves_figure(history, best_epoch), path)
+    write_figure(_training_curves_figure(history, best_epoch), path)
 
 
 def _sample_sheet_figure(images: Sequence[np.ndarray], titles: Sequence[str], columns: int) -> Figure:
     if len(images) != len(titles):
         raise ValueError(f"{len(images)} images need as many titles, not {len(titles)}.")
     if not images:
-        return _empty_figure("No samples.")
+        return empty_figure("No samples.")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     width = min(max(3.2 * columns, 8), 16)
@@ -326,7 +336,7 @@ def _sample_sheet_figure(images: Sequence[np.ndarray], titles: Sequence[str], co
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes, image, lines in zip(grid, images, wrapped, strict=False):
         axes.imshow(image)
-        axes.set_title("\n".join(_plain(line, letters) for line in lines), size=9)
+        axes.set_title("\n".join(plain_text(line, letters) for line in lines), size=9)
     for axes in figure.axes:
         axes.set_axis_off()
     return figure
@@ -346,4 +356,4 @@ def plot_sample_sheet(
     Raises:
         ValueError: There are not as many titles as images.
     """
-    _write(_sample_sheet_figure(images, titles, columns), path)
+    write_figure(_sample_sheet_figure(images, titles, columns), path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ from polymask.data.images import read_binary_mask, read_image, resize_mask
 from polymask.data.records import Record
 from polymask.evaluation import figures
 from polymask.evaluation.drawing import prediction_panel
+from polymask.evaluation.metrics_file import Intervals, summary_lines, write_metrics
+from polymask.evaluation.samples import read_samples, write_samples
 from polymask.inference.image_mask_writer import mask_file_values, write_image
-from polymask.metrics.bootstrap import bootstrap_weights, percentile_interval, ratio
+from polymask.metrics.bootstrap import ratio
 from polymask.metrics.classification import confusion_matrix
 from polymask.tasks.predictions import ImagePrediction
 from polymask.utils.files import write_text
@@ -25,7 +27,6 @@ from polymask.utils.files import write_text
 if TYPE_CHECKING:
     from polymask.tasks.multitask import MultitaskTask
 
-_REPLICATES = 1000
 _EXAMPLES = 8
 _FIRST_SEEN = ("dice_lesion_image", "iou_lesion_image", "balanced_accuracy", "f1_macro", "auroc_macro")
 
@@ -36,14 +37,14 @@ class ImageMaskReport:
     Masks and metrics are on the grid of the network's input (`data.image_size`).
 
     Args:
-        folder: Where to write.
+        folder: Where to write; for `picture` alone, where an earlier report lies.
         task: The task; its collected rows are the source of all numbers.
         data: The data set, for groups and file names.
     """
 
     def __init__(self, folder: Path, *, task: MultitaskTask, data: Any) -> None:
         self.folder, self.task, self.data = folder, task, data
-        self.intervals: dict[str, tuple[float, float]] = {}
+        self.intervals: Intervals = {}
 
     def add(self, predictions: Sequence[ImagePrediction]) -> None:
         """Write the masks of one batch to `masks/{id}.png`."""
@@ -57,48 +58,64 @@ class ImageMaskReport:
         """Write metrics with intervals, the table of samples, figures and example predictions."""
         rows = self.task.rows
         groups = self.data.groups(list(rows["ids"]))
-        values = self.task.sample_metrics(rows, per_class=True)
-        replicates = self.task.sample_metrics(
-            rows, bootstrap_weights(groups, _REPLICATES, seed=0), per_class=True
+        self.intervals = write_metrics(
+            self.folder,
+            lambda weights: self.task.sample_metrics(rows, weights, per_class=True),
+            groups,
+            losses=self.task.mean_losses(),
+            details={"grid": list(self.data.image_size), "split_sha256": self.data.split.sha256},
         )
-        self.intervals = {name: percentile_interval(replicates[name]) for name in values}
-        self._write_metrics({name: float(value[0]) for name, value in values.items()}, groups)
-        table = sample_table(rows, groups, self.task.class_names)
+        write_samples(self.folder, rows, groups)
+        table = self._table
         write_text(self.folder / "per_sample.csv", table.to_csv(index=False))
         if "class_probabilities" in rows and (rows["label"] >= 0).any():
             self._write_classification(rows)
         if len(history):
             frame = pd.DataFrame(list(history))
             figures.plot_training_curves(frame, self.folder / "training_curves.png", best_epoch)
-        self._write_examples(table)
+        self._write_examples()
 
     def summary(self, metrics: dict[str, float]) -> list[str]:
         """Return one line per main metric, with its interval."""
-        lines = []
-        for name in _FIRST_SEEN:
-            if name in self.intervals:
-                low, high = self.intervals[name]
-                lines.append(f"test/{name} {metrics[name]:.4f}  (95 % interval {low:.4f} to {high:.4f})")
-        return lines
+        return summary_lines(_FIRST_SEEN, metrics, self.intervals)
+
+    def picture(self, id_: str) -> np.ndarray:
+        """Return the panel of one test sample, from the files of the folder and the data set.
+
+        Args:
+            id_: Its id.
+
+        Returns:
+            (H, W, 3) uint8 RGB: image, predicted mask, outlines of prediction and truth, caption.
+
+        Raises:
+            UserError: The folder holds no report of a test, or an image of the data set cannot be read.
+        """
+        record, caption = self._records[id_], _caption(self._rows[id_])
+        image = read_image(record.image_path)
+        shape, mask_path = image.shape[:2], self._mask_path(id_)
+        if not mask_path.is_file():  # the task has no masks, so there is nothing to compare
+            return prediction_panel(image, None, np.zeros(shape, np.uint8), caption)
+        true = read_binary_mask(record.mask_path) if record.mask_path is not None else None
+        predicted = resize_mask(read_binary_or_classes(mask_path), shape)
+        return prediction_panel(image, true, predicted, caption)
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        """The table of samples, from the file, so that an earlier report has it as well."""
+        rows, groups = read_samples(self.folder)
+        return sample_table(rows, groups, self.task.class_names)
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[Any, Any]]:
+        return {row["id"]: row for row in self._table.to_dict("records")}
+
+    @cached_property
+    def _records(self) -> dict[str, Record]:
+        return {record.id: record for record in self.data.subset("test")}
 
     def _mask_path(self, id_: str) -> Path:
         return self.folder / "masks" / f"{id_}.png"
-
-    def _write_metrics(self, values: dict[str, float], groups: Sequence[str]) -> None:
-        losses = {name: _number(value) for name, value in self.task.mean_losses().items()}
-        content = {
-            "num_samples": len(groups),
-            "num_groups": len(set(groups)),
-            "grid": list(self.data.image_size),
-            "intervals": f"95 % percentile bootstrap, {_REPLICATES} replicates, resampled by group",
-            "split_sha256": self.data.split.sha256,
-            "losses": losses,
-            "metrics": {
-                name: {"value": _number(value), "low": _number(low), "high": _number(high)}
-                for (name, value), (low, high) in zip(values.items(), self.intervals.values(), strict=True)
-            },
-        }
-        write_text(self.folder / "metrics.json", json.dumps(content, indent=2) + "\n")
 
     def _write_classification(self, rows: dict[str, np.ndarray]) -> None:
         from sklearn.metrics import classification_report
@@ -116,9 +133,9 @@ class ImageMaskReport:
         figures.plot_roc_curves(labels, probabilities, names, self.folder / "roc_curves.png")
         figures.plot_pr_curves(labels, probabilities, names, self.folder / "pr_curves.png")
 
-    def _write_examples(self, table: pd.DataFrame) -> None:
+    def _write_examples(self) -> None:
         """Write panels of evenly spread samples, of the worst masks and of the most confident mistakes."""
-        records = {record.id: record for record in self.data.subset("test")}
+        table = self._table
         spread = np.unique(np.linspace(0, len(table) - 1, _EXAMPLES).round().astype(int))
         chosen = {"sample": table.iloc[spread]}
         if "dice_lesion" in table:
@@ -127,18 +144,9 @@ class ImageMaskReport:
             wrong = table[(table["label"] != "") & (table["correct"] == 0)]
             chosen["worst_class"] = wrong.nlargest(_EXAMPLES, "confidence")
         for kind, some in chosen.items():
-            for number, row in enumerate(some.to_dict("records"), start=1):
-                path = self.folder / "predictions" / f"{kind}_{number}_{row['id']}.png"
-                write_image(path, self._panel(records[row["id"]], row))
-
-    def _panel(self, record: Record, row: dict[Any, Any]) -> np.ndarray:
-        image = read_image(record.image_path)
-        shape, mask_path = image.shape[:2], self._mask_path(record.id)
-        if not mask_path.is_file():  # the task has no masks, so there is nothing to compare
-            return prediction_panel(image, None, np.zeros(shape, np.uint8), _caption(row))
-        true = read_binary_mask(record.mask_path) if record.mask_path is not None else None
-        predicted = resize_mask(read_binary_or_classes(mask_path), shape)
-        return prediction_panel(image, true, predicted, _caption(row))
+            for number, id_ in enumerate(some["id"], start=1):
+                path = self.folder / "predictions" / f"{kind}_{number}_{id_}.png"
+                write_image(path, self.picture(id_))
 
 
 def read_binary_or_classes(path: Path) -> np.ndarray:
@@ -181,8 +189,3 @@ def _caption(row: dict[Any, Any]) -> str:
     if "dice_lesion" in row and not math.isnan(row["dice_lesion"]):
         parts.append(f"Dice {row['dice_lesion']:.3f}")
     return " | ".join(parts)
-
-
-def _number(value: float) -> float | None:
-    """Return None for NaN: JSON has no word for it."""
-    return None if math.isnan(value) else value

@@ -10,17 +10,18 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from polymask.data.images import read_image, resize_image
+from polymask.data.images import read_image
 from polymask.errors import UserError
 from polymask.evaluation.base import PredictionWriter
 from polymask.inference.inputs import SETTINGS_NAME, output_names
-from polymask.inference.predictor import Predictor
+from polymask.inference.predictor import Predictor, to_batch, to_input
 from polymask.inference.table import PredictionTable, csv_text, remove_tables
 from polymask.training.progress import Progress
 from polymask.utils.files import write_text
@@ -92,7 +93,7 @@ def predict_files(
         _Files(source, todo, predictor.image_size, keep_original=overlay),
         batch_size=batch_size,
         num_workers=num_workers,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, image_size=predictor.image_size),
     )
     progress = Progress("predict")
     with table, progress.over(len(loader)), ThreadPoolExecutor(_WRITERS) as pool:
@@ -100,6 +101,7 @@ def predict_files(
             table.add(row)
             summary.predicted += 1
     table.finish([str(file) for file in files])
+    writer.finish()
     _write_failures(folder / "failed.csv", summary.failed)
     return summary
 
@@ -143,7 +145,12 @@ class _Files(Dataset[dict[str, Any]]):
     """Decodes and resizes files; a file that cannot be read becomes a note, not an error."""
 
     def __init__(
-        self, source: Path, files: Sequence[Path], image_size: tuple[int, int], *, keep_original: bool
+        self,
+        source: Path,
+        files: Sequence[Path],
+        image_size: tuple[int, int] | None,
+        *,
+        keep_original: bool,
     ) -> None:
         self.source, self.files = source, list(files)
         self.image_size, self.keep_original = image_size, keep_original
@@ -158,16 +165,16 @@ class _Files(Dataset[dict[str, Any]]):
         except UserError as error:
             return {"file": str(file), "reason": str(error)}
         original = torch.from_numpy(image) if self.keep_original else None
-        resized = torch.from_numpy(resize_image(image, self.image_size))
-        return {"file": str(file), "image": resized, "size": image.shape[:2], "original": original}
+        pixels = to_input(image, self.image_size)
+        return {"file": str(file), "image": pixels, "size": image.shape[:2], "original": original}
 
 
-def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+def _collate(samples: list[dict[str, Any]], image_size: tuple[int, int] | None) -> dict[str, Any]:
     good = [sample for sample in samples if "reason" not in sample]
     return {
         "failed": {sample["file"]: sample["reason"] for sample in samples if "reason" in sample},
         "files": [sample["file"] for sample in good],
-        "image": torch.stack([sample["image"] for sample in good]) if good else None,
+        "image": to_batch([sample["image"] for sample in good], image_size) if good else None,
         "sizes": [sample["size"] for sample in good],
         "originals": [sample["original"] for sample in good],
     }

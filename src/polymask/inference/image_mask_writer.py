@@ -46,6 +46,9 @@ class ImageMaskWriter:
                 write_image(self.folder / "outlines" / f"{name}.jpg", outlined)
         return row
 
+    def finish(self) -> None:
+        """Do nothing: each image has files of its own."""
+
 
 def mask_file_values(result: ImageResult) -> np.ndarray:
     """Return the pixel values of a mask file: 0 and 255, or class numbers when there are several classes."""
@@ -54,7 +57,10 @@ def mask_file_values(result: ImageResult) -> np.ndarray:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Encode an RGB or single-channel uint8 image by the suffix of `path` and write it atomically."""
+    """Encode an image by the suffix of `path` and write it atomically.
+
+    RGB must be uint8; one channel may be uint16 too, where the format has it (PNG, TIFF; both are lossless).
+    """
     pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     _, data = cv2.imencode(path.suffix, pixels)
     # Not synced to disk one by one: an image that a power cut loses is simply predicted again.

@@ -31,7 +31,8 @@ class Predictor:
 
     Args:
         task: The task, weights loaded.
-        image_size: (height, width) of the network's input in pixels.
+        image_size: (height, width) of the network's input in pixels, None for a network that takes images
+            of any size as they are.
         run_name: Name of the run that trained it.
         path: The checkpoint file.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -43,7 +44,7 @@ class Predictor:
         self,
         *,
         task: Task,
-        image_size: tuple[int, int],
+        image_size: tuple[int, int] | None,
         run_name: str,
         path: Path,
         device: str = "auto",
@@ -56,11 +57,14 @@ class Predictor:
         self.task = task.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @classmethod
-    def from_checkpoint(cls, run_or_path: str | Path | None, **options: Any) -> Predictor:
+    def from_checkpoint(
+        cls, run_or_path: str | Path | None, *, pixel_size: float | None = None, **options: Any
+    ) -> Predictor:
         """Load a checkpoint.
 
         Args:
             run_or_path: Name of a run, path of a `.pt` file, or None for the newest run.
+            pixel_size: Micrometres per pixel of the images, for sizes of objects; None for that of training.
             **options: `device`, `precision` and `tta`, see the class.
 
         Raises:
@@ -69,9 +73,17 @@ class Predictor:
         path = _find(run_or_path)
         content = load_checkpoint(path)
         cfg = OmegaConf.create(content["config"])
+        if pixel_size is not None:
+            if "pixel_size" not in cfg.data:
+                raise UserError(
+                    f"data.pixel_size={pixel_size} is of no use to {path.stem}, which finds no objects; "
+                    "leave it out."
+                )
+            cfg.data.pixel_size = pixel_size
         task = build_task(cfg, class_names=content["class_names"], pretrained=False)
         load_weights(task, inference_weights(content), source=str(path))
-        size = parse_image_size(content["config"]["data"]["image_size"])
+        configured = content["config"]["data"]["image_size"]
+        size = None if configured is None else parse_image_size(configured)
         return cls(task=task, image_size=size, run_name=content["run_name"], path=path, **options)
 
     def predict(self, images: Sequence[str | Path | np.ndarray], *, batch_size: int = 16) -> list[Any]:
@@ -93,19 +105,29 @@ class Predictor:
         for start in range(0, len(images), batch_size):
             chunk = images[start : start + batch_size]
             arrays = [_pixels(image) for image in chunk]
-            pixels = np.stack([resize_image(array, self.image_size) for array in arrays])
             ids = [str(start + offset) for offset in range(len(arrays))]
-            predictions = self.predict_batch(torch.from_numpy(pixels), ids)
+            inputs = [to_input(array, self.image_size) for array in arrays]
+            predictions = self.predict_batch(to_batch(inputs, self.image_size), ids)
             sizes = [array.shape[:2] for array in arrays]
             results += [self.task.result(p, size) for p, size in zip(predictions, sizes, strict=True)]
         return results
 
     @torch.inference_mode()
-    def predict_batch(self, images: Tensor, ids: Sequence[str]) -> list[Any]:
-        """Return the task's raw predictions of (B, H, W, 3) uint8 images at the network's input size."""
+    def predict_batch(self, images: Tensor | list[Tensor], ids: Sequence[str]) -> list[Any]:
+        """Return the task's raw predictions of what `to_batch` made."""
         batch = move_batch({"image": images, "ids": list(ids)}, self.device)
         with autocast(self.device, self.precision):
             return self.task.predict_step(batch, tta=self.tta)
+
+
+def to_input(image: np.ndarray, image_size: tuple[int, int] | None) -> Tensor:
+    """Return an (H, W, 3) uint8 image at the network's input size; None leaves it as it is."""
+    return torch.from_numpy(image if image_size is None else resize_image(image, image_size))
+
+
+def to_batch(inputs: list[Tensor], image_size: tuple[int, int] | None) -> Tensor | list[Tensor]:
+    """Return inputs as (B, H, W, 3), or as a list where they keep their own sizes."""
+    return inputs if image_size is None else torch.stack(inputs)
 
 
 def _pixels(image: str | Path | np.ndarray) -> np.ndarray:

@@ -17,9 +17,13 @@ class Accumulator:
 
     The rows come out sorted by sample id, so the result is the same for any batch size, order of
     batches and number of processes. Evaluation is never padded: every sample counts once.
+
+    Args:
+        repeats: Samples may come more than once, as when training draws with replacement.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, repeats: bool = False) -> None:
+        self._repeats = repeats
         self._ids: list[str] = []
         self._tensors: dict[str, list[Tensor]] = {}
 
@@ -52,12 +56,14 @@ class Accumulator:
             when there are no rows.
 
         Raises:
-            ValueError: An id occurs twice, or processes hold different names.
+            ValueError: An id occurs twice without `repeats`, or processes hold different names.
         """
         # A process without samples knows no names: only the others say what a row holds.
         parts = [(ids, arrays) for ids, arrays in _gather(self._rows()) if ids]
         ids = np.array([name for part, _ in parts for name in part], dtype=str)
-        _check_parts(parts)
+        _check_names(parts)
+        if not self._repeats:
+            _check_unique(ids)
         order = np.argsort(ids, kind="stable")
         names = parts[0][1] if parts else {}
         rows = {name: np.concatenate([arrays[name] for _, arrays in parts])[order] for name in names}
@@ -87,14 +93,18 @@ def _gather(rows: _Rows) -> list[_Rows]:
     return parts
 
 
-def _check_parts(parts: Sequence[_Rows]) -> None:
-    """Refuse repeated samples and processes that collected different things."""
-    repeated = [name for name, count in Counter(i for ids, _ in parts for i in ids).items() if count > 1]
+def _check_unique(ids: np.ndarray) -> None:
+    """Refuse repeated samples."""
+    repeated = [name for name, count in Counter(ids.tolist()).items() if count > 1]
     if repeated:
         raise ValueError(
             f"{len(repeated)} samples were evaluated more than once, first {repeated[0]!r}: evaluation must "
             "not be padded, sample ids must be unique, and reset() comes before the next evaluation."
         )
+
+
+def _check_names(parts: Sequence[_Rows]) -> None:
+    """Refuse processes that collected different things."""
     names = {tuple(sorted(arrays)) for _, arrays in parts}
     if len(names) > 1:
         raise ValueError(f"processes hold different rows: {sorted(names)}.")

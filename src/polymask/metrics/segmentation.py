@@ -99,12 +99,46 @@ def segmentation_metrics(
             "several classes need lesion_counts: confusions of one class do not hold the union's."
         )
     weights = as_weights(weights, len(counts))
-    # A valid pixel is always counted for its true class, the background included.
-    has_mask = counts.sum(axis=(1, 2)) > 0
-    metrics = _lesion_metrics(counts[:, 1] if lesion_counts is None else lesion_counts, has_mask, weights)
+    lesion = counts[:, 1] if lesion_counts is None else lesion_counts
+    metrics = _lesion_metrics(lesion, _has_mask(counts), weights)
     if several:
         metrics |= _class_metrics(counts[:, 1:], weights, class_names)
     return metrics
+
+
+def lesion_scores(lesion_counts: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Score the foreground of each image.
+
+    Args:
+        lesion_counts: (N, 3) int64 of `lesion_confusion_per_sample`.
+        counts: (N, C, 3) int64 of `confusion_per_sample`; it tells which images have a mask.
+
+    Returns:
+        `dice` and `iou`, (N,) float64 in [0, 1]; NaN where an image has no mask.
+    """
+    has_mask = _has_mask(counts)
+    scores = _overlap(lesion_counts)
+    return {name: _one_if_empty(values, has_mask) for name, values in scores.items()}
+
+
+def pixel_accuracy(counts: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Compute the share of pixels of the right class, the background included.
+
+    Args:
+        counts: (N, C, 3) int64 of `confusion_per_sample`, class 0 = background.
+        weights: (R, N) non-negative sample weights, or None for the point estimate (R = 1).
+
+    Returns:
+        `pixel_accuracy_image` (mean over the images that have a mask) and `pixel_accuracy_pooled` (pixels of
+        all images together), (R,) float64 in [0, 1]; NaN without any mask.
+    """
+    weights = as_weights(weights, len(counts))
+    right = counts[..., 0].sum(axis=1)
+    total = right + counts[..., 2].sum(axis=1)  # each valid pixel is found or missed in its true class
+    return {
+        "pixel_accuracy_image": _mean_over_images(ratio(right, total)[:, None], weights)[:, 0],
+        "pixel_accuracy_pooled": ratio(weights @ right, weights @ total),
+    }
 
 
 def _check_masks(predicted: Tensor, target: Tensor) -> None:
@@ -119,6 +153,11 @@ def _count_pixels(predicted: Tensor, target: Tensor) -> Tensor:
     """Count the pixels (B, 3) of two bool masks (B, H, W) without ignored pixels."""
     hits = (predicted & target).sum(dim=(1, 2))
     return stack([hits, predicted.sum(dim=(1, 2)) - hits, target.sum(dim=(1, 2)) - hits], dim=-1)
+
+
+def _has_mask(counts: np.ndarray) -> np.ndarray:
+    # A valid pixel is always counted for its true class, the background included.
+    return counts.sum(axis=(1, 2)) > 0
 
 
 def _lesion_metrics(counts: np.ndarray, has_mask: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import segmentation_models_pytorch as smp
-from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
 from torch import nn
 
 from polymask.errors import UserError
-from polymask.models.smp_encoders import TIMM, EncoderTraits, encoder_traits
+from polymask.models.smp_encoders import EncoderTraits, build_encoder, encoder_traits
+from polymask.models.transposed_decoder import TransposedNetwork
 
 DECODERS: dict[str, type[nn.Module]] = {
     "unet": smp.Unet,
@@ -29,7 +29,11 @@ DECODERS: dict[str, type[nn.Module]] = {
     "upernet": smp.UPerNet,
     "segformer": smp.Segformer,
     "dpt": smp.DPT,
+    "transposed": TransposedNetwork,
 }
+
+PLAIN = ("dpt", "transposed")
+"""Decoders that take plain vision transformers."""
 
 SIZES: dict[str, Callable[[Any], tuple[int, int]]] = {
     # PAN halves the last map three times.
@@ -89,44 +93,35 @@ def build_parts(
         # The library recommends other names than its own `timm-` ones, but they work.
         warnings.simplefilter("ignore", DeprecationWarning)
         if decoder is None:
-            return _build_encoder(encoder_name, weights, in_channels, options, traits), None, None
+            encoder = build_encoder(
+                encoder_name, weights=weights, in_channels=in_channels, depth=options.get("encoder_depth")
+            )
+            return encoder, None, None
         network: Any = DECODERS[decoder](
             encoder_name=encoder_name,
             encoder_weights=weights,
             in_channels=in_channels,
             classes=num_masks,
             **{**_defaults(decoder, options, traits), **options},
-            **traits.options,
+            **(traits.options if decoder != "transposed" else {}),
         )
     return network.encoder, network.decoder, network.segmentation_head
-
-
-def _build_encoder(
-    name: str, weights: str | bool | None, in_channels: int, options: Mapping[str, Any], traits: EncoderTraits
-) -> Any:
-    """Build an encoder alone."""
-    shared: dict[str, Any] = {"in_channels": in_channels, **traits.options}
-    if traits.plain:
-        depth = options.get("encoder_depth", 4)
-        name = name.removeprefix(TIMM)
-        return TimmViTEncoder(name=name, depth=depth, pretrained=weights is not None, **shared)
-    return smp.encoders.get_encoder(name, depth=options.get("encoder_depth", 5), weights=weights, **shared)
 
 
 def _defaults(decoder: str, options: Mapping[str, Any], traits: EncoderTraits) -> dict[str, Any]:
     """Return the options that follow from others, where the library's defaults do not fit."""
     if decoder == "pspnet":
         return {"upsampling": 2 ** options.get("encoder_depth", 3)}
-    return {"decoder_readout": "ignore"} if traits.plain and not traits.has_tokens else {}
+    return {"decoder_readout": "ignore"} if decoder == "dpt" and not traits.has_tokens else {}
 
 
 def _check_fit(decoder: str, encoder_name: str, traits: EncoderTraits) -> None:
     """Raise UserError when a plain transformer meets a decoder for pyramids or the other way round."""
-    if traits.plain and decoder != "dpt":
+    if traits.plain and decoder not in PLAIN:
         raise UserError(
             f"model.encoder_name={encoder_name!r} is a plain vision transformer, without the feature pyramid "
-            f"that model.model={decoder} needs. Use model.model=dpt, or an encoder such as resnet34, "
-            "mit_b0 or tu-convnext_tiny."
+            f"that model.model={decoder} needs. Use model.model=dpt or transposed, or an encoder such as "
+            "resnet34, mit_b0 or tu-convnext_tiny."
         )
     if decoder != "dpt":
         return

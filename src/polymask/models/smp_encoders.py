@@ -10,6 +10,7 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
 from torch import nn
 
 from polymask.errors import UserError, nearest
@@ -86,6 +87,26 @@ def encoder_traits(name: str) -> EncoderTraits:
         has_tokens=getattr(skeleton, "num_prefix_tokens", 0) > 0,
         options={**_any_size_options(skeleton), "num_classes": 0},
     )
+
+
+def build_encoder(
+    name: str, *, weights: str | bool | None, in_channels: int, depth: int | None = None
+) -> Any:
+    """Build an encoder alone, which takes images of any size.
+
+    Args:
+        name: Checked name.
+        weights: What is to be downloaded: a name, True for `tu-` encoders, or None.
+        in_channels: Channels of the images.
+        depth: Stages, None for all (of a plain transformer: the last 4 of its blocks, evenly spread).
+    """
+    traits = encoder_traits(name)
+    shared: dict[str, Any] = {"in_channels": in_channels, **traits.options}
+    if traits.plain:
+        return TimmViTEncoder(
+            name=name.removeprefix(TIMM), depth=depth or 4, pretrained=weights is not None, **shared
+        )
+    return smp.encoders.get_encoder(name, depth=depth or 5, weights=weights, **shared)
 
 
 def _any_size_options(skeleton: nn.Module) -> dict[str, Any]:

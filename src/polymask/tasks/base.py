@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -24,10 +25,12 @@ class Task(nn.Module, ABC):
     Attributes:
         monitor: Metric key, such as `val/loss`, that decides which checkpoint is the best.
         mode: `min` or `max`: which direction of `monitor` is better.
+        samples: What it learns from, in the words of the data set's `samples`.
     """
 
     monitor: str
     mode: str
+    samples: str
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Run `training_step`; the name is what DistributedDataParallel calls."""
@@ -45,6 +48,14 @@ class Task(nn.Module, ABC):
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return scalars; `loss` is optimised, the others are logged under their names."""
 
+    def training_metrics(self) -> dict[str, float]:
+        """Return metrics of the training batches since `start_epoch`; none unless a task collects some.
+
+        They are of the augmented images and of weights that still moved, so they lag behind an evaluation of
+        the same samples. With several processes all must call it.
+        """
+        return {}
+
     @abstractmethod
     def evaluation_step(self, batch: Batch) -> list[Any]:
         """Return one prediction per sample and feed losses and metrics."""
@@ -58,12 +69,43 @@ class Task(nn.Module, ABC):
         """Forget what `evaluation_step` has collected."""
 
     @abstractmethod
+    def sample_metrics(
+        self, rows: dict[str, np.ndarray], weights: np.ndarray | None = None, *, per_class: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Compute the metrics from rows that were collected before, for intervals and comparisons.
+
+        Args:
+            rows: One row per sample under each name; `ids` (N,) are the samples.
+            weights: (R, N) non-negative weights of the samples, None for the point estimate (R = 1).
+            per_class: Also those of each class that are too many to be logged in every epoch.
+
+        Returns:
+            Metric name to (R,) values, NaN where undefined.
+        """
+
+    @abstractmethod
+    def sample_scores(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return name to (N,) scores that tell how well each sample was predicted.
+
+        Higher is better, NaN where a sample has no truth. The first name matters most.
+        """
+
+    @abstractmethod
     def predict_step(self, batch: Batch, *, tta: bool = False) -> list[Any]:
         """Return one prediction per sample without looking at targets; `tta` averages over flips."""
 
     @abstractmethod
     def result(self, prediction: Any, size: tuple[int, int]) -> Any:
         """Return a prediction in plain containers, at the image's own (height, width) in pixels."""
+
+    @abstractmethod
+    def picture(self, prediction: Any, record: Any) -> np.ndarray:
+        """Draw one prediction beside the truth: (H, W, 3) uint8 RGB.
+
+        Args:
+            prediction: What `evaluation_step` returned for the sample.
+            record: The sample's record of the data set.
+        """
 
     @abstractmethod
     def report(self, folder: Path, data: Any) -> Report:

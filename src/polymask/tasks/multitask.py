@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from polymask.data.images import read_image
+from polymask.data.records import Record
 from polymask.errors import UserError, choose
 from polymask.evaluation.base import PredictionWriter, Report
 from polymask.losses.classification import class_weights as compute_class_weights
@@ -19,6 +21,8 @@ from polymask.metrics.classification import classification_metrics, per_class_me
 from polymask.metrics.segmentation import (
     confusion_per_sample,
     lesion_confusion_per_sample,
+    lesion_scores,
+    pixel_accuracy,
     segmentation_metrics,
 )
 from polymask.models.smp_models import SegmentationClassifier
@@ -38,7 +42,10 @@ class MultitaskTask(Task):
         multiclass: The mask tells the classes apart (C = K + 1), instead of lesion or not (C = 1).
         monitor: Metric that decides the best checkpoint, such as `val/loss` or `val/dice_lesion_image`.
         mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        training_metrics: Also collect the metrics of the training batches.
     """
+
+    samples = "images with one mask or class"
 
     def __init__(
         self,
@@ -49,6 +56,7 @@ class MultitaskTask(Task):
         multiclass: bool,
         monitor: str = "val/loss",
         mode: str = "auto",
+        training_metrics: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
@@ -57,12 +65,15 @@ class MultitaskTask(Task):
         choose("task.mode", mode, ("auto", "min", "max"))
         self.mode = mode if mode != "auto" else ("min" if "loss" in monitor else "max")
         self.accumulator = Accumulator()
+        self.training_rows = Accumulator(repeats=True) if training_metrics else None
         self.rows: dict[str, np.ndarray] = {}
 
     def start_epoch(self, epoch: int) -> None:
         """Switch to training mode, with the backbone frozen if it is so in this epoch."""
         self.train()
         self.model.start_epoch(epoch)
+        if self.training_rows is not None:
+            self.training_rows.reset()
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the encoder's parameters and all others, those of the loss included."""
@@ -71,7 +82,19 @@ class MultitaskTask(Task):
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, `loss_segmentation`, `loss_classification` and the named terms."""
-        return self.loss(self.model(self._images(batch)), _with_integer_mask(batch))
+        batch = _with_integer_mask(batch)
+        outputs = self.model(self._images(batch))
+        if self.training_rows is not None:
+            with torch.no_grad():
+                self.training_rows.update(batch["ids"], **self._rows(_probabilities(outputs), batch))
+        return self.loss(outputs, batch)
+
+    def training_metrics(self) -> dict[str, float]:
+        """Return the metrics of `sample_metrics` over the epoch's training batches, if they are collected."""
+        if self.training_rows is None:
+            return {}
+        metrics = self.sample_metrics(self.training_rows.compute())
+        return {name: float(values[0]) for name, values in metrics.items()}
 
     def evaluation_step(self, batch: Batch) -> list[ImagePrediction]:
         """Collect confusions, class probabilities and losses of the batch."""
@@ -87,6 +110,12 @@ class MultitaskTask(Task):
                     if name in rows:
                         rows[name] = torch.full_like(rows[name], float("nan"))
         found = _probabilities(outputs)
+        self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch))
+        return _predictions(batch["ids"], found)
+
+    def _rows(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return what the metrics need of each sample, without waiting for the device."""
+        rows = {}
         if "mask" in found:
             # From probabilities as in `mask_from_probabilities`, so that counts and mask files always agree.
             predicted = found["mask"].argmax(dim=1) if self.multiclass else (found["mask"][:, 0] > 0.5).long()
@@ -96,8 +125,7 @@ class MultitaskTask(Task):
         if "label" in found:
             rows["class_probabilities"] = found["label"]
             rows["label"] = batch["label"]
-        self.accumulator.update(batch["ids"], **rows)
-        return _predictions(batch["ids"], found)
+        return rows
 
     def predict_step(self, batch: Batch, *, tta: bool = False) -> list[ImagePrediction]:
         """Return predictions; with `tta` the mean over the image and its three flips."""
@@ -147,12 +175,35 @@ class MultitaskTask(Task):
             names = self.class_names if self.multiclass else ["lesion"]
             lesion = rows["lesion_confusion"]
             metrics |= segmentation_metrics(rows["confusion"], weights, names, lesion)
+            metrics |= pixel_accuracy(rows["confusion"], weights)
         if "class_probabilities" in rows and (rows["label"] >= 0).any():
             labels, probabilities = rows["label"], rows["class_probabilities"]
             metrics |= classification_metrics(labels, probabilities, weights)
             if per_class:
                 metrics |= per_class_metrics(labels, probabilities, self.class_names, weights)
         return metrics
+
+    def sample_scores(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the Dice of each lesion mask and the probability of each true class, where there are any."""
+        scores = {}
+        if "confusion" in rows:
+            scores["dice_lesion"] = lesion_scores(rows["lesion_confusion"], rows["confusion"])["dice"]
+        if "class_probabilities" in rows:
+            labels = rows["label"]
+            of_true = np.take_along_axis(rows["class_probabilities"], labels.clip(0)[:, None], axis=1)[:, 0]
+            scores["true_class_probability"] = np.where(labels >= 0, of_true, np.nan)
+        return scores
+
+    def picture(self, prediction: ImagePrediction, record: Record) -> np.ndarray:
+        """Return the panel of one sample: image, predicted mask, outlines of truth and prediction."""
+        from polymask.evaluation.drawing import prediction_panel
+
+        image = read_image(record.image_path)
+        result = self.result(prediction, image.shape[:2])
+        true = record.read_mask() if record.has_mask else None
+        mask = result.mask if result.mask is not None else np.zeros(image.shape[:2], np.uint8)
+        caption = " | ".join(filter(None, [record.id, result.predicted_class]))
+        return prediction_panel(image, true, mask, caption)
 
     def report(self, folder: Path, data: Any) -> Report:
         """Return the writer of a test run's tables and figures."""
@@ -190,6 +241,7 @@ def build_task(
     predict_classes: bool = True,
     monitor: str = "val/loss",
     mode: str = "auto",
+    training_metrics: bool = False,
 ) -> MultitaskTask:
     """Build model and loss with the outputs that the data and the choice of task ask for.
 
@@ -204,6 +256,7 @@ def build_task(
         predict_classes: Whether the model has a classification head.
         monitor: See `MultitaskTask`.
         mode: See `MultitaskTask`.
+        training_metrics: See `MultitaskTask`.
 
     Raises:
         UserError: Neither masks nor classes are predicted.
@@ -211,6 +264,10 @@ def build_task(
     if not (predict_masks or predict_classes):
         raise UserError(
             "task.predict_masks and task.predict_classes are both false; one of them must be true."
+        )
+    if predict_classes and not class_names:
+        raise UserError(
+            "data.classes=[] names no class, so there is nothing to classify: use task=segmentation."
         )
     multiclass = segmentation == "multiclass"
     num_masks = (len(class_names) + 1 if multiclass else 1) if predict_masks else 0
@@ -224,6 +281,7 @@ def build_task(
         multiclass=multiclass,
         monitor=monitor,
         mode=mode,
+        training_metrics=training_metrics,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,9 @@ class Tracker(Protocol):
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
 
+    def adopt(self, run_ids: Sequence[str]) -> None:
+        """Show other runs of this tracker, by their ids, below this one; "" is no run and is left out."""
+
     def finish(self, status: str | None) -> None:
         """Close the run as `FINISHED`, `FAILED` or `KILLED`; None leaves an older run's end as it was."""
 
@@ -60,6 +63,9 @@ class NoTracker:
         """Do nothing."""
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def adopt(self, run_ids: Sequence[str]) -> None:
         """Do nothing."""
 
     def finish(self, status: str | None) -> None:

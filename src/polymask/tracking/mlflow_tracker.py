@@ -9,8 +9,9 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,12 @@ class MlflowTracker:
 
         self._outbox.put(send)
 
+    def adopt(self, run_ids: Sequence[str]) -> None:
+        """Show other runs below this one, wherever they stood before."""
+        for run_id in filter(None, run_ids):
+            # One record each: a run that is gone must not keep the others from their new place.
+            self._outbox.put(partial(self._adopt_one, run_id))
+
     def finish(self, status: str | None) -> None:
         """Close the run; None leaves the end of a run as it was, unless the run is new."""
         ended = _now()
@@ -177,6 +184,9 @@ class MlflowTracker:
         if self.uri.startswith(_SQLITE):  # beside the database, wherever the command was started
             location = (Path(self.uri.removeprefix(_SQLITE)).parent / "artifacts").as_uri()
         return self._client.create_experiment(self.experiment, artifact_location=location)
+
+    def _adopt_one(self, run_id: str) -> None:
+        self._client.set_tag(run_id, "mlflow.parentRunId", self.run_id)
 
     def _log_params(self, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param

@@ -65,9 +65,17 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype if enabled else torch.bfloat16, enabled=enabled)
 
 
-def move_batch(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return the batch with its tensors on `device`, copied without waiting where memory is pinned."""
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for key, value in batch.items()
-    }
+def move_batch(batch: Any, device: torch.device) -> Any:
+    """Return the batch with its tensors on `device`, copied without waiting where memory is pinned.
+
+    Args:
+        batch: A tensor, or dicts and lists of tensors and other things, which stay as they are.
+        device: Where to.
+    """
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: move_batch(value, device) for key, value in batch.items()}
+    if isinstance(batch, list) and batch and not isinstance(batch[0], str):
+        return [move_batch(value, device) for value in batch]
+    return batch

@@ -45,7 +45,7 @@ class TrainingLoop:
         self._trainable: list[bool] = []
 
     def train_epoch(self, state: TrainingState, loader: Any) -> dict[str, float]:
-        """Optimise over one epoch; return the mean of each loss and the speed."""
+        """Optimise over one epoch; return the mean of each loss, the task's metrics and the speed."""
         trainer, epoch = self.trainer, state.epoch
         seed_everything(trainer.seed, epoch, trainer.processes.rank)
         loader.batch_sampler.start_epoch(epoch)
@@ -64,7 +64,8 @@ class TrainingLoop:
                 if progress.advance(len(batch["ids"])):
                     progress.note(float(parts["loss"]))
         speed = progress.images_per_second * trainer.processes.world_size
-        return {**trainer.processes.mean(steps.means()), "images_per_second": speed}
+        means = trainer.processes.mean(steps.means())
+        return {**means, **self.task.training_metrics(), "images_per_second": speed}
 
     def _training_step(self, batch: Batch, number: int, total: int, steps: StepLog) -> dict[str, Tensor]:
         accumulate = self.trainer.accumulate_batches

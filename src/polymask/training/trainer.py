@@ -32,6 +32,16 @@ class MetricLog(Protocol):
         """Take the metrics of all epochs so far; the last entry is new."""
 
 
+class Previews(Protocol):
+    """Draws predictions in the course of the training."""
+
+    def consumer(self, epoch: int) -> Callable[[list[Any]], None] | None:
+        """Return what takes the validation's predictions of `epoch` (from 1), None to draw nothing in it."""
+
+    def finish(self) -> None:
+        """Write what was drawn, if anything was."""
+
+
 class Trainer:
     """Optimises a task, evaluates it after every epoch, keeps the best and the last checkpoint.
 
@@ -111,6 +121,7 @@ class Trainer:
         checkpoints: CheckpointFolder,
         record: Callable[[], RunRecord],
         metric_log: MetricLog,
+        previews: Previews | None = None,
         resume_from: dict[str, Any] | None = None,
     ) -> TrainingState:
         """Train until all epochs are done or patience has run out.
@@ -124,6 +135,7 @@ class Trainer:
             checkpoints: Where checkpoints go.
             record: Returns what checkpoints say of the run.
             metric_log: Where metrics go.
+            previews: Draws validation samples; None to draw nothing.
             resume_from: Content of a last checkpoint, to go on from there.
 
         Returns:
@@ -144,7 +156,8 @@ class Trainer:
             metrics = {f"train/{k}": v for k, v in loop.train_epoch(state, train_loader).items()} | rates
             with loop.averaged_weights():
                 self.processes.share_buffers(task)
-                evaluated = self.evaluate(task, val_loader, title="val")
+                draw = previews.consumer(state.epoch + 1) if previews is not None else None
+                evaluated = self.evaluate(task, val_loader, title="val", consume=draw)
             metrics |= {f"val/{name}": float(value) for name, value in evaluated.items()}
             best = state.end_epoch(metrics, task.monitor, task.mode)
             schedule.end_epoch(metrics[task.monitor])
@@ -157,6 +170,8 @@ class Trainer:
                 save_checkpoint(checkpoints.last(now.run_name), now, loop.everything(state))
                 # Logging last, so that a tracker in trouble cannot cost a checkpoint.
                 metric_log.log_epoch(state.history)
+                if previews is not None:
+                    previews.finish()
                 log_epoch(state.epoch, self.epochs, metrics, monitor=task.monitor, best=best)
         if self.processes.is_main and state.epoch < self.epochs:
             log.info("stopped: no better %s for %d epochs", task.monitor, state.epochs_since_best)

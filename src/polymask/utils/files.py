@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from polymask.errors import UserError
+
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, sync: bool = True) -> None:
     """Write a file under a temporary name beside it, sync it to disk, then move it into place.
@@ -32,9 +34,22 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, sync: 
         temporary.unlink(missing_ok=True)
 
 
+REPORT_NAME = "metrics.json"
+"""Written by every report, whatever it reports on: a folder that holds it may be replaced by a later one."""
+
+
 @contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write to, which takes the place of `folder` when the block ends well."""
+def report_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write to, which takes the place of `folder` when the block ends well.
+
+    Raises:
+        UserError: `folder` holds something else than an earlier report, which must not be replaced.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT_NAME).is_file():
+        raise UserError(
+            f"{folder} holds other files than a report, and a report would replace them; choose another "
+            "local_save_dir."
+        )
     staging, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)

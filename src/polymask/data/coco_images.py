@@ -1,0 +1,84 @@
+"""The images of a COCO file: their names, their files and their groups."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from polymask.data.coco_file import CocoFile, Entry
+from polymask.data.groups import fill_groups
+from polymask.data.tables import some
+from polymask.errors import UserError, nearest
+
+
+def file_name(entry: Entry) -> str:
+    """Return an image's path as the annotation file gives it, with slashes."""
+    return str(entry["file_name"]).replace("\\", "/")
+
+
+def sample_ids(file: CocoFile) -> dict[int | str, str]:
+    """Return an id for each image number: the file name without suffix, with its folders if need be.
+
+    Raises:
+        UserError: Two images have one id.
+    """
+    paths = {entry["id"]: PurePosixPath(file_name(entry)).with_suffix("") for entry in file.images}
+    ids = {key: path.name for key, path in paths.items()}
+    if len(set(ids.values())) < len(ids):
+        ids = {key: "_".join(part for part in path.parts if part != "/") for key, path in paths.items()}
+    repeated = [name for name, count in Counter(ids.values()).items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"{file.path} has more than one image named {some(repeated)}. Rename or remove all but one."
+        )
+    return ids
+
+
+def find_images(file: CocoFile, folders: Sequence[Path]) -> dict[int | str, Path]:
+    """Return the file of each image number, from the first of `folders` that has it.
+
+    Raises:
+        UserError: The annotation file names no image, or one that is in none of the folders.
+    """
+    # One listing per folder, because a stat per file is slow on network disks.
+    listing = cache(lambda folder: frozenset(os.listdir(folder)) if folder.is_dir() else frozenset())
+    found: dict[int | str, Path] = {}
+    for entry in file.images:
+        candidates = (folder / file_name(entry) for folder in folders)
+        path = next((path for path in candidates if path.name in listing(path.parent)), None)
+        if path is not None:
+            found[entry["id"]] = path
+    missing = [file_name(entry) for entry in file.images if entry["id"] not in found]
+    if missing or not found:
+        looked = ", ".join(dict.fromkeys(str(folder) for folder in folders))
+        raise UserError(
+            f"{len(missing)} of {len(file.images)} images of {file.path} are not there: "
+            f"{some(missing) or 'it names none'}. Put them into one of: {looked}."
+        )
+    return found
+
+
+def groups_by_field(file: CocoFile, ids: dict[int | str, str], field: str) -> dict[str, str]:
+    """Return the group of each id: a field of its entry; a dot leads into a field of a field.
+
+    Raises:
+        UserError: An image lacks the field.
+    """
+
+    def value(entry: Entry) -> str | None:
+        found: object = entry
+        for name in field.split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+        return None if found is None else str(found)
+
+    groups = {ids[entry["id"]]: value(entry) for entry in file.images}
+    if all(group is None for group in groups.values()):
+        fields = sorted({name for entry in file.images for name in entry})
+        raise UserError(
+            f"data.reader.group_column={field!r} is no field of the images of {file.path}."
+            f"{nearest(field, fields)} Found: {', '.join(fields)}."
+        )
+    return fill_groups(groups, f"field {field} of {file.path}")

@@ -1,0 +1,85 @@
+"""analyze and compare as commands: what they write, what MLflow gets, and what a mistake looks like."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from polymask import cli
+from polymask.utils import paths
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def finished(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project root of one's own with the run `tiny`."""
+    root = tmp_path / "root"
+    shutil.copytree(trained, root)
+    monkeypatch.setattr(paths, "PROJECT_ROOT", root)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return root
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_analyze_writes_a_report_and_a_run(lesion_folder: Path, project: Path) -> None:
+    from mlflow import MlflowClient
+
+    options = [f"data.data_dir={lesion_folder}", "data.classes=[MEL,NV,BKL]", "data.image_size=64"]
+    result = cli.run("analyze", [*options, "run_name=look", "num_samples=4", "num_augmented=2"])
+    assert result.folder == project / "results/analysis/look"
+    names = {path.name for path in result.folder.iterdir()}
+    assert {"analysis.txt", "statistics.csv", "samples.png", "augmentations.png", "classes.png"} <= names
+    client = MlflowClient(f"sqlite:///{project / 'mlruns/mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("polymask").experiment_id])
+    assert run.data.metrics["data/num_images"] == 24
+    assert run.data.tags["study"] == "analyze"
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == names
+    again = cli.run("analyze", [*options, "run_name=look", "num_samples=4", "tracker=none"])
+    assert again.folder == result.folder  # an earlier report may be replaced
+
+
+def test_compare_of_a_run_with_itself_finds_no_difference(finished: Path) -> None:
+    result = cli.run("compare", ["tiny", "tiny", "num_replicates=50", "num_permutations=50", "tracker=none"])
+    assert result.folder == finished / "results/comparison/tiny_vs_tiny"
+    with (result.folder / "comparison.csv").open(newline="") as file:
+        rows = {row["metric"]: row for row in csv.DictReader(file)}
+    stored = json.loads((finished / "results/test/tiny/metrics.json").read_text())["metrics"]
+    for name in ("dice_lesion_image", "balanced_accuracy", "pixel_accuracy_pooled"):
+        assert float(rows[name]["a"]) == pytest.approx(stored[name]["value"])
+        assert [float(rows[name][key]) for key in ("difference", "low", "high", "p_value")] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tiny"], "run_b= is needed; add it to the command, e.g. run_b=my_run"),
+        (["tiny", "tiny", "tiny"], "polymask compare takes 2 words (run_a, run_b), not 3"),
+        (["tiny", "tinny"], "tinny"),
+        (["tiny", "tiny", "num_picture=3"], "Did you mean 'num_pictures'?"),
+        (["tiny", "tiny", "test_dir=nowhere"], "has no samples.npz; run polymask test run_name=tiny first"),
+        (["tiny", "tiny", "num_replicates=0"], "num_replicates=0"),
+    ],
+)
+def test_mistakes_of_compare_are_one_line(
+    arguments: list[str], message: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = fails(capsys, "compare", *arguments, "tracker=none")
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert not (finished / "results/comparison/tiny_vs_tiny").exists()
+
+
+def test_operands_may_hold_characters_of_the_command_line_grammar(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "run+1,2" in fails(capsys, "compare", "run+1,2", "tiny", "tracker=none")
