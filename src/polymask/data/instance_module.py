@@ -56,7 +56,7 @@ class InstanceData(DataModule[InstanceRecord]):
                 f"data.image_size={image_size} is not for data sets of objects, whose images keep their "
                 "sizes; set model.min_size and model.max_size instead."
             )
-        self.pixel_size = _pixel_size(pixel_size)
+        self.pixel_size = check_pixel_size(pixel_size)
         folder = resolve(data_dir)
         records, names = reader(data_dir=folder, classes=class_name_list(classes))
         super().__init__(records=records, data_dir=folder, classes=names, **options)
@@ -92,7 +92,12 @@ class InstanceData(DataModule[InstanceRecord]):
         return TitledSample(title, item["image"], mask)
 
 
-def _pixel_size(value: float | None) -> float | None:
+def check_pixel_size(value: float | None) -> float | None:
+    """Return micrometres per pixel, None when unknown.
+
+    Raises:
+        UserError: Not a number above 0.
+    """
     if value is not None and not number("data.pixel_size", value, least=0.0) > 0:
         raise UserError(f"data.pixel_size={value} is not valid; give micrometres per pixel above 0, or null.")
     return value

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.data.images import read_image
+from polymask.data.instance_module import check_pixel_size
 from polymask.errors import UserError, choose, number, whole_number
 from polymask.evaluation.base import PredictionWriter, Report
 from polymask.losses.instance import InstanceLoss
@@ -62,7 +63,7 @@ class InstanceTask(Task):
         self.class_names = list(class_names)
         self.score_threshold = number("task.score_threshold", score_threshold, least=0.0)
         self.max_detections = whole_number("task.max_detections", max_detections, least=1)
-        self.pixel_size = pixel_size
+        self.pixel_size = check_pixel_size(pixel_size)
         self.monitor = monitor
         choose("task.mode", mode, ("auto", "min", "max"))
         self.mode = mode if mode != "auto" else ("min" if "loss" in monitor else "max")
