@@ -16,7 +16,7 @@ BENCHMARKS := $(filter-out benchmarks/_%, $(sort $(wildcard benchmarks/*.py)))
 MLFLOW_STORE := sqlite:///mlruns/mlflow.db
 
 # All that `make clean` removes, besides __pycache__ folders: tool caches, builds, and what `make demo` made.
-CACHES := .mypy_cache .pytest_cache .ruff_cache .cache/uv-* .cache/samples .cache/pairs build dist src/polymask.egg-info
+CACHES := .mypy_cache .pytest_cache .ruff_cache .cache/uv-* .cache/samples .cache/instances .cache/pairs build dist src/polymask.egg-info
 DEMO_RUN := $(addprefix models/checkpoints/demo, .pt .last.pt .yaml) \
 	results/test/demo results/inference/demo results/demo_images
 DEMO_DATA := data/demo

@@ -34,7 +34,7 @@ ABSTRACT = {"data/image_mask", "data/instances"}
 """Parts of other files, not options of a run."""
 
 SEMANTIC = ["task=segmentation", "data=coco_masks"]
-OBJECTS = ["task=instance", "model=mask_rcnn", "loss=mask_rcnn", "transforms=instance", "data=coco"]
+OBJECTS = ["task=instance", "model=mask_rcnn", "loss=mask_rcnn", "data=coco"]
 COMPANIONS = {
     **dict.fromkeys(["data/coco", "data/label_maps"], OBJECTS),
     **dict.fromkeys(["task/instance", "model/mask_rcnn", "loss/mask_rcnn", "transforms/instance"], OBJECTS),
@@ -136,3 +136,19 @@ def test_both_remedies_for_imbalance_warn(
     )
     factories.build_task(cfg, class_names=["A", "B"], class_counts=[3, 1], pretrained=True)
     assert "both balance the classes" in caplog.text
+
+
+def test_data_of_objects_bring_transforms_that_do_not_double_them() -> None:
+    assert composed("data=coco").transforms.affine.border_mode == 0
+    assert composed("data=label_maps", "transforms=none").transforms == {}
+    assert composed("experiment=microplastics_mask_rcnn").transforms.affine.border_mode == 0
+    assert composed("data=demo").transforms.affine.border_mode == 4
+
+
+def test_a_frozen_random_encoder_is_warned_of(caplog: pytest.LogCaptureFixture, project: Path) -> None:
+    frozen = ["model.encoder_name=resnet18", "model.encoder_weights=null", "model.freeze_backbone=true"]
+    factories.build_task(composed(*frozen), class_names=["A", "B"], pretrained=True)
+    assert "keeps random weights" in caplog.text
+    caplog.clear()
+    factories.build_task(composed(*frozen), class_names=["A", "B"], pretrained=False)  # weights follow
+    assert "keeps random weights" not in caplog.text

@@ -68,6 +68,7 @@ def test_compare_of_a_run_with_itself_finds_no_difference(finished: Path) -> Non
         (["tiny", "tiny", "num_picture=3"], "Did you mean 'num_pictures'?"),
         (["tiny", "tiny", "test_dir=nowhere"], "has no samples.npz; run polymask test run_name=tiny first"),
         (["tiny", "tiny", "num_replicates=0"], "num_replicates=0"),
+        (["tiny", "tiny", "data_dir=nowhere"], "If they lie elsewhere, give data_dir=."),
     ],
 )
 def test_mistakes_of_compare_are_one_line(

@@ -83,6 +83,11 @@ def build_task(
             "twice over; set one of the two back (shuffle, none).",
             cfg.loss.class_weights,
         )
+    if pretrained and cfg.model.get("freeze_backbone") and cfg.model.get("encoder_weights", "") is None:
+        log.warning(
+            "model.freeze_backbone=true keeps random weights, since model.encoder_weights=null: the encoder "
+            "will learn nothing; give it weights, or start from a run with init_from=."
+        )
     model = cfg.model if pretrained else _without_pretraining(cfg.model)
     return _builder(cfg, "task")(
         build_model=_builder({"model": model}, "model"),

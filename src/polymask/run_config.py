@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from polymask.errors import UserError
 from polymask.utils.files import write_text
 
-_ANYTIME = (
+ANYTIME = (
     "run_name",
     "local_save_dir",
     "data.data_dir",
@@ -26,10 +26,11 @@ _ANYTIME = (
     "preview_images",
     "running_metrics",
 )
-RESUME_MAY_CHANGE = (*_ANYTIME, "resume", "epochs", "trainer.patience", "test_after_training")
+"""Keys that change neither the course of a run nor what it is: names, places, machinery."""
+RESUME_MAY_CHANGE = (*ANYTIME, "resume", "epochs", "trainer.patience", "test_after_training")
 """Keys whose change leaves the course of an interrupted run as it was."""
 TEST_MAY_CHANGE = (
-    *_ANYTIME,
+    *ANYTIME,
     "data.batch_size",
     "data.eval_batch_size",
     "data.split_file",

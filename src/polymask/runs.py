@@ -125,8 +125,9 @@ def train(cfg: DictConfig) -> TrainResult:
         steps = trainer.steps_per_epoch(train_loader)
         schedule = build_schedule(cfg, optimizer, steps_per_epoch=steps, mode=task.mode)
 
-        record = _record(cfg, data, previous, checkpoints, own)
         tracker = build_tracker(cfg) if own.is_main else NoTracker()
+        previews = _previews(cfg, task, data, tracker) if own.is_main else None
+        record = _record(cfg, data, previous, checkpoints, own)
         if own.is_main:
             _write_run_files(cfg, record, data, task, trainer)
         tags = _tags(record, data, trainer)
@@ -144,7 +145,7 @@ def train(cfg: DictConfig) -> TrainResult:
                 # Asked anew for every checkpoint: a tracker that is away at the start has its id only later.
                 record=lambda: replace(record, tracker_run_id=tracker.run_id),
                 metric_log=EpochLog(output_dir() / "metrics.csv", tracker, running=cfg.running_metrics),
-                previews=_previews(cfg, task, data, tracker) if own.is_main else None,
+                previews=previews,
                 resume_from=previous,
             )
             leave()  # the main process alone tests: evaluation is short, and its report needs every image

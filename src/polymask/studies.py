@@ -155,13 +155,17 @@ def _read_side(cfg: DictConfig, run: str) -> Side:
     own = OmegaConf.create(content["config"])
     if cfg.data_dir is not None:
         own.data.data_dir = cfg.data_dir
+    try:
+        data = build_data(own, split=split_from_csv(content["split"]))
+    except UserError as error:
+        raise UserError(f"the data of {run}: {error} If they lie elsewhere, give data_dir=.") from error
     names = content["class_names"]
     return read_side(
         resolve(cfg.test_dir or own.local_save_dir or TEST_RESULTS) / content["run_name"],
         name=content["run_name"],
         task=build_task(own, class_names=names, pretrained=False),
         class_names=names,
-        data=build_data(own, split=split_from_csv(content["split"])),
+        data=data,
     )
 
 

@@ -143,12 +143,26 @@ def test_damaged_exif_does_not_matter(tmp_path):
     assert image_size(path) == (12, 20)
 
 
-def test_only_the_header_of_a_jpeg_is_read(tmp_path):
+def test_only_the_header_of_a_whole_jpeg_is_decoded(tmp_path):
     path = tmp_path / "image.jpg"
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:1000])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000] + whole[-2:])
     assert image_size(path) == (200, 300)
+
+
+def test_an_image_that_is_cut_off_is_an_offence_but_bytes_after_its_end_are_not(tmp_path):
+    pairs = [write_pair(tmp_path, id_, size=(96, 96), mask=np.zeros((96, 96), np.uint8)) for id_ in "ab"]
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    for pair in pairs:
+        Image.fromarray(noise).save(pair.image)
+    whole = pairs[0].image.read_bytes()
+    pairs[0].image.write_bytes(whole[: len(whole) // 2])
+    pairs[1].image.write_bytes(whole + bytes(16))
+    (offence,) = check_pairs(pairs)
+    assert offence.id == "a"
+    assert "cannot read image" in offence.problem
 
 
 def test_pairs_that_passed_are_not_looked_at_again_until_a_file_changes(tmp_path, caplog):

@@ -186,6 +186,12 @@ def test_damaged_image_is_a_user_error(lesion_folder, tmp_path):
         analyze(tmp_path / "out", lesions(lesion_folder))
 
 
+@pytest.mark.parametrize("key", ["num_samples", "num_augmented"])
+def test_negative_numbers_of_pictures_are_refused(tmp_path, key):
+    with pytest.raises(UserError, match=f"{key}=-1 is not valid"):
+        analyze(tmp_path / "out", HandMade([make_sample(0)], []), **{key: -1})
+
+
 def kept(num_samples: int, total: int, seed: int) -> list[int]:
     choice = SampleChoice(num_samples, seed=seed)
     assert [sample.id for sample in choice.watch(map(make_sample, range(total)))] == [*map(str, range(total))]

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 _EXIF_ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)  # orientations of EXIF that swap width and height
-_RULES = "1"  # raised when a pair that passed must be looked at again by new rules
+_JPEG_END = b"\xff\xd9"
+_RULES = "2"  # raised when a pair that passed must be looked at again by new rules
 
 
 class Pair(NamedTuple):
@@ -134,19 +135,26 @@ def refuse(offences: Iterable[Offence], pairs: Iterable[Pair], *, where: Path, r
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) as `read_image` gives them; of a JPEG only the header is read.
+    """Return (height, width) as `read_image` gives them; of a whole JPEG only the header is decoded.
 
     Raises:
         UserError: The file is missing or is no readable image.
     """
     # Whatever the header reader stumbles over, decoding decides.
     with contextlib.suppress(Exception), Image.open(path) as image:
-        if image.format == "JPEG":
+        if image.format == "JPEG" and _is_whole_jpeg(path):
             width, height = image.size
             turned = image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
             return (width, height) if turned else (height, width)
     height, width = read_image(path).shape[:2]
     return height, width
+
+
+def _is_whole_jpeg(path: Path) -> bool:
+    """Return whether the file ends as a JPEG does; one that was cut off has an intact header."""
+    with path.open("rb") as file:
+        file.seek(-len(_JPEG_END), os.SEEK_END)
+        return file.read() == _JPEG_END
 
 
 def _scan(folder: Path, suffix: str) -> tuple[set[str], list[str]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from polymask.data.analysis import AnalysableData, Analysis, OriginalSample, TitledSample, analyze
 from polymask.data.images import resize_image, resize_mask
+from polymask.errors import whole_number
 from polymask.evaluation import analysis_figures
 from polymask.evaluation.analysis_text import analysis_text
 from polymask.evaluation.drawing import overlay_mask
@@ -71,8 +72,10 @@ def write_analysis(
         The numbers for a tracker, named `data/…`; see `Analysis.statistics`.
 
     Raises:
-        UserError: The data set holds no images, or a file cannot be read.
+        UserError: The data set holds no images, a file cannot be read, or a number is out of range.
     """
+    whole_number("num_samples", num_samples, least=0)
+    whole_number("num_augmented", num_augmented, least=0)
     # First, because it is quick and may find a mistake in the configuration.
     augmented = [
         picture for row in data.augmented_samples(num_augmented, _EPOCHS, seed=seed) for picture in row

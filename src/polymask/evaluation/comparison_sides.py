@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -50,10 +51,10 @@ def read_side(folder: Path, *, name: str, task: Task, class_names: Sequence[str]
         name: Name of the run.
         task: Its task.
         class_names: Its classes.
-        data: The data set with the split of the test, for pictures.
+        data: The data set that it was tested on, for pictures; with any split.
 
     Raises:
-        UserError: The run was not tested, or by a version that did not keep the samples.
+        UserError: The run was not tested, or by a version that did not keep the samples, or on other data.
     """
     rows, groups = read_samples(folder)
     content = json.loads((folder / REPORT_NAME).read_text())
@@ -65,8 +66,24 @@ def read_side(folder: Path, *, name: str, task: Task, class_names: Sequence[str]
         groups=groups,
         split_sha256=content["split_sha256"],
         grid=tuple(content["grid"]) if "grid" in content else None,
-        report=task.report(folder, data),
+        report=task.report(folder, _tested(data, rows["ids"].tolist(), name)),
     )
+
+
+def _tested(data: Any, ids: list[str], name: str) -> Any:
+    """Return the data set with the samples `ids` as its test subset.
+
+    A test with another split file than the training's looked at other samples than the run's own split says.
+    """
+    missing = set(ids).difference(record.id for record in data.records)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(ids)} test samples of {name} are not in {data.data_dir}, e.g. "
+            f"{min(missing)!r}; give the folder of the data that it was tested on as data_dir=."
+        )
+    data = copy.copy(data)
+    data.split = replace(data.split, subsets={"train": [], "val": [], "test": ids})
+    return data
 
 
 def align(side_a: Side, side_b: Side) -> tuple[Side, Side, list[str]]:
@@ -133,9 +150,9 @@ def _check_tasks(side_a: Side, side_b: Side) -> None:
         )
     if list(side_a.class_names) != list(side_b.class_names):
         raise UserError(
-            f"{side_a.name} has the classes {', '.join(side_a.class_names)}, {side_b.name} "
-            f"{', '.join(side_b.class_names)}. Only runs with the same classes in the same order can be "
-            "compared."
+            f"{side_a.name} has the classes {', '.join(side_a.class_names) or 'none'}, {side_b.name} "
+            f"{', '.join(side_b.class_names) or 'none'}. Only runs with the same classes in the same order "
+            "can be compared."
         )
 
 
@@ -149,13 +166,7 @@ def _check_rows(side_a: Side, side_b: Side) -> None:
                 f"{name!r} differ in size: {rows_a[name].shape[1:]} and {rows_b[name].shape[1:]} per image. "
                 "Only runs of the same task can be compared."
             )
-    if "label" in rows_a and "label" in rows_b:
-        changed = int((rows_a["label"] != rows_b["label"]).sum())
-        if changed:
-            raise UserError(
-                f"the true classes of {changed} images are not the same in the tests of {side_a.name} and "
-                f"{side_b.name}: run polymask test on the same data for both."
-            )
+    _check_truth(side_a, side_b)
     names_a, names_b = (
         side.task.sample_metrics(side.rows, per_class=True).keys() for side in (side_a, side_b)
     )
@@ -164,6 +175,24 @@ def _check_rows(side_a: Side, side_b: Side) -> None:
             f"{side_a.name} and {side_b.name} are of different tasks: only one of them has "
             f"{', '.join(sorted(names_a ^ names_b))}. Only runs of the same task can be compared."
         )
+
+
+def _check_truth(side_a: Side, side_b: Side) -> None:
+    """Make sure that labels, and on equal grids the areas of the true masks, are the same for both runs."""
+    rows_a, rows_b = side_a.rows, side_b.rows
+    changed = {}
+    if "label" in rows_a and "label" in rows_b:
+        changed["classes"] = rows_a["label"] != rows_b["label"]
+    for name in ("lesion_confusion", "union_confusion"):
+        if name in rows_a and name in rows_b and side_a.grid == side_b.grid:
+            areas = [rows[name][..., 0] + rows[name][..., 2] for rows in (rows_a, rows_b)]  # found and missed
+            changed["masks"] = (areas[0] != areas[1]).reshape(len(areas[0]), -1).any(axis=1)
+    for what, images in changed.items():
+        if images.any():
+            raise UserError(
+                f"the true {what} of {images.sum()} images are not the same in the tests of {side_a.name} "
+                f"and {side_b.name}: run polymask test on the same data for both."
+            )
 
 
 def _size(grid: tuple[int, ...] | None) -> str:

@@ -45,7 +45,7 @@ def comparison_text(
         f"each of which draws {units} with replacement, the same for both runs.",
         f"p is that of a two-sided paired permutation test: the share of {swaps} ways to swap the two runs' "
         f"predictions in some of the {units} that give a difference at least as large.",
-        f"The p-values are not corrected for the number of metrics: if the runs did not differ at all, "
+        f"The p-values are not corrected for the number of metrics: if the runs did not differ at all, up to "
         f"{0.05 * tested:.1f} of {tested} would be expected below 0.05.",
     ]
     counts = f"{num_images:,} test images" + (f" of {num_groups:,} groups" if grouped else "")

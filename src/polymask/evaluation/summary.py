@@ -10,15 +10,12 @@ from typing import Any
 from polymask.errors import UserError
 from polymask.evaluation.fold_statistics import MetricSummary, Rows, SampleMetrics, summarize_metrics
 from polymask.evaluation.study_names import study_names
+from polymask.run_config import ANYTIME
 
 FOLD = "data.fold"
 NUM_FOLDS = "data.num_folds"
 DATA_DIR = "data.data_dir"
-NOT_THE_STUDY = (
-    *(FOLD, "run_name", "resume", "local_save_dir", "test_after_training"),
-    *(DATA_DIR, "data.cache_dir", "data.num_workers", "trainer.device", "tracker"),
-    *("preview_epochs", "preview_images", "running_metrics"),
-)
+NOT_THE_STUDY = (FOLD, "resume", "test_after_training", *ANYTIME)
 """Keys (or the start of keys) in which runs of one study may differ: the fold, names, paths, machinery."""
 
 

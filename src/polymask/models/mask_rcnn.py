@@ -77,13 +77,16 @@ def build_model(
         normalization = "frozen" if pretrained else "group"
     if trainable_layers is not None:
         whole_number("model.trainable_layers", trainable_layers, least=0)
-    sizes = [min_size] if isinstance(min_size, int) else list(min_size)
+    sizes = _values("model.min_size", [min_size] if isinstance(min_size, int) else min_size)
     options = {
         "num_outputs": whole_number("model.num_classes", num_classes, least=1) + 1,
         "channels": whole_number("model.channels", channels, least=1),
         "hidden_size": whole_number("model.hidden_size", hidden_size, least=1),
         "anchor_sizes": _anchor_sizes(anchor_sizes),
-        "aspect_ratios": [number("model.aspect_ratios", ratio, least=1e-3) for ratio in aspect_ratios],
+        "aspect_ratios": [
+            number("model.aspect_ratios", ratio, least=1e-3)
+            for ratio in _values("model.aspect_ratios", aspect_ratios)
+        ],
         "min_size": [whole_number("model.min_size", size, least=32) for size in sizes],
         "max_size": whole_number("model.max_size", max_size, least=max(sizes)),
         "score_threshold": _share("model.score_threshold", score_threshold),
@@ -147,13 +150,25 @@ def _body_with_weights(backbone: str, name: str, weights: str | None) -> tuple[A
 
 def _anchor_sizes(sizes: Sequence[int | Sequence[int]]) -> list[list[int]]:
     """Return one list per map, all of one length, which the proposal head's shared layers demand."""
-    lists = [[size] if isinstance(size, int) else list(size) for size in sizes]
-    if len(lists) != _LEVELS or len({len(level) for level in lists}) != 1 or not lists[0]:
+    levels = _values("model.anchor_sizes", sizes)
+    lists = [[size] if isinstance(size, int) else _values("model.anchor_sizes", size) for size in levels]
+    if len(lists) != _LEVELS or len({len(level) for level in lists}) != 1:
         raise UserError(
-            f"model.anchor_sizes={list(sizes)} is not valid; it must have {_LEVELS} entries, one for each "
+            f"model.anchor_sizes={levels} is not valid; it must have {_LEVELS} entries, one for each "
             "map of stride 4, 8, 16, 32 and 64, all numbers or all lists of one length."
         )
     return [[whole_number("model.anchor_sizes", size, least=1) for size in level] for level in lists]
+
+
+def _values(key: str, values: Any) -> list[Any]:
+    """Return the entries of a list.
+
+    Raises:
+        UserError: It is no list, or empty.
+    """
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise UserError(f"{key}={values!r} is not valid; it must be a list of at least one number.")
+    return list(values)
 
 
 def _share(key: str, value: float) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +64,8 @@ class InstanceTask(Task):
         self.model, self.loss = model, loss
         self.class_names = list(class_names)
         self.score_threshold = number("task.score_threshold", score_threshold, least=0.0)
+        if score_threshold > 1:
+            raise UserError(f"task.score_threshold={score_threshold} is not valid; scores are from 0 to 1.")
         self.max_detections = whole_number("task.max_detections", max_detections, least=1)
         self.pixel_size = check_pixel_size(pixel_size)
         self.monitor = monitor
@@ -201,7 +205,11 @@ def build_task(
         pixel_size: See `InstanceTask`.
         monitor: See `InstanceTask`.
         mode: See `InstanceTask`.
+
+    Raises:
+        UserError: Model or loss are those of another task, or a value is not allowed.
     """
+    _check_companions(build_model, build_loss)
     return InstanceTask(
         model=build_model(num_classes=len(class_names)),
         loss=build_loss(),
@@ -212,6 +220,22 @@ def build_task(
         monitor=monitor,
         mode=mode,
     )
+
+
+def _check_companions(build_model: Callable[..., Any], build_loss: Callable[..., Any]) -> None:
+    """Raise UserError when model or loss are configured for another task, before either is built."""
+    loss = build_loss.func if isinstance(build_loss, partial) else build_loss
+    try:
+        inspect.signature(build_model).bind(num_classes=1)
+    except TypeError:
+        fits = False
+    else:
+        fits = isinstance(loss, type) and issubclass(loss, InstanceLoss)
+    if not fits:
+        raise UserError(
+            "task=instance goes with model=mask_rcnn, loss=mask_rcnn and data=coco or label_maps; "
+            "experiment=mask_rcnn chooses them all."
+        )
 
 
 def truth_of(target: dict[str, Tensor]) -> InstanceTruth:
