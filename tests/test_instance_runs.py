@@ -239,7 +239,6 @@ def test_infer_writes_the_files_of_every_image(runs: Runs) -> None:
     assert (again.predicted, again.skipped) == (0, 24)
 
 
-@pytest.mark.xfail(strict=True, reason="the stored task keeps the pixel size of training")
 def test_pixel_size_of_other_photographs_is_given_to_infer(runs: Runs) -> None:
     options = [
         "run_name=whole",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from polymask.utils import paths
 
 NUM_IMAGES = 12
 SHARED = ("dice_lesion_image", "dice_lesion_pooled", "iou_lesion_image", "iou_lesion_pooled")
-FOLDS = ["data.num_folds=3", "data.num_workers=0", "trainer.device=cpu", "trainer.precision=fp32", "epochs=1"]
+FOLDS = ["data.num_folds=3", "data.num_workers=0", "trainer.device=cpu", "trainer.precision=fp32", "epochs=2"]
 UNET = [
     "experiment=unet_family_unet",
     *FOLDS,
@@ -61,15 +60,15 @@ def _runs_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(_runs_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def root(_runs_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project root of one's own with the runs unet_0 to unet_2 (in MLflow) and rcnn_0 (not in it)."""
     shutil.copytree(_runs_once, tmp_path / "root")
     monkeypatch.setattr(paths, "PROJECT_ROOT", tmp_path / "root")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield tmp_path / "root"
+    return tmp_path / "root"
 
 
-def tested(root: Path, run: str) -> dict[str, float]:
+def metrics_of(root: Path, run: str) -> dict[str, float]:
     """The metrics of a run as its test wrote them."""
     content = json.loads((root / "results/test" / run / "metrics.json").read_text())["metrics"]
     return {name: np.nan if each["value"] is None else each["value"] for name, each in content.items()}
@@ -88,7 +87,9 @@ def table(folder: Path) -> dict[tuple[str, str], dict[str, float]]:
 def test_every_image_is_tested_in_one_fold(root: Path) -> None:
     ids = [np.load(root / f"results/test/unet_{fold}/samples.npz")["ids"].tolist() for fold in range(3)]
     assert [len(names) for names in ids] == [4, 4, 4]
-    assert sorted(sum(ids, [])) == sorted(path.stem for path in (root / "coco/images").iterdir())
+    assert sorted(id_ for names in ids for id_ in names) == sorted(
+        path.stem for path in (root / "coco/images").iterdir()
+    )
     assert np.load(root / "results/test/rcnn_0/samples.npz")["ids"].tolist() == ids[0]
 
 
@@ -103,7 +104,7 @@ def test_summary_of_folds_equals_numpy_and_stands_above_them_in_mlflow(root: Pat
     }
     rows = table(result.folder)
     (study,) = {study for study, _ in rows}
-    folds = [tested(root, f"unet_{fold}") for fold in range(3)]
+    folds = [metrics_of(root, f"unet_{fold}") for fold in range(3)]
     assert {metric for _, metric in rows} == set(folds[0])
     for metric in folds[0]:
         row, values = rows[study, metric], np.array([fold[metric] for fold in folds])
@@ -133,7 +134,7 @@ def check_mlflow(root: Path, study: str, mean: float) -> None:
     children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert {run.info.run_name for run in children} == {"unet_0", "unet_1", "unet_2"}
     for run in children:
-        value = tested(root, run.info.run_name)["dice_lesion_image"]
+        value = metrics_of(root, run.info.run_name)["dice_lesion_image"]
         assert run.data.metrics["test/dice_lesion_image"] == pytest.approx(value)
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"summary.txt", "summary.csv", "summary.png", "metrics.json"} <= artifacts
@@ -150,7 +151,7 @@ def test_mask_rcnn_stands_beside_them_with_the_metrics_of_the_union(root: Path) 
     assert "mask_rcnn resnet18" in names[1]
     for study, run in zip(names, ("unet_0", "rcnn_0"), strict=True):
         for metric in SHARED:
-            assert rows[study, metric]["mean"] == pytest.approx(tested(root, run)[metric])
+            assert rows[study, metric]["mean"] == pytest.approx(metrics_of(root, run)[metric])
     text = (result.folder / "summary.txt").read_text()
     side_by_side = text.partition("All studies on the metrics that they share")[2]
     assert side_by_side

@@ -8,6 +8,7 @@ from typing import Any
 
 from polymask.data.records import Record
 from polymask.data.splits import Split
+from polymask.utils.text import align_columns
 
 
 def split_statistics(
@@ -55,10 +56,7 @@ def format_statistics(split: Split, records: Sequence[Record], class_names: Sequ
         cells = [f"{count} ({row['shares'][name]:.2f}%)" for name, count in row["counts"].items()]
         numbers = [row["subset"], str(row["images"]), str(row["groups"])]
         table.append([*numbers, *cells, *(f"{row['largest_deviation']:.2f}" for _ in last)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in table
-    )
+    return "\n".join(align_columns(table))
 
 
 def _shares(records: Sequence[Record], labels: Mapping[int, str]) -> dict[str, float]:

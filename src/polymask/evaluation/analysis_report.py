@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from polymask.evaluation.analysis_text import analysis_text
 from polymask.evaluation.drawing import overlay_mask
 from polymask.evaluation.figures import plot_sample_sheet
 from polymask.utils.files import REPORT_NAME, write_text
+from polymask.utils.text import csv_text
 
 _EPOCHS = 5  # augmentations of each training sample on the sheet
 _LONGEST_SIDE = 480  # of an image on a sheet, in pixels
@@ -112,26 +111,20 @@ def _write_sheet(path: Path, pictures: Sequence[TitledSample], *, columns: int) 
 
 
 def _write_tables(folder: Path, analysis: Analysis, statistics: dict[str, float]) -> None:
-    _write_csv(folder / "statistics.csv", [("name", "value"), *statistics.items()])
+    write_text(folder / "statistics.csv", csv_text([("name", "value"), *statistics.items()]))
     columns = ("id", "subset", "width", "height", "classes", "mask_area", "mask_share", "num_objects")
     rows = [
         (r.id, r.subset, r.width, r.height, "|".join(r.class_names), r.mask_area, r.mask_share, r.num_objects)
         for r in analysis.images
     ]
-    _write_csv(folder / "per_image.csv", [columns, *rows])
+    write_text(folder / "per_image.csv", csv_text([columns, *rows]))
     subsets = analysis.subsets
     counts = [
         (name, *(row[subset] for subset in subsets), row.total())
         for name, row in analysis.class_counts.items()
     ]
     header = ("class", *(subset or "unused" for subset in subsets), "all")
-    _write_csv(folder / "classes.csv", [header, *counts])
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(folder / "classes.csv", csv_text([header, *counts]))
 
 
 def _write_figures(folder: Path, analysis: Analysis) -> None:

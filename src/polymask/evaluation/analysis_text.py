@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from functools import partial
 
 from polymask.data.analysis import Analysis
 from polymask.data.pixel_sums import CHANNELS
+from polymask.utils.text import align_columns
 
 _MEASURES = ("min", "median", "mean", "max")
+_table = partial(align_columns, indent="  ")
 _MOST_SIZES = 5  # lines on frequent image sizes
 
 
@@ -30,16 +32,6 @@ def analysis_text(analysis: Analysis, *, data_dir: str, fingerprint: str) -> str
         _masks(values),
     ]
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
-
-
-def _table(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Return lines of equal columns, the first `left` ones aligned on the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [
-        [cell.ljust(width) if index < left else cell.rjust(width) for index, (cell, width) in enumerate(row)]
-        for row in (zip(row, widths, strict=True) for row in rows)
-    ]
-    return [("  " + "  ".join(row)).rstrip() for row in aligned]
 
 
 def _images(analysis: Analysis) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from polymask.evaluation.comparison_text import comparison_text
 from polymask.evaluation.drawing import stack_panels, text_bar
 from polymask.inference.image_mask_writer import write_image
 from polymask.utils.files import REPORT_NAME, write_text
+from polymask.utils.text import csv_text
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ def write_comparison(
     text = comparison_text(results, **numbers, name_a=side_a.name, name_b=side_b.name, notes=notes)
     write_text(folder / "comparison.txt", text)
     lines = [tuple(_cell(value) for value in asdict(result).values()) for result in results]
-    _write_csv(folder / "comparison.csv", [_COLUMNS, *lines])
+    write_text(folder / "comparison.csv", csv_text([_COLUMNS, *lines]))
     plot_comparison(results, side_a.name, side_b.name, folder / "comparison.png")
     _write_samples(folder, side_a, side_b, num_pictures)
     content = {
@@ -121,7 +120,7 @@ def _write_samples(folder: Path, side_a: Side, side_b: Side, num_pictures: int) 
         columns[f"{name}_a"], columns[f"{name}_b"] = scores_a[name].tolist(), scores_b[name].tolist()
         columns[f"{name}_difference"] = (scores_b[name] - scores_a[name]).tolist()
     lines = [tuple(map(_cell, line)) for line in zip(*columns.values(), strict=True)]
-    _write_csv(folder / "per_sample.csv", [tuple(columns), *lines])
+    write_text(folder / "per_sample.csv", csv_text([tuple(columns), *lines]))
     known = [name for name in scores_a if not np.isnan(scores_b[name] - scores_a[name]).all()]
     if not known:
         return
@@ -153,9 +152,3 @@ def _entry(result: MetricComparison) -> dict[str, float | None]:
 
 def _cell(value: Any) -> Any:
     return "" if isinstance(value, float) and math.isnan(value) else value
-
-
-def _write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    write_text(path, text.getvalue())

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from polymask.evaluation.comparison import MetricComparison, swaps_are_exhaustive
+from polymask.utils.text import align_columns
 
 _WIDTH = 100
 
@@ -73,11 +74,8 @@ def _item(text: str) -> str:
 def _table(results: Sequence[MetricComparison]) -> list[str]:
     head = ("metric", "A", "B", "B - A", "low", "high", "p")
     lines = [head, *(_cells(result) for result in results)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-        for line in [*lines[:1], tuple("-" * width for width in widths), *lines[1:]]
-    ]
+    rule = tuple("-" * max(map(len, column)) for column in zip(*lines, strict=True))
+    return align_columns([head, rule, *lines[1:]])
 
 
 def _cells(result: MetricComparison) -> tuple[str, ...]:

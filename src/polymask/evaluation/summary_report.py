@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from polymask.evaluation.fold_statistics import MetricSummary
 from polymask.evaluation.summary import NUM_FOLDS, Study, notes_on_all, shared_metrics
 from polymask.evaluation.summary_figure import plot_studies
 from polymask.utils.files import write_text
+from polymask.utils.text import align_columns, csv_text
 
 _COLUMNS = ("mean", "std", "pooled", "low", "high")
 _HEAD = ("mean ± std", "pooled [95 % interval]")
@@ -66,7 +65,7 @@ def _study(study: Study) -> list[str]:
         f"{study.name}: {kind}, {len(study.ids):,} test samples of {study.num_groups:,} groups",
         f"  {', '.join(run.name for run in study.runs)}",
         *(f"  note: {note}" for note in study.notes),
-        *_table([head, *rows]),
+        *align_columns([head, *rows], left=len(head), indent="  "),
     ]
 
 
@@ -81,7 +80,8 @@ def _side_by_side(studies: Sequence[Study]) -> list[str]:
         for number, study in enumerate(studies):
             cells = _cells(study.metrics[metric])
             lines.append([metric if number == 0 else "", study.name, str(len(study.runs)), *cells])
-    table = _table([["metric", "study", "runs", *_HEAD], *lines], left=2)
+    head = ["metric", "study", "runs", *_HEAD]
+    table = align_columns([head, *lines], left=len(head), indent="  ")
     # An empty line between metrics: the eye compares within one.
     spaced = [
         line
@@ -106,27 +106,20 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
-def _table(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
-    """Return lines of equal columns; the first `left` are names, the others begin below their heading."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    return [("  " + "  ".join(row)).rstrip() for row in cells]
-
-
 def _csv(studies: Sequence[Study]) -> str:
     """Return one line per study and metric; a fold that a study lacks, and NaN, is an empty cell."""
     folds = sorted({run.fold for study in studies for run in study.runs if run.fold is not None})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("study", "metric", "num_runs", *_COLUMNS, *(f"fold_{fold}" for fold in folds)))
+    lines: list[Sequence[object]] = [
+        ("study", "metric", "num_runs", *_COLUMNS, *(f"fold_{fold}" for fold in folds))
+    ]
     for study in studies:
         for metric, summary in study.metrics.items():
             by_fold = dict(zip((run.fold for run in study.runs), summary.values, strict=True))
             numbers = [getattr(summary, column) for column in _COLUMNS]
             numbers += [by_fold.get(fold, math.nan) for fold in folds]
             cells = ["" if math.isnan(value) else value for value in numbers]
-            writer.writerow((study.name, metric, len(study.runs), *cells))
-    return text.getvalue()
+            lines.append((study.name, metric, len(study.runs), *cells))
+    return csv_text(lines)
 
 
 def _content(studies: Sequence[Study]) -> dict[str, object]:
