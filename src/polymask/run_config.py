@@ -126,7 +126,8 @@ def claim_run_name(cfg: DictConfig, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     if cfg.run_name is not None:
         return _claim_given(str(cfg.run_name), folder)
-    parts = [cfg.model.get("model", "model"), cfg.model.get("encoder_name", "")]
+    model = cfg.model.get("model") or chosen_groups().get("model", "model")
+    parts = [model, cfg.model.get("encoder_name") or cfg.model.get("backbone", "")]
     stem = "_".join(str(part).replace("/", "-") for part in parts if part)
     stem = f"{stem}_{datetime.now():%Y%m%d_%H%M}"
     number = 1

@@ -260,3 +260,12 @@ def test_fingerprint_tells_of_content_and_not_of_place(coco_folder: Path, tmp_pa
     content["annotations"][0]["segmentation"] = [[1, 1, 9, 1, 9, 9]]
     file.write_text(json.dumps(content))
     assert objects_of(moved).fingerprint() != first
+
+
+def test_an_image_of_another_size_is_found_at_once(tmp_path):
+    for write, reader in ((write_coco, coco.read_records), (write_label_maps, label_maps.read_records)):
+        folder = write(tmp_path / write.__name__, num_images=6)
+        image = sorted((folder / "images").glob("*.png"))[-1 if write is write_coco else 0]
+        cv2.imwrite(str(image), np.zeros((20, 30, 3), np.uint8))
+        with pytest.raises(UserError, match="both must have one size"):
+            InstanceData(reader=reader, data_dir=str(folder), classes=[], batch_size=2)

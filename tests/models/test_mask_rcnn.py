@@ -95,7 +95,7 @@ def test_losses_and_detections_are_those_of_torchvision():
 
     reference.eval()
     with torch.no_grad():
-        expected = reference(images)
+        expected = [reference([image])[0] for image in images]  # together the smaller would be padded
     raws = network.predict(images)
     sizes = [tuple(image.shape[1:]) for image in images]
     for raw, objects, size in zip(raws, expected, sizes, strict=True):
@@ -112,7 +112,7 @@ def test_losses_and_detections_are_those_of_torchvision():
 
 def test_evaluation_is_one_backbone_pass_with_the_losses_and_detections_of_two():
     network = build(normalization="batch")
-    images, target = batch()
+    images, target = batch(sizes=((70, 80), (70, 80)))
     passes = []
     handle = network.detector.backbone.register_forward_hook(lambda *_: passes.append(1))
     losses, raws = network.evaluate(images, target)
@@ -129,6 +129,23 @@ def test_evaluation_is_one_backbone_pass_with_the_losses_and_detections_of_two()
     torch.manual_seed(0)
     with torch.no_grad():
         assert_same(losses, detector(images, of_torchvision(target)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("normalization", ["group", "frozen"])
+def test_the_company_of_larger_images_changes_nothing(normalization):
+    network = build(normalization=normalization)
+    images, target = batch(numbers=(3, 1, 2), sizes=((64, 80), (70, 52), (64, 80)))
+    losses, raws = network.evaluate(images, target)
+    pairs = [
+        network.evaluate([images[i] for i in rows], [target[i] for i in rows]) for rows in ((0, 2), (1,))
+    ]
+    for raw, alone in zip(raws, (pairs[0][1][0], pairs[1][1][0], pairs[0][1][1]), strict=True):
+        assert_same(raw, alone, rtol=0, atol=0)
+    for name, value in losses.items():
+        torch.testing.assert_close(value, (2 * pairs[0][0][name] + pairs[1][0][name]) / 3)
+    network.eval()
+    for raw, predicted in zip(raws, network.predict(images), strict=True):
+        assert_same(raw, predicted, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("normalization", ["batch", "frozen"])

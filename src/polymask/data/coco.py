@@ -14,6 +14,7 @@ from polymask.data.cache import file_key, file_status
 from polymask.data.coco_file import CocoFile, encode_annotation, find_annotations, load
 from polymask.data.coco_images import file_name, find_images, groups_by_field, sample_ids
 from polymask.data.groups import read_groups
+from polymask.data.images import header_size
 from polymask.data.instances import InstanceRecord, Instances, check_size, stack_masks
 from polymask.data.tables import some
 from polymask.errors import UserError, nearest
@@ -43,6 +44,11 @@ class CocoRecord(InstanceRecord):
         masks = (rle.decode({"size": list(self.size), "counts": item.counts}) for item in self.objects)
         labels, crowd = [item.label for item in self.objects], [item.crowd for item in self.objects]
         return stack_masks(masks, labels, crowd, self.size)
+
+    def check_sizes(self) -> None:
+        """Compare the size in the annotation file with that of the image."""
+        size = header_size(self.image_path)
+        check_size(f"image {self.id} in {self.mask_path}", self.size, self.image_path, size)
 
     def content_key(self) -> str:
         """Return a text that changes when the image or one of its annotations does."""

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from polymask.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+_EXIF_ORIENTATION = 0x0112
 IGNORE = 255
 """Value of mask pixels that no loss and no metric counts."""
 
@@ -58,6 +60,18 @@ def read_binary_mask(path: str | Path) -> np.ndarray:
         mask = mask[..., :3].max(axis=-1)
     full = 1 if mask.max() <= 1 else (65535 if mask.dtype == np.uint16 and mask.max() > 255 else 255)
     return (mask > full / 2).astype(np.uint8)
+
+
+def header_size(path: Path) -> tuple[int, int] | None:
+    """Return (height, width) as `read_image` gives them from the header alone, None where that is unclear."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
+                return height, width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        pass  # decoding decides, and says what is wrong
+    return None
 
 
 def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from polymask.data.base import DataModule, class_name_list
 from polymask.data.images import read_image
 from polymask.data.instance_dataset import InstanceDataset, collate_instances
 from polymask.data.instances import InstanceRecord
+from polymask.data.reading import read_ahead
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, number
 from polymask.utils.paths import resolve
@@ -59,6 +61,8 @@ class InstanceData(DataModule[InstanceRecord]):
         self.pixel_size = check_pixel_size(pixel_size)
         folder = resolve(data_dir)
         records, names = reader(data_dir=folder, classes=class_name_list(classes))
+        # Now, and not when the first test image is decoded after hours of training.
+        deque(read_ahead(lambda record: record.check_sizes(), records), maxlen=0)
         super().__init__(records=records, data_dir=folder, classes=names, **options)
 
     def _dataset(

@@ -130,6 +130,13 @@ class InstanceRecord(Record, ABC):
             UserError: A file cannot be read, or the sizes differ.
         """
 
+    def check_sizes(self) -> None:
+        """Compare the sizes of image and objects as far as headers tell them, without decoding.
+
+        Raises:
+            UserError: They differ.
+        """
+
     def read_mask(self) -> np.ndarray:
         """Decode the union of the objects, see `Instances.union_mask`."""
         return self.read_instances().union_mask()

@@ -19,7 +19,14 @@ from PIL import Image
 
 from polymask.data.cache import file_key, file_status
 from polymask.data.groups import read_groups
-from polymask.data.images import IMAGE_SUFFIXES, decode, find_files, read_binary_mask, read_image
+from polymask.data.images import (
+    IMAGE_SUFFIXES,
+    decode,
+    find_files,
+    header_size,
+    read_binary_mask,
+    read_image,
+)
 from polymask.data.instances import (
     InstanceRecord,
     Instances,
@@ -48,6 +55,13 @@ class LabelMapRecord(InstanceRecord):
         label_map = read_label_map(self.mask_path)
         check_size(self.mask_path, label_map.shape, self.image_path, image_size)
         return number_objects(label_map)
+
+    def check_sizes(self) -> None:
+        """Compare the size of the label map with that of the image."""
+        assert self.mask_path is not None
+        size = None if self.mask_path.is_dir() else header_size(self.mask_path)
+        if size is not None:
+            check_size(self.mask_path, size, self.image_path, header_size(self.image_path))
 
     def content_key(self) -> str:
         """Return a text that changes when the image or one of its masks does."""

@@ -268,7 +268,8 @@ def _panels(history: pd.DataFrame) -> dict[str, list[str]]:
 def _draw_panel(axes: Axes, title: str, history: pd.DataFrame) -> None:
     """Draw each column over the epochs, `train/x` dashed in the colour of `val/x`."""
     lowest, highest = float(np.nanmin(history)), float(np.nanmax(history))
-    log = highest > 0 if title == "Learning rate" else 0 < 50 * lowest < highest
+    wide = 50 * lowest < highest if title != "Learning rate" else highest > 1.01 * lowest
+    log = highest > 0 and wide and (lowest > 0 or title == "Learning rate")
     names = {key: re.sub(r"^(train|val)/", "", key) for key in history.columns}
     order = list(dict.fromkeys(names.values()))
     for key, name in names.items():

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from polymask.data.images import read_binary_mask, read_image, resize_mask
+from polymask.data.images import read_image, resize_mask
 from polymask.data.records import Record
 from polymask.evaluation import figures
 from polymask.evaluation.drawing import prediction_panel
@@ -96,7 +96,7 @@ class ImageMaskReport:
         shape, mask_path = image.shape[:2], self._mask_path(id_)
         if not mask_path.is_file():  # the task has no masks, so there is nothing to compare
             return prediction_panel(image, None, np.zeros(shape, np.uint8), caption)
-        true = read_binary_mask(record.mask_path) if record.mask_path is not None else None
+        true = (record.read_mask() == 1).astype(np.uint8) if record.has_mask else None
         predicted = resize_mask(read_binary_or_classes(mask_path), shape)
         return prediction_panel(image, true, predicted, caption)
 

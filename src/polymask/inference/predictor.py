@@ -51,6 +51,8 @@ class Predictor:
         precision: str = "auto",
         tta: bool = False,
     ) -> None:
+        if tta and not task.has_tta:  # before anything is written
+            raise UserError(f"tta=true is not available for {run_name}, which finds objects; leave it out.")
         self.image_size, self.run_name, self.path, self.tta = image_size, run_name, path, tta
         self.device = select_device(device)
         self.precision = select_precision(precision, self.device)
@@ -79,7 +81,8 @@ class Predictor:
                     f"data.pixel_size={pixel_size} is of no use to {path.stem}, which finds no objects; "
                     "leave it out."
                 )
-            cfg.data.pixel_size = pixel_size
+            # Both: the stored task holds the value of training, not the reference to the data.
+            cfg.data.pixel_size = cfg.task.pixel_size = pixel_size
         task = build_task(cfg, class_names=content["class_names"], pretrained=False)
         load_weights(task, inference_weights(content), source=str(path))
         configured = content["config"]["data"]["image_size"]

@@ -84,27 +84,47 @@ class MaskRCNNSegmenter(nn.Module):
 
         The network is in evaluation mode. The anchors and boxes that enter the losses are drawn from a fixed
         seed, so the losses depend on nothing but batch and weights; the global generators are left alone.
+        Images of one size go together: beside larger ones they would be padded, and the padding would change
+        what is found in them.
         """
+        found: dict[int, RawInstances] = {}
+        sums: dict[str, Tensor] = {}
+        with _mode(self, training=False):
+            for rows in _of_one_size(images):
+                with _fixed_randomness(images[0].device):
+                    losses, raw = self._evaluate([images[row] for row in rows], [target[row] for row in rows])
+                found |= zip(rows, raw, strict=True)
+                sums = {name: sums.get(name, 0.0) + len(rows) * value for name, value in losses.items()}
+        means = {name: value / len(images) for name, value in sums.items()}
+        return means, [found[row] for row in range(len(images))]
+
+    def _evaluate(
+        self, images: Sequence[Tensor], target: Sequence[Target]
+    ) -> tuple[dict[str, Tensor], list[RawInstances]]:
+        """Evaluate images of one size."""
         detector, sizes = self.detector, [_size(image) for image in images]
-        with _mode(self, training=False), _fixed_randomness(images[0].device):
-            batch, targets = detector.transform(list(images), _countable(target))
-            features = detector.backbone(batch.tensors)
-            proposals, samples, losses = self._propose(batch, features, targets)
-            with _training_flag(detector.roi_heads):
-                _, head_losses = detector.roi_heads(features, samples, batch.image_sizes, targets)
-            found, _ = detector.roi_heads(features, proposals, batch.image_sizes)
-        return head_losses | losses, _own_pixels(found, batch, sizes)
+        batch, targets = detector.transform(list(images), _countable(target))
+        features = detector.backbone(batch.tensors)
+        proposals, samples, losses = self._propose(batch, features, targets)
+        with _training_flag(detector.roi_heads):
+            _, head_losses = detector.roi_heads(features, samples, batch.image_sizes, targets)
+        raw, _ = detector.roi_heads(features, proposals, batch.image_sizes)
+        return head_losses | losses, _own_pixels(raw, batch, sizes)
 
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor]) -> list[RawInstances]:
-        """Return the detections in each of B images."""
-        detector, sizes = self.detector, [_size(image) for image in images]
+        """Return the detections in each of B images; they do not depend on the other images."""
+        detector = self.detector
+        found: dict[int, RawInstances] = {}
         with _mode(self, training=False):
-            batch, _ = detector.transform(list(images))
-            features = detector.backbone(batch.tensors)
-            proposals, _ = detector.rpn(batch, features)
-            found, _ = detector.roi_heads(features, proposals, batch.image_sizes)
-        return _own_pixels(found, batch, sizes)
+            for rows in _of_one_size(images):
+                batch, _ = detector.transform([images[row] for row in rows])
+                features = detector.backbone(batch.tensors)
+                proposals, _ = detector.rpn(batch, features)
+                raw, _ = detector.roi_heads(features, proposals, batch.image_sizes)
+                sizes = [_size(images[row]) for row in rows]
+                found |= zip(rows, _own_pixels(raw, batch, sizes), strict=True)
+        return [found[row] for row in range(len(images))]
 
     def _propose(
         self, batch: ImageList, features: dict[str, Tensor], targets: list[Target]
@@ -223,6 +243,14 @@ def _own_pixels(
         }
         for objects, resized, size in zip(found, batch.image_sizes, sizes, strict=True)
     ]
+
+
+def _of_one_size(images: Sequence[Tensor]) -> list[list[int]]:
+    """Return the indices of the images of each size."""
+    rows: dict[tuple[int, int], list[int]] = {}
+    for row, image in enumerate(images):
+        rows.setdefault(_size(image), []).append(row)
+    return list(rows.values())
 
 
 def _size(image: Tensor) -> tuple[int, int]:

@@ -26,11 +26,13 @@ class Task(nn.Module, ABC):
         monitor: Metric key, such as `val/loss`, that decides which checkpoint is the best.
         mode: `min` or `max`: which direction of `monitor` is better.
         samples: What it learns from, in the words of the data set's `samples`.
+        has_tta: Whether `predict_step` can average over flips.
     """
 
     monitor: str
     mode: str
     samples: str
+    has_tta: bool = True
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Run `training_step`; the name is what DistributedDataParallel calls."""

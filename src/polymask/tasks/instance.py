@@ -47,6 +47,7 @@ class InstanceTask(Task):
     """
 
     samples = "images with objects"
+    has_tta = False
 
     def __init__(
         self,

@@ -200,7 +200,7 @@ class MultitaskTask(Task):
 
         image = read_image(record.image_path)
         result = self.result(prediction, image.shape[:2])
-        true = record.read_mask() if record.has_mask else None
+        true = (record.read_mask() == 1).astype(np.uint8) if record.has_mask else None
         mask = result.mask if result.mask is not None else np.zeros(image.shape[:2], np.uint8)
         caption = " | ".join(filter(None, [record.id, result.predicted_class]))
         return prediction_panel(image, true, mask, caption)
