@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import os
+
+# Before torch starts, also in the processes that tests start: in networks this small a second thread only
+# waits, and where another program is busy the two wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest

@@ -72,6 +72,21 @@ def test_a_mistake_is_one_line_that_names_the_remedy(
     assert not list(project.glob("models/checkpoints/*.pt"))
 
 
+def test_keys_of_the_chosen_groups_are_known(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    choice = "experiment=microplastics_mask_rcnn"
+    assert "Did you mean 'loss.loss_mask'?" in fails(capsys, "train", choice, "loss.loss_maks=2")
+    assert "Did you mean 'model.anchor_sizes'?" in fails(capsys, "train", choice, "model.anchor_size=[8]")
+
+
+def test_a_value_that_needs_quotes_is_shown_with_them(
+    capsys: pytest.CaptureFixture[str], project: Path, lesion_folder: Path
+) -> None:
+    line = fails(capsys, "train", "data=coco", "data.reader.group_pattern=(.+)_tile")
+    assert "'data.reader.group_pattern=\"(.+)_tile\"'" in line
+    quoted = ['data.reader.group_pattern="(.+)_tile"', f"data.data_dir={lesion_folder}"]
+    assert "no annotations.json" in fails(capsys, "train", "data=coco", *quoted)
+
+
 def test_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "{train,test,infer,analyze,compare,summarize}" in fails(capsys, "trian")
 

@@ -128,6 +128,19 @@ def test_groups_show_their_own_values() -> None:
     assert composed("trainer=cpu_small", "model.encoder_name=resnet34").model.encoder_name == "resnet34"
 
 
+@pytest.mark.parametrize(
+    "choice", ["experiment=nuclei_mask_rcnn", "experiment=unet_family_unet", "model=mobilenet_transposed"]
+)
+def test_overfit_goes_with_every_kind_of_model(choice: str, tmp_path: Path, project: Path) -> None:
+    cfg = composed(choice, "debug=overfit")
+    cfg.data.data_dir = str(tmp_path / "files")
+    write_files(cfg.data)
+    for key, value in SMALL.items():
+        if key in cfg.model:
+            cfg.model[key] = value
+    assert build_all(cfg)["trainer"].patience is None
+
+
 def test_both_remedies_for_imbalance_warn(
     lesion_folder: Path, project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -239,6 +239,12 @@ def test_infer_writes_the_files_of_every_image(runs: Runs) -> None:
     assert (again.predicted, again.skipped) == (0, 24)
 
 
+def test_pixel_size_is_given_to_a_test(runs: Runs) -> None:
+    options = ["run_name=whole", "data.num_workers=0", "local_save_dir=tested_again"]
+    result = cli.run("test", [*options, "+data.pixel_size=2.0"])
+    check_objects(result.folder, runs.data / "images", pixel_size=2.0, suffix="")
+
+
 def test_pixel_size_of_other_photographs_is_given_to_infer(runs: Runs) -> None:
     options = [
         "run_name=whole",

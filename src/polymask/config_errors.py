@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Sequence
 
+from hydra.errors import HydraException
+
 from polymask.errors import nearest
 from polymask.utils.paths import CONFIG_DIR
 
@@ -20,16 +22,27 @@ def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str
     """
     text = " ".join(str(error).split())
     if match := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(match[1], config_name)
+        return _unknown_key(match[1], config_name, overrides)
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         return _unknown_option(match[1], match[2])
     if match := re.search(r"Could not (?:append|override) .*?'([^']+)'.*No match in the defaults list", text):
-        return _unknown_key(match[1], config_name)
+        return _unknown_key(match[1], config_name, overrides)
+    if match := re.search(r"Error parsing override '([\w.+~@/-]+)=(?![\[{\"'])", text):
+        return _not_quoted(match[1], overrides) or text
     return f"{text} (command line: {' '.join(overrides)})" if overrides else text
 
 
-def _unknown_key(key: str, config_name: str) -> str:
-    keys = _all_keys(config_name)
+def _not_quoted(key: str, overrides: Sequence[str]) -> str | None:
+    """Return how to write a value of which Hydra takes some characters as its own, None without one."""
+    value = next((text.partition("=")[2] for text in overrides if text.startswith(f"{key}=")), None)
+    if value is None or '"' in value or "'" in value:
+        return None
+    quoted = f"'{key}=\"{value}\"'"
+    return f"{key}={value} has characters that need quotes, those of the shell and Hydra's: {quoted}."
+
+
+def _unknown_key(key: str, config_name: str, overrides: Sequence[str]) -> str:
+    keys = _all_keys(config_name, overrides)
     leaf = key.rpartition(".")[2]
     # First the same last word elsewhere in the tree (`batch_size`).
     matches = [known for known in keys if known.rpartition(".")[2] == leaf]
@@ -57,17 +70,22 @@ def _unknown_option(group: str, option: str) -> str:
     return f"{group}={option} is unknown.{nearest(option, options)} Allowed: {', '.join(options)}."
 
 
-def _all_keys(config_name: str) -> list[str]:
+def _all_keys(config_name: str, overrides: Sequence[str]) -> list[str]:
+    """Return the keys of the configuration with the groups that the command line chooses."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
     from polymask.run_config import flatten
 
+    groups = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
+    chosen = [text for text in overrides if text.partition("=")[0] in groups]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose(config_name)
+        try:
+            cfg = compose(config_name, overrides=chosen)
+        except HydraException:  # a sweep, or a second mistake
+            cfg = compose(config_name)
     keys = flatten(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
     values = [key for key in keys if "_target_" not in key and "_partial_" not in key]
-    groups = [path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and config_name == "config"]
-    return [*values, *sorted(groups)]
+    return [*values, *(sorted(groups) if config_name == "config" else [])]

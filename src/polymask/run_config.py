@@ -33,6 +33,7 @@ TEST_MAY_CHANGE = (
     *ANYTIME,
     "data.batch_size",
     "data.eval_batch_size",
+    "data.pixel_size",
     "data.split_file",
     "trainer.precision",
     "trainer.limit_batches",

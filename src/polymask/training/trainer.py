@@ -211,16 +211,22 @@ class Trainer:
             yield move_batch(batch, self.device)
 
     def _check_monitor(self, task: Task, loader: Any) -> None:
-        """Find a mistyped metric now and not after the first epoch."""
+        """Find a mistyped metric now and not after the first epoch, and one without a value before the last."""
         # One batch tells; only when that one has no labels, say, and so lacks a metric, all are asked.
         for batches in (list(itertools.islice(loader, 1)), loader):
-            keys = [f"val/{name}" for name in self.evaluate(task, batches, title="check")]
-            if task.monitor in keys:
-                break
-        else:
+            metrics = {f"val/{k}": v for k, v in self.evaluate(task, batches, title="check").items()}
+            if not math.isnan(metrics.get(task.monitor, math.nan)):
+                return
+        if task.monitor not in metrics:
             raise UserError(
-                f"task.monitor={task.monitor!r} is not a metric of this task.{nearest(task.monitor, keys)} "
-                f"Metrics: {', '.join(keys)}."
+                f"task.monitor={task.monitor!r} is not a metric of this task."
+                f"{nearest(task.monitor, list(metrics))} Metrics: {', '.join(metrics)}."
+            )
+        if self.processes.is_main:
+            log.warning(
+                "task.monitor=%s has no value on the validation subset so far; if that has no samples of what "
+                "it measures (objects, classes), no epoch will be the best.",
+                task.monitor,
             )
 
 
