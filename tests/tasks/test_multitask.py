@@ -115,3 +115,17 @@ def test_picture_shows_prediction_and_truth_at_the_size_of_the_image(lesion_fold
     assert picture.shape[0] > height
     for colour in ((0, 255, 0), (255, 0, 255)):  # outlines of the truth and of the prediction
         assert (picture == colour).all(axis=-1).any()
+
+
+@pytest.mark.parametrize("override", ["model=mask_rcnn", "loss=mask_rcnn"])
+def test_parts_of_the_instance_family_are_refused_in_one_line(
+    override: str, lesion_folder: Path, project: Path, capsys: pytest.CaptureFixture[str]
+):
+    from polymask import cli
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", f"data.data_dir={lesion_folder}", "data.classes=[MEL,NV,BKL]", override])
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert "those of task=instance" in printed
+    assert printed.count("\n") == 1

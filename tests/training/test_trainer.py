@@ -241,6 +241,20 @@ def test_monitored_metric_that_is_never_a_number_ends_as_a_user_error(tmp_path):
     assert not (tmp_path / "run.pt").exists()
 
 
+def test_monitored_metric_without_a_value_is_said_before_training(tmp_path, caplog):
+    class Unmeasured(StubTask):
+        def compute_metrics(self):
+            if not self.epochs_begun:
+                return super().compute_metrics() | {"loss": float("nan")}
+            return super().compute_metrics()
+
+    assert fit(make_trainer(), Unmeasured(), tmp_path).best_value is not None
+    assert caplog.messages[0].startswith("task.monitor=val/loss has no value on the validation subset yet")
+    caplog.clear()
+    fit(make_trainer(), StubTask(), tmp_path)
+    assert not [message for message in caplog.messages if "has no value" in message]
+
+
 def test_schedule_is_told_the_monitored_value(tmp_path):
     task = StubTask(course=[3.0, 2.0, 2.5, 1.0])
     build = partial(schedulers.plateau, factor=0.5, patience=0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,3 +118,12 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def prediction_writer(self, folder: Path, *, overlay: bool) -> PredictionWriter:
         """Return the consumer of an inference run's predictions, which writes them to `folder`."""
+
+
+def takes(build: Callable[..., Any], **arguments: Any) -> bool:
+    """Return whether a function or class can be called with `arguments`; it is not called."""
+    try:
+        inspect.signature(build).bind(**arguments)
+    except TypeError:
+        return False
+    return True

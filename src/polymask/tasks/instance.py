@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from polymask.metrics.instances import instance_metrics
 from polymask.metrics.segmentation import lesion_scores
 from polymask.models.mask_pasting import to_predictions
 from polymask.models.mask_rcnn import MaskRCNNSegmenter
-from polymask.tasks.base import Batch, Task
+from polymask.tasks.base import Batch, Task, takes
 from polymask.tasks.instance_predictions import InstancePrediction, InstanceTruth
 from polymask.utils import rle
 
@@ -226,13 +225,9 @@ def build_task(
 def _check_companions(build_model: Callable[..., Any], build_loss: Callable[..., Any]) -> None:
     """Raise UserError when model or loss are configured for another task, before either is built."""
     loss = build_loss.func if isinstance(build_loss, partial) else build_loss
-    try:
-        inspect.signature(build_model).bind(num_classes=1)
-    except TypeError:
-        fits = False
-    else:
-        fits = isinstance(loss, type) and issubclass(loss, InstanceLoss)
-    if not fits:
+    if not takes(build_model, num_classes=1) or not (
+        isinstance(loss, type) and issubclass(loss, InstanceLoss)
+    ):
         raise UserError(
             "task=instance goes with model=mask_rcnn, loss=mask_rcnn and data=coco or label_maps; "
             "experiment=mask_rcnn chooses them all."

@@ -26,7 +26,7 @@ from polymask.metrics.segmentation import (
     segmentation_metrics,
 )
 from polymask.models.smp_models import SegmentationClassifier
-from polymask.tasks.base import Batch, Task
+from polymask.tasks.base import Batch, Task, takes
 from polymask.tasks.predictions import ImagePrediction, ImageResult, image_result
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
@@ -259,11 +259,16 @@ def build_task(
         training_metrics: See `MultitaskTask`.
 
     Raises:
-        UserError: Neither masks nor classes are predicted.
+        UserError: Neither masks nor classes are predicted, or model or loss are those of another task.
     """
     if not (predict_masks or predict_classes):
         raise UserError(
             "task.predict_masks and task.predict_classes are both false; one of them must be true."
+        )
+    if not takes(build_model, num_masks=1, num_classes=1) or not takes(build_loss, class_weights=None):
+        raise UserError(
+            "model or loss are those of task=instance; the other tasks go with model=smp, "
+            "mobilenet_transposed or unet_family, and with any loss but mask_rcnn."
         )
     if predict_classes and not class_names:
         raise UserError(

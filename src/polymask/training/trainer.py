@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
@@ -211,7 +212,7 @@ class Trainer:
             yield move_batch(batch, self.device)
 
     def _check_monitor(self, task: Task, loader: Any) -> None:
-        """Find a mistyped metric now and not after the first epoch, and one without a value before the last."""
+        """Find a mistyped metric before training, and warn of one without a value."""
         # One batch tells; only when that one has no labels, say, and so lacks a metric, all are asked.
         for batches in (list(itertools.islice(loader, 1)), loader):
             metrics = {f"val/{k}": v for k, v in self.evaluate(task, batches, title="check").items()}
@@ -224,7 +225,7 @@ class Trainer:
             )
         if self.processes.is_main:
             log.warning(
-                "task.monitor=%s has no value on the validation subset so far; if that has no samples of what "
+                "task.monitor=%s has no value on the validation subset yet; if that has no samples of what "
                 "it measures (objects, classes), no epoch will be the best.",
                 task.monitor,
             )
