@@ -257,6 +257,24 @@ def test_pixel_size_of_other_photographs_is_given_to_infer(runs: Runs) -> None:
     check_objects(result.folder, runs.data / "images", pixel_size=2.0, suffix=".png")
 
 
+def test_score_threshold_of_an_inference(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "run_name=whole",
+        f"data.data_dir={runs.data / 'images'}",
+        "data.num_workers=0",
+        "overlay=false",
+        "local_save_dir=surer",
+    ]
+    folder = cli.run("infer", [*options, "task.score_threshold=0.0"]).folder
+    everything = json.loads((folder / "instances.json").read_text())
+    assert len(pd.read_csv(folder / "instances.csv")) == len(everything) > 0
+    with pytest.raises(SystemExit):  # label maps of two thresholds do not mix
+        cli.main(["infer", *options, "task.score_threshold=1.0"])
+    assert "made with another task.score_threshold" in capsys.readouterr().err
+    cli.run("infer", [*options, "task.score_threshold=1.0", "overwrite=true"])
+    assert len(pd.read_csv(folder / "instances.csv")) == sum(entry["score"] >= 1 for entry in everything)
+
+
 def test_compare_of_two_runs(runs: Runs) -> None:
     result = cli.run(
         "compare",

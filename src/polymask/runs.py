@@ -201,6 +201,7 @@ def infer(cfg: DictConfig) -> InferResult:
     predictor = Predictor.from_checkpoint(
         cfg.run_name,
         pixel_size=cfg.data.pixel_size,
+        score_threshold=cfg.task.score_threshold,
         device=cfg.trainer.device,
         precision=cfg.trainer.precision,
         tta=cfg.tta,

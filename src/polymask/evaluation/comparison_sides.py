@@ -142,11 +142,11 @@ def _split_notes(side_a: Side, side_b: Side, *, num_common: int) -> list[str]:
 
 
 def _check_tasks(side_a: Side, side_b: Side) -> None:
-    kinds = [type(side.task).__name__ for side in (side_a, side_b)]
+    kinds = [side.task.samples for side in (side_a, side_b)]
     if kinds[0] != kinds[1]:
         raise UserError(
-            f"{side_a.name} is a {kinds[0]}, {side_b.name} a {kinds[1]}. Only runs of the same task can be "
-            "compared."
+            f"{side_a.name} learned from {kinds[0]}, {side_b.name} from {kinds[1]}. Only runs of the same "
+            "task can be compared; polymask summarize puts others side by side."
         )
     if list(side_a.class_names) != list(side_b.class_names):
         raise UserError(

@@ -53,7 +53,7 @@ def predict_files(
     files: Sequence[Path],
     folder: Path,
     *,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     num_workers: int = 2,
     overlay: bool = True,
     overwrite: bool = False,
@@ -67,7 +67,7 @@ def predict_files(
         source: Folder that `files` are relative to.
         files: Images.
         folder: Where results go.
-        batch_size: Images per pass through the network.
+        batch_size: Images per pass through the network, None for that of evaluations in training.
         num_workers: Loader processes.
         overlay: Write overlays and outlines.
         overwrite: Predict again what is there already.
@@ -91,7 +91,7 @@ def predict_files(
     summary = Summary(skipped=len(files) - len(todo))
     loader = DataLoader(
         _Files(source, todo, predictor.image_size, keep_original=overlay),
-        batch_size=batch_size,
+        batch_size=batch_size or predictor.batch_size,
         num_workers=num_workers,
         collate_fn=partial(_collate, image_size=predictor.image_size),
     )
@@ -191,10 +191,12 @@ def _claim_folder(
         "tta": predictor.tta,
         "overlay": overlay,
     }
+    # The size of a pixel only scales the tables, which are written anew at the end.
+    settings |= {key: value for key, value in predictor.settings.items() if key != "data.pixel_size"}
     path = folder / SETTINGS_NAME
     if path.is_file() and not overwrite:
         before = json.loads(path.read_text())
-        changed = [name for name, value in settings.items() if before.get(name) != value]
+        changed = [name for name in settings | before if before.get(name) != settings.get(name)]
         if changed:
             raise UserError(
                 f"{folder} holds predictions made with another {' and '.join(changed)}; use "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Predictor:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         tta: Average over the four flips of each image.
+        batch_size: Images per pass through the network, unless another number is given to `predict`.
+        settings: What of the results was chosen for this inference rather than in training.
     """
 
     def __init__(
@@ -50,51 +52,74 @@ class Predictor:
         device: str = "auto",
         precision: str = "auto",
         tta: bool = False,
+        batch_size: int = 16,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         if tta and not task.has_tta:  # before anything is written
             raise UserError(f"tta=true is not available for {run_name}, which finds objects; leave it out.")
         self.image_size, self.run_name, self.path, self.tta = image_size, run_name, path, tta
+        self.batch_size, self.settings = batch_size, dict(settings or {})
         self.device = select_device(device)
         self.precision = select_precision(precision, self.device)
         self.task = task.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @classmethod
     def from_checkpoint(
-        cls, run_or_path: str | Path | None, *, pixel_size: float | None = None, **options: Any
+        cls,
+        run_or_path: str | Path | None,
+        *,
+        pixel_size: float | None = None,
+        score_threshold: float | None = None,
+        **options: Any,
     ) -> Predictor:
         """Load a checkpoint.
 
         Args:
             run_or_path: Name of a run, path of a `.pt` file, or None for the newest run.
             pixel_size: Micrometres per pixel of the images, for sizes of objects; None for that of training.
+            score_threshold: Least score of objects that count, None for that of training.
             **options: `device`, `precision` and `tta`, see the class.
 
         Raises:
-            UserError: There is no such checkpoint, or it cannot be read.
+            UserError: There is no such checkpoint, it cannot be read, or it finds no objects although a value
+                for them is given.
         """
         path = _find(run_or_path)
         content = load_checkpoint(path)
         cfg = OmegaConf.create(content["config"])
-        if pixel_size is not None:
-            if "pixel_size" not in cfg.data:
+        chosen = {"data.pixel_size": pixel_size, "task.score_threshold": score_threshold}
+        chosen = {key: value for key, value in chosen.items() if value is not None}
+        for key, value in chosen.items():
+            name = key.rpartition(".")[2]
+            if name not in cfg.task:
                 raise UserError(
-                    f"data.pixel_size={pixel_size} is of no use to {path.stem}, which finds no objects; "
-                    "leave it out."
+                    f"{key}={value} is of no use to {path.stem}, which finds no objects; leave it out."
                 )
-            # Both: the stored task holds the value of training, not the reference to the data.
-            cfg.data.pixel_size = cfg.task.pixel_size = pixel_size
+            cfg.task[name] = value
         task = build_task(cfg, class_names=content["class_names"], pretrained=False)
         load_weights(task, inference_weights(content), source=str(path))
         configured = content["config"]["data"]["image_size"]
         size = None if configured is None else parse_image_size(configured)
-        return cls(task=task, image_size=size, run_name=content["run_name"], path=path, **options)
+        # What fitted into memory in training will do so now.
+        batch_size = cfg.data.eval_batch_size or 2 * cfg.data.batch_size
+        return cls(
+            task=task,
+            image_size=size,
+            run_name=content["run_name"],
+            path=path,
+            batch_size=batch_size,
+            settings=chosen,
+            **options,
+        )
 
-    def predict(self, images: Sequence[str | Path | np.ndarray], *, batch_size: int = 16) -> list[Any]:
+    def predict(
+        self, images: Sequence[str | Path | np.ndarray], *, batch_size: int | None = None
+    ) -> list[Any]:
         """Predict images of any size.
 
         Args:
             images: Paths, or (H, W, 3) uint8 RGB arrays.
-            batch_size: Images per pass through the network.
+            batch_size: Images per pass through the network, None for that of evaluations in training.
 
         Returns:
             One result of the task per image, with masks at the image's own size.
@@ -104,6 +129,7 @@ class Predictor:
         """
         if isinstance(images, str | Path | np.ndarray):
             raise UserError("predict takes a list of images; put a single one into a list: predict([image]).")
+        batch_size = batch_size or self.batch_size
         results = []
         for start in range(0, len(images), batch_size):
             chunk = images[start : start + batch_size]
