@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from polymask.data.images import write_image
 from polymask.errors import UserError
 from polymask.evaluation.instance_table import (
     coco_results,
@@ -21,7 +22,6 @@ from polymask.evaluation.instance_table import (
     sure_objects,
     table_columns,
 )
-from polymask.inference.image_mask_writer import write_image
 from polymask.tasks.instance_predictions import InstancePrediction
 from polymask.utils import rle
 

@@ -1,4 +1,4 @@
-"""Decoding of images and masks."""
+"""Reading and writing of images and masks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from polymask.errors import UserError
+from polymask.utils.files import write_atomically
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 _EXIF_ORIENTATION = 0x0112
@@ -130,3 +131,14 @@ def decode(path: str | Path, flags: int) -> np.ndarray | None:
         return cv2.imdecode(data, flags) if data.size else None
     except cv2.error:  # a damaged header may claim a size that OpenCV refuses
         return None
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Encode an image by the suffix of `path` and write it atomically.
+
+    RGB must be uint8; one channel may be uint16 too, where the format has it (PNG, TIFF; both are lossless).
+    """
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    _, data = cv2.imencode(path.suffix, pixels)
+    # Not synced to disk one by one: an image that a power cut loses is simply predicted again.
+    write_atomically(path, lambda file: file.write(data.tobytes()), sync=False)

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from polymask.data.images import write_image
 from polymask.errors import whole_number
 from polymask.evaluation.comparison import MetricComparison, compare_samples
 from polymask.evaluation.comparison_figures import plot_comparison
 from polymask.evaluation.comparison_sides import Side, align
 from polymask.evaluation.comparison_text import comparison_text
 from polymask.evaluation.drawing import stack_panels, text_bar
-from polymask.inference.image_mask_writer import write_image
 from polymask.utils.files import REPORT_NAME, write_text
 from polymask.utils.text import csv_text
 

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from polymask.data.images import read_image, resize_mask
+from polymask.data.images import read_image, resize_mask, write_image
 from polymask.data.records import Record
 from polymask.evaluation import figures
 from polymask.evaluation.drawing import prediction_panel
 from polymask.evaluation.metrics_file import Intervals, summary_lines, write_metrics
 from polymask.evaluation.samples import read_samples, write_samples
-from polymask.inference.image_mask_writer import mask_file_values, write_image
+from polymask.inference.image_mask_writer import mask_file_values
 from polymask.metrics.bootstrap import ratio
 from polymask.metrics.classification import confusion_matrix
 from polymask.tasks.predictions import ImagePrediction

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from polymask.data.images import read_image
+from polymask.data.images import read_image, write_image
 from polymask.evaluation import figures
 from polymask.evaluation.instance_drawing import add_caption, instance_panel
 from polymask.evaluation.instance_figures import plot_object_confusion, plot_object_pr_curves
@@ -18,7 +18,6 @@ from polymask.evaluation.instance_files import InstanceFiles
 from polymask.evaluation.instance_table import coco_results, instance_rows, label_map, sure_objects
 from polymask.evaluation.metrics_file import Intervals, summary_lines, write_metrics
 from polymask.evaluation.samples import read_samples, write_samples
-from polymask.inference.image_mask_writer import write_image
 from polymask.metrics.bootstrap import ratio
 from polymask.metrics.segmentation import lesion_scores
 from polymask.tasks.instance_predictions import InstancePrediction, InstanceTruth

@@ -53,8 +53,8 @@ class EpochPreviews:
         if not self._panels:
             return
         # Imported with the first picture: most runs draw none, and start sooner without.
+        from polymask.data.images import write_image
         from polymask.evaluation.drawing import stack_panels
-        from polymask.inference.image_mask_writer import write_image
 
         path = self.folder / f"epoch_{self._epoch:04d}.jpg"
         write_image(path, stack_panels([self._panels[id_] for id_ in self._records if id_ in self._panels]))

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from polymask.data.images import write_image
 from polymask.evaluation.drawing import draw_outlines, overlay_mask
 from polymask.tasks.predictions import ImageResult
-from polymask.utils.files import write_atomically
 
 
 class ImageMaskWriter:
@@ -54,14 +53,3 @@ def mask_file_values(result: ImageResult) -> np.ndarray:
     """Return the pixel values of a mask file: 0 and 255, or class numbers when there are several classes."""
     assert result.mask is not None
     return result.mask if result.multiclass else result.mask * np.uint8(255)
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Encode an image by the suffix of `path` and write it atomically.
-
-    RGB must be uint8; one channel may be uint16 too, where the format has it (PNG, TIFF; both are lossless).
-    """
-    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    _, data = cv2.imencode(path.suffix, pixels)
-    # Not synced to disk one by one: an image that a power cut loses is simply predicted again.
-    write_atomically(path, lambda file: file.write(data.tobytes()), sync=False)

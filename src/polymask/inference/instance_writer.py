@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from polymask.data.images import write_image
 from polymask.evaluation.instance_drawing import overlay_instances
 from polymask.evaluation.instance_files import InstanceFiles
 from polymask.evaluation.instance_table import coco_results, instance_rows, label_map, sure_objects
-from polymask.inference.image_mask_writer import write_image
 from polymask.tasks.instance_predictions import InstancePrediction
 from polymask.utils.files import write_text
 
