@@ -35,6 +35,8 @@ TEST_MAY_CHANGE = (
     "data.eval_batch_size",
     "data.pixel_size",
     "data.split_file",
+    "data.mask_values",
+    "data.mask_orientation",
     "trainer.precision",
     "trainer.limit_batches",
 )
