@@ -206,7 +206,11 @@ def look_at_mask(path: Path) -> MaskFacts:
     values = _whole_numbers(read_values(path, "mask"), path)
     header = read_header(path)
     grey, alpha = grey_and_alpha(values)
-    counts = _counts(grey)
+    counts, alpha_counts = _counts(grey), None if alpha is None else _counts(alpha)
+    # Of the channel that may be the mask: constant greys say nothing.
+    level = _level_pixels(grey, counts)
+    if alpha is not None and alpha_counts is not None and len(counts) == 1:
+        level = _level_pixels(alpha, alpha_counts)
     return MaskFacts(
         height=grey.shape[0],
         width=grey.shape[1],
@@ -215,8 +219,8 @@ def look_at_mask(path: Path) -> MaskFacts:
         lossy=header is not None and header.format in ("JPEG", "MPO"),
         counts=counts,
         colours=_colours(values, tolerance=16 if header is not None and header.format == "JPEG" else 0),
-        alpha=None if alpha is None else _counts(alpha),
-        level_pixels=_level_pixels(grey, counts),
+        alpha=alpha_counts,
+        level_pixels=level,
     )
 
 

@@ -169,7 +169,7 @@ def decide(facts: Sequence[MaskFacts], option: object, *, where: Path) -> MaskRu
     if not alpha:
         _refuse_colours(facts, where)
     if len([value for value in pixels if value]) > 1:
-        if (reason := _no_fringes(facts, tables, pixels, alpha=alpha)) is not None:
+        if (reason := _no_fringes(facts, tables, pixels)) is not None:
             raise UserError(f"the masks of {where} hold {listing}. {reason} {_remedy(pixels)}")
         levels = f"{place}greys from 0 to {top} with fringes"
         return MaskRule(alpha=alpha, above=top / 2, words=f"{levels}; above {top / 2:g} is foreground")
@@ -209,7 +209,7 @@ def _refuse_colours(facts: Sequence[MaskFacts], where: Path) -> None:
 
 
 def _no_fringes(
-    facts: Sequence[MaskFacts], tables: Sequence[dict[int, int]], pixels: Counter[int], *, alpha: bool
+    facts: Sequence[MaskFacts], tables: Sequence[dict[int, int]], pixels: Counter[int]
 ) -> str | None:
     """Return why several values are not two levels with blurred edges between them, None when they are."""
     kinds = Counter(value for table in tables for value in _only_foreground(table))
@@ -221,11 +221,11 @@ def _no_fringes(
     low, high = full / 8, full * 7 / 8
     middle = [value for value in pixels if low < value < high]
     blurred = all(f.lossy for f, table in zip(facts, tables, strict=True) if len(table) > 2)
-    total = pixels.total()
-    level = 0 if alpha else sum(f.level_pixels for f in facts)
+    level = sum(f.level_pixels for f in facts)
     if top < high or (len(middle) < 3 and not blurred):
         return "Are these class ids or object numbers?"
-    if sum(pixels[value] for value in middle) > 0.1 * total or level > 0.001 * total:
+    total = pixels.total()
+    if sum(pixels[value] for value in middle) > 0.25 * total or level > 0.001 * total:
         return f"There are levels between 0 and {top}, not only blurred edges."
     faint = sum(0 < max(table) <= low for table in tables)
     if faint:

@@ -155,8 +155,9 @@ def refuse(offences: Iterable[Offence], pairs: Iterable[Pair], *, where: Path, r
     bad = list(dict.fromkeys(offence.id for offence in found))
     if bad:
         total = len({*bad, *(pair.id for pair in pairs)})
+        first = found[0].problem.rstrip(".")
         raise UserError(
-            f"{len(bad)} of {total} image-mask pairs of {where} do not fit: {some(bad)} (the log says "
+            f"{len(bad)} of {total} image-mask pairs of {where} do not fit: {some(bad)} ({first}; the log says "
             f"what is wrong with each). {remedy}"
         )
 

@@ -85,8 +85,8 @@ class ImageMaskReport:
         counts = self.task.mask_counts()
         if counts:
             lines.append(
-                f"test masks: {counts['num_masks']}, {counts['num_empty_masks']} of them empty "
-                "(nothing found there counts as 1)"
+                f"test/num_empty_masks {counts['num_empty_masks']} of {counts['num_masks']}  (nothing found "
+                "where nothing is counts as 1)"
             )
         return lines
 
