@@ -58,6 +58,11 @@ class MaskedImages:
         files = {record.id: facts for record, facts in zip(with_file, found, strict=True)}
         drawn = drawn_foregrounds([r for r in records if r.has_mask and r.mask_file is None], memory)
         self._refuse_misfits(records, files, drawn, where, same_orientation=mask_orientation == "same")
+        if mask_values != "auto" and drawn and not files:
+            raise UserError(
+                f"data.mask_values={mask_values} is for mask files, but the masks of {where} are drawn from objects; "
+                "leave it out."
+            )
         self._masks = {id_: facts for id_, facts in files.items() if isinstance(facts, MaskFacts)}
         self.rule, self.doubt = MaskRule(), None
         try:

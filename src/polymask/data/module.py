@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,8 +77,9 @@ class ImageMaskData(DataModule[Record]):
         check_option(mask_values)
         choose("data.mask_orientation", mask_orientation, ORIENTATIONS)
         folder = resolve(data_dir)
-        # Said only where it matters, so that a reader of one's own need not know of it.
-        absent = {"allow_absent": True} if allow_absent else {}
+        # A reader of one's own need not know of it.
+        known = "allow_absent" in inspect.signature(reader).parameters
+        absent = {"allow_absent": allow_absent} if known else {}
         super().__init__(
             records=reader(data_dir=folder, classes=names, **absent),
             data_dir=folder,
