@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from polymask.data.decoding import decode, read_values
 from polymask.errors import UserError
 from polymask.utils.files import write_atomically
 
+__all__ = ["decode", "read_values"]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 _EXIF_ORIENTATION = 0x0112
 IGNORE = 255
@@ -118,19 +120,6 @@ def find_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             )
         files[stem] = folder / name
     return files
-
-
-def decode(path: str | Path, flags: int) -> np.ndarray | None:
-    """Return the pixels of an image file as OpenCV decodes them with `flags`; None when it cannot."""
-    # Through a buffer: cv2.imread fails on non-ASCII names on Windows and prints its own warnings.
-    try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError:
-        return None
-    try:
-        return cv2.imdecode(data, flags) if data.size else None
-    except cv2.error:  # a damaged header may claim a size that OpenCV refuses
-        return None
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
