@@ -270,6 +270,7 @@ def _record(
         return replace(run_record(previous), config=plain(cfg))
     name = own.share(claim_run_name(cfg, checkpoints.folder) if own.is_main else "")
     cfg.run_name = name
+    cfg.data.intensity_range = list(data.intensity_range)  # found in the training images: part of the model
     return RunRecord(
         run_name=name,
         config=plain(cfg),

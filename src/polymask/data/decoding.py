@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from polymask.data.decoder_messages import listen
 from polymask.data.headers import Header, number_format, read_header
+from polymask.data.intensity import check_finite
 from polymask.data.tiff import ReadAt
 from polymask.errors import UserError
 
@@ -28,7 +30,32 @@ _TURNS = {
 def decode(path: str | Path, flags: int) -> np.ndarray | None:
     """Return the pixels of an image file as OpenCV decodes them with `flags`; None when it cannot."""
     data = read_bytes(path)
-    return None if data is None else decode_bytes(data, flags)
+    return None if data is None else decode_bytes(data, flags)[0]
+
+
+def read_deep(path: str | Path) -> np.ndarray:
+    """Return the values of an image of any depth, turned upright, without opacity.
+
+    Returns:
+        (H, W), or (H, W, 3) RGB, of the file's own type; a palette gives its colours.
+
+    Raises:
+        UserError: The file is missing or damaged, has several pages, or values that are no numbers.
+    """
+    data = read_bytes(path)
+    if data is None:
+        raise unreadable(path, "image")
+    return deep_values(data, path)
+
+
+def deep_values(data: np.ndarray, path: str | Path) -> np.ndarray:
+    """Return what `read_deep` does, of the file's bytes."""
+    check_pages(number_format(reader_of(data)).pages, path, "image")
+    values, reason = decode_bytes(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    if values is None:
+        raise unreadable(path, "image", reason)
+    check_finite(values, f"image {path}")
+    return values if values.ndim == 2 else _rgb(values)[..., :3]
 
 
 def read_values(path: Path, what: str) -> np.ndarray:
@@ -52,19 +79,20 @@ def read_values(path: Path, what: str) -> np.ndarray:
         check_pages(number_format(reader_of(data)).pages, path, what)
     header = read_header(path) if data is not None else None
     if data is not None and header is not None and header.has_palette:
-        values = _palette_values(data)
+        values, reason = _palette_values(data), ""
     else:
-        values = None if data is None else decode_bytes(data, cv2.IMREAD_UNCHANGED)
+        values, reason = (None, "") if data is None else decode_bytes(data, cv2.IMREAD_UNCHANGED)
         values = None if values is None else _upright(_rgb(values), header)
     if values is None:
-        raise unreadable(path, what)
+        raise unreadable(path, what, reason)
     return values
 
 
-def unreadable(path: str | Path, what: str) -> UserError:
-    """Return the error of a file that cannot be decoded."""
+def unreadable(path: str | Path, what: str, reason: str = "") -> UserError:
+    """Return the error of a file that cannot be decoded, with what the decoder said of it."""
+    said = f" ({reason})" if reason else ""
     return UserError(
-        f"cannot read {what} {path}: the file is missing, empty or damaged; replace or remove it."
+        f"cannot read {what} {path}: the file is missing, empty or damaged{said}; replace or remove it."
     )
 
 
@@ -92,12 +120,23 @@ def reader_of(data: np.ndarray) -> ReadAt:
     return lambda offset, size: data[offset : offset + size].tobytes()
 
 
-def decode_bytes(data: np.ndarray, flags: int) -> np.ndarray | None:
-    """Return the pixels of a file's bytes; None when they are damaged."""
+def decode_bytes(data: np.ndarray, flags: int) -> tuple[np.ndarray | None, str]:
+    """Decode a file's bytes with OpenCV.
+
+    A decoder fills what is damaged with grey or zeros and only prints a line; such a file counts as damaged.
+    PNG has checksums, so that no damage stays unseen. A JPEG is recognised where its data end too early or
+    too late (nearly always, since all that follows the damage shifts), a TIFF with LZW or deflate where its
+    codes become impossible. What cannot be told: single wrong bits, and any change of an uncompressed TIFF or
+    BMP that leaves the length as it is.
+
+    Returns:
+        The pixels, None when they are damaged; and the decoder's reason, "" when it gave none.
+    """
     try:
-        return cv2.imdecode(data, flags)
+        values, damage = listen(lambda: cv2.imdecode(data, flags))
     except cv2.error:  # a damaged header may claim a size that OpenCV refuses
-        return None
+        return None, ""
+    return (None, damage) if damage else (values, "")
 
 
 def _rgb(values: np.ndarray) -> np.ndarray:
