@@ -202,6 +202,7 @@ def infer(cfg: DictConfig) -> InferResult:
         cfg.run_name,
         pixel_size=cfg.data.pixel_size,
         score_threshold=cfg.task.score_threshold,
+        intensity_range=cfg.data.intensity_range,
         device=cfg.trainer.device,
         precision=cfg.trainer.precision,
         tta=cfg.tta,

@@ -37,13 +37,8 @@ def parse_range(value: Sequence[float] | None) -> Range | None:
     """
     if value is None:
         return None
-    if (
-        not isinstance(value, Sequence)
-        or isinstance(value, str)
-        or len(value) != 2
-        or not all(map(_is_number, value))
-        or value[0] >= value[1]
-    ):
+    is_pair = isinstance(value, Sequence) and len(value) == 2 and all(map(_is_number, value))
+    if not is_pair or value[0] >= value[1]:
         raise UserError(
             f"data.intensity_range={value} is not valid; give [low, high], the values that become black and "
             "white, or null to find them in the training images."
@@ -96,8 +91,8 @@ def find_range(paths: Sequence[Path]) -> Range:
         low, high = values.min(), values.max()
     if low == high:
         raise UserError(
-            f"the training images hold only the value {low:g}, e.g. {paths[0]}; give images with contrast, or "
-            "set data.intensity_range=[low, high]."
+            f"the training images hold only the value {low:g}, e.g. {paths[0]}; give images with contrast, "
+            "or set data.intensity_range=[low, high]."
         )
     log.info(
         "intensity range %g to %g (percentiles %g and %g of %d training images) becomes 0 to 255",
@@ -127,8 +122,8 @@ def to_uint8(values: np.ndarray, intensity_range: Range, name: str) -> np.ndarra
         The same shape, uint8.
 
     Raises:
-        UserError: Values are NaN or infinite, or the image is of another kind than the range: mapping it would
-            lose the picture.
+        UserError: Values are NaN or infinite, or the image is of another kind than the range: mapping it
+            would lose the picture.
     """
     low, high = intensity_range
     if values.dtype == np.uint8 and intensity_range == EIGHT_BIT:
@@ -142,8 +137,8 @@ def to_uint8(values: np.ndarray, intensity_range: Range, name: str) -> np.ndarra
     if is_outside or is_other_depth:
         raise UserError(
             f"{name} has the values {least:g} to {most:g} ({values.dtype}), but the model reads {low:g} to "
-            f"{high:g}; convert it to the depth of the training images, or train with data.intensity_range="
-            "[low, high] of these values."
+            f"{high:g}; convert it to the depth of the training images, or name the values of black and "
+            "white: data.intensity_range=[low, high]."
         )
     return _map(values, low, high)
 
@@ -153,7 +148,7 @@ def check_finite(values: np.ndarray, name: str) -> None:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         count = int(np.count_nonzero(~np.isfinite(values)))
         raise UserError(
-            f"{name} has {count} values that are no finite numbers (NaN or infinity); replace them by numbers."
+            f"{name} has {count} values that are no finite numbers (NaN or infinity); replace them."
         )
 
 

@@ -1,7 +1,7 @@
 """The directories of a TIFF file: what its pages are, without decoding them.
 
 Pillow opens no TIFF with three channels of 16 bits or with 64-bit numbers, so tags are read here.
-Specification: Adobe, "TIFF Revision 6.0" (1992), section 2; BigTIFF is the same with 8-byte counts and offsets.
+Specification: Adobe, "TIFF Revision 6.0" (1992), section 2; BigTIFF has 8-byte counts and offsets instead.
 """
 
 from __future__ import annotations
@@ -78,7 +78,6 @@ def _read(read_at: ReadAt) -> TiffHeader:
             break  # cut off after whole pages: decoding decides
         first = tags if first is None else first
         pages += not tags.get(_SUBFILE, 0) & _REDUCED_OR_MASK
-    assert first is not None or not seen
     if first is None:
         raise KeyError("no directory")
     orientation = first.get(_ORIENTATION, 1)

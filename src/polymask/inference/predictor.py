@@ -74,6 +74,7 @@ class Predictor:
         *,
         pixel_size: float | None = None,
         score_threshold: float | None = None,
+        intensity_range: Sequence[float] | None = None,
         **options: Any,
     ) -> Predictor:
         """Load a checkpoint.
@@ -82,12 +83,14 @@ class Predictor:
             run_or_path: Name of a run, path of a `.pt` file, or None for the newest run.
             pixel_size: Micrometres per pixel of the images, for sizes of objects; None for that of training.
             score_threshold: Least score of objects that count, None for that of training.
+            intensity_range: Values of these images that become black and white, None for those of training.
             **options: `device`, `precision` and `tta`, see the class.
 
         Raises:
             UserError: There is no such checkpoint, it cannot be read, or it finds no objects although a value
                 for them is given.
         """
+        given = parse_range(intensity_range)
         path = _find(run_or_path)
         content = load_checkpoint(path)
         cfg = OmegaConf.create(content["config"])
@@ -113,8 +116,8 @@ class Predictor:
             path=path,
             batch_size=batch_size,
             # Runs from before there was such a key have none.
-            intensity_range=parse_range(content["config"]["data"].get("intensity_range")) or EIGHT_BIT,
-            settings=chosen,
+            intensity_range=given or parse_range(cfg.data.get("intensity_range")) or EIGHT_BIT,
+            settings=chosen | ({"data.intensity_range": list(given)} if given else {}),
             **options,
         )
 
