@@ -208,6 +208,7 @@ def infer(cfg: DictConfig) -> InferResult:
         cfg.run_name,
         pixel_size=cfg.data.pixel_size,
         score_threshold=cfg.task.score_threshold,
+        intensity_range=cfg.data.intensity_range,
         device=cfg.trainer.device,
         precision=cfg.trainer.precision,
         tta=cfg.tta,
@@ -276,6 +277,7 @@ def _record(
         return replace(run_record(previous), config=plain(cfg))
     name = own.share(claim_run_name(cfg, checkpoints.folder) if own.is_main else "")
     cfg.run_name = name
+    cfg.data.intensity_range = list(data.intensity_range)  # found in the training images: part of the model
     return RunRecord(
         run_name=name,
         config=plain(cfg),

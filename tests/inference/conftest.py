@@ -85,17 +85,17 @@ def lesion(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def write(path: Path, image: np.ndarray) -> Path:
-    """Write RGB or greyscale pixels in the format of the suffix."""
+    """Write RGB, RGBA or greyscale pixels in the format of the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix
-    _, data = cv2.imencode(suffix, image[..., ::-1] if image.ndim == 3 else image)
+    _, data = cv2.imencode(suffix, image[..., [2, 1, 0, 3][: image.shape[2]]] if image.ndim == 3 else image)
     path.write_bytes(data.tobytes())
     return path
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Images of several sizes, shapes, formats and depths, in folders, with awkward names."""
+    """Images of several sizes, shapes, formats and channels, in folders, with awkward names."""
     folder = tmp_path / "pictures"
     write(folder / "b.jpg", lesion(60, 90))
     write(folder / "a portrait.png", lesion(130, 40, seed=1))
@@ -104,5 +104,5 @@ def pictures(tmp_path: Path) -> Path:
     write(folder / "sub" / 'comma, "quote".png', lesion(33, 47, seed=4))
     write(folder / "näevus.tif", lesion(200, 151, seed=5))
     write(folder / "grey.png", lesion(50, 70, seed=6)[..., 1])
-    write(folder / "deep.png", lesion(41, 71, seed=7).astype(np.uint16) * 257)
+    write(folder / "opaque.png", np.dstack([lesion(41, 71, seed=7), np.full((41, 71), 255, np.uint8)]))
     return folder

@@ -73,11 +73,11 @@ def test_a_checkpoint_is_found_by_name_by_path_and_as_the_newest(trained: Path) 
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5, 3), np.float32)],
-    ids=["grey", "four channels", "float"],
+    [np.zeros((5,), np.uint8), np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5, 3), bool), np.zeros((0, 5, 3))],
+    ids=["one row", "four channels", "bool", "empty"],
 )
 def test_an_array_that_is_no_rgb_image_is_told(trained: Path, array: np.ndarray) -> None:
-    with pytest.raises(UserError, match=r"give \(height, width, 3\) of uint8, RGB"):
+    with pytest.raises(UserError, match=r"give \(height, width, 3\) RGB or \(height, width\) grey"):
         polymask.load("tiny", **FP32).predict([array])
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from polymask.data.analysis import OriginalSample, TitledSample
 from polymask.data.inspection import FileMemory, Foreground
+from polymask.data.intensity import EIGHT_BIT, Range, check_depth, find_range, parse_range
 from polymask.data.mask_checks import check_foregrounds, drawn_foregrounds
 from polymask.data.reading import num_cores, read_ahead
 from polymask.data.records import Record
@@ -52,6 +53,8 @@ class DataModule(ABC, Generic[RecordType]):
         fold: Which fold, from 0.
         overfit_samples: Use only this many training samples, the same ones for train, val and test.
         cache_dir: Folder for decoded samples, None for no cache.
+        intensity_range: Values that become black and white, None for 0 to 255 where images have 8 bits and
+            for percentiles of the training images where they have more, see `polymask.data.intensity`.
         split: A split from a checkpoint; it wins over all of the above.
         augmentation: For training samples.
         seed: Seed of order and augmentation.
@@ -81,6 +84,7 @@ class DataModule(ABC, Generic[RecordType]):
         fold: int = 0,
         overfit_samples: int | None = None,
         cache_dir: str | None = None,
+        intensity_range: Sequence[float] | None = None,
         split: Split | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
@@ -121,6 +125,11 @@ class DataModule(ABC, Generic[RecordType]):
                 self.split, whole_number("data.overfit_samples", overfit_samples, least=1)
             )
 
+        self.intensity_range = parse_range(intensity_range) or self._find_intensity_range()
+        self.records = [
+            dataclasses.replace(record, intensity_range=self.intensity_range) for record in self.records
+        ]
+
     @abstractmethod
     def _dataset(
         self, records: list[RecordType], augmentation: Augmentation | None, *, cache_dir: Path | None
@@ -152,6 +161,14 @@ class DataModule(ABC, Generic[RecordType]):
         if fold:
             raise UserError(f"data.fold={fold} needs the number of folds: add data.num_folds=5.")
         return draw_split(self.records, self.classes, fractions=fractions, seed=seed)
+
+    def _find_intensity_range(self) -> Range:
+        """Return the range of the training images: 0 to 255 unless they have more than 8 bits per value."""
+        if not check_depth([record.image_path for record in self.records]):
+            return EIGHT_BIT
+        in_training = set(self.split.subsets["train"])
+        training = [record for record in self.records if record.id in in_training] or self.records
+        return find_range([record.image_path for record in training])
 
     def subset(self, name: str) -> list[RecordType]:
         """Return the records of `train`, `val` or `test`.

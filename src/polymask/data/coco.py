@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from polymask.data.cache import file_key, file_status
+from polymask.data.cache import file_status
 from polymask.data.coco_file import CocoFile, encode_annotation, find_annotations, load
 from polymask.data.coco_images import file_name, find_images, groups_by_field, sample_ids
 from polymask.data.groups import read_groups
@@ -52,7 +52,7 @@ class CocoRecord(InstanceRecord):
 
     def content_key(self) -> str:
         """Return a text that changes when the image or one of its annotations does."""
-        return f"{file_key(self.image_path)}|{self._hash()}"
+        return f"{self.image_key()}|{self._hash()}"
 
     def fingerprint(self) -> str:
         """Return a text that is the same wherever the same image and annotations lie."""

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from polymask.data.cache import SampleCache
-from polymask.data.images import IGNORE, read_image, resize_image, resize_mask
+from polymask.data.images import IGNORE, resize_image, resize_mask
 from polymask.data.records import Record
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
@@ -102,7 +102,7 @@ def read_original(record: Record, *, classes: bool = False) -> tuple[np.ndarray,
     Raises:
         UserError: A file cannot be read, or image and mask differ in size.
     """
-    image = read_image(record.image_path)
+    image = record.read_image()
     if not record.has_mask:
         return image, None
     mask = record.read_class_mask() if classes else record.read_mask()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageMode
 
+from polymask.data.tiff import ReadAt, is_tiff, read_tiff
 from polymask.errors import UserError
 
 _EXIF_ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)  # orientations of EXIF that swap width and height
-_TIFF_BITS, _TIFF_CHANNELS, _TIFF_NUMBER_FORMAT = 258, 277, 339
-_TIFF_FLOAT = 3
 _PNG_EXIF = (b"eXIf", b"Raw profile type", b"tiff:Orientation")
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type of the IHDR chunk
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_SINGLE_PAGE = ("JPEG", "MPO", "BMP")  # phones write MPO: a JPEG with a second picture that no reader shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Header:
         is_float: Whether values are floating-point numbers.
         has_palette: Whether values are indices into a table of colours.
         orientation: EXIF orientation, 1 (upright) to 8.
-        pages: Pictures in the file; more than 1 only in TIFF.
+        pages: Pictures in the file; thumbnails are none.
         format: Name of the file format, such as `JPEG`.
     """
 
@@ -46,45 +46,107 @@ class Header:
     format: str
 
 
+@dataclass(frozen=True)
+class NumberFormat:
+    """How an image file stores its values, the only thing that `number_format` looks for.
+
+    Attributes:
+        bits: Bits per value, 8 where the format has nothing else.
+        is_float: Whether values are floating-point numbers.
+        pages: Pictures in the file.
+    """
+
+    bits: int = 8
+    is_float: bool = False
+    pages: int = 1
+
+    @property
+    def is_deep(self) -> bool:
+        """Return whether values reach beyond 0 to 255."""
+        return self.bits > 8
+
+
 def read_header(path: Path) -> Header | None:
     """Read the header of an image file.
 
     Returns:
-        The header; None when only decoding can tell, as for formats of which Pillow reads less than OpenCV
-        (TIFF with three channels of 16 bits).
+        The header; None when it is damaged, so that only decoding can tell.
 
     Raises:
         UserError: The file is missing or cannot be opened.
     """
     try:
+        with path.open("rb") as file:
+            start = file.read(26)
+            if is_tiff(start):
+                file.seek(0)
+                return _tiff_header(lambda offset, size: file.read(size) if file.seek(offset) >= 0 else b"")
         with Image.open(path) as image:
-            return _header(image, path)
+            return _header(image, path, start)
     except FileNotFoundError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; replace or remove it.") from error
     except PermissionError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; make it readable.") from error
-    except (OSError, ValueError, SyntaxError, KeyError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, KeyError, OverflowError, Image.DecompressionBombError):
         return None
 
 
-def _header(image: Image.Image, path: Path) -> Header:
+def number_format(read_at: ReadAt) -> NumberFormat:
+    """Return how a file stores its values, from a few bytes of it; see `tiff.ReadAt`."""
+    start = read_at(0, 26)
+    if start.startswith(_PNG_START) and len(start) == 26:
+        return NumberFormat(bits=start[24])
+    tiff = read_tiff(read_at) if is_tiff(start) else None
+    return NumberFormat() if tiff is None else NumberFormat(tiff.bits, tiff.is_float, tiff.pages)
+
+
+def file_number_format(path: Path) -> NumberFormat:
+    """Return how the file at `path` stores its values.
+
+    Raises:
+        UserError: The file cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            return number_format(lambda offset, size: file.read(size) if file.seek(offset) >= 0 else b"")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; replace or remove it.") from error
+
+
+def _tiff_header(read_at: ReadAt) -> Header | None:
+    tiff = read_tiff(read_at)
+    if tiff is None:
+        return None
+    height, width = _upright(tiff.height, tiff.width, tiff.orientation)
+    return Header(
+        height=height,
+        width=width,
+        channels=tiff.channels,
+        bits=tiff.bits,
+        is_float=tiff.is_float,
+        has_palette=tiff.has_palette,
+        orientation=tiff.orientation,
+        pages=tiff.pages,
+        format="TIFF",
+    )
+
+
+def _header(image: Image.Image, path: Path, start: bytes) -> Header:
     width, height = image.size
     orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1)) if _may_be_turned(image, path) else 1
     if orientation not in range(1, 9):
         orientation = 1
-    if orientation in _QUARTER_TURNS:
-        width, height = height, width
-    channels, bits, is_float = _number_format(image, path)
+    height, width = _upright(height, width, orientation)
+    channels, bits = _channels_and_bits(image, start)
     return Header(
         height=height,
         width=width,
         channels=channels,
         bits=bits,
-        is_float=is_float,
+        is_float=False,
         has_palette=image.mode == "P",
         orientation=orientation,
-        # Phones write MPO: a JPEG with a second picture that no reader shows.
-        pages=getattr(image, "n_frames", 1) if image.format == "TIFF" else 1,
+        pages=1 if image.format in _SINGLE_PAGE else getattr(image, "n_frames", 1),
         format=image.format or "",
     )
 
@@ -94,20 +156,12 @@ def _may_be_turned(image: Image.Image, path: Path) -> bool:
     return image.format != "PNG" or any(mark in path.read_bytes() for mark in _PNG_EXIF)
 
 
-def _number_format(image: Image.Image, path: Path) -> tuple[int, int, bool]:
-    """Return channels, bits per value and whether these are floating-point numbers."""
+def _upright(height: int, width: int, orientation: int) -> tuple[int, int]:
+    return (width, height) if orientation in _QUARTER_TURNS else (height, width)
+
+
+def _channels_and_bits(image: Image.Image, start: bytes) -> tuple[int, int]:
     if image.format == "PNG":  # Pillow names the mode that it would convert to: 8 bits of 16 in colour
-        with path.open("rb") as file:
-            start = file.read(26)
-        return _PNG_CHANNELS[start[25]], start[24], False
-    tags = getattr(image, "tag_v2", None)
-    if tags is not None:
-        bits, formats = tags.get(_TIFF_BITS, (1,)), tags.get(_TIFF_NUMBER_FORMAT, (1,))
-        return int(tags.get(_TIFF_CHANNELS, 1)), _first(bits), _first(formats) == _TIFF_FLOAT
-    values = np.dtype(ImageMode.getmode(image.mode).typestr)
-    bits = 1 if image.mode == "1" else 8 * values.itemsize
-    return len(image.getbands()), bits, values.kind == "f"
-
-
-def _first(values: int | Sequence[int]) -> int:
-    return int(values[0]) if isinstance(values, Sequence) else int(values)
+        return _PNG_CHANNELS[start[25]], start[24]
+    bits = 1 if image.mode == "1" else 8 * np.dtype(ImageMode.getmode(image.mode).typestr).itemsize
+    return len(image.getbands()), bits

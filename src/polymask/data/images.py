@@ -10,33 +10,63 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from polymask.data.decoding import (
+    check_pages,
+    decode,
+    decode_bytes,
+    deep_values,
+    read_bytes,
+    read_values,
+    reader_of,
+    unreadable,
+)
+from polymask.data.headers import number_format
+from polymask.data.intensity import EIGHT_BIT, Range, to_uint8
 from polymask.errors import UserError
 from polymask.utils.files import write_atomically
 
+__all__ = ["decode", "read_values"]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 _EXIF_ORIENTATION = 0x0112
 IGNORE = 255
 """Value of mask pixels that no loss and no metric counts."""
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, intensity_range: Range = EIGHT_BIT) -> np.ndarray:
     """Decode an image file.
 
+    The one rule for every image of every family: grey is repeated in all channels, a palette gives its
+    colours, CMYK is converted, opacity is left out, and the picture is turned upright as its EXIF
+    orientation says.
+
     Args:
-        path: Any format that OpenCV reads; grey and 16-bit images are converted, EXIF rotation applied.
+        path: JPEG, PNG, BMP or TIFF.
+        intensity_range: Values that become 0 and 255, see `intensity.to_uint8`; with the default, images of
+            8 bits are read as they are and deeper ones are refused.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        UserError: The file is missing or is no readable image.
+        UserError: The file is missing or damaged, has several pages, or its values do not fit the range.
     """
-    image = decode(path, cv2.IMREAD_COLOR_RGB)
+    data = read_bytes(path)
+    if data is None:
+        raise unreadable(path, "image")
+    stored = number_format(reader_of(data))
+    if stored.is_deep or intensity_range != EIGHT_BIT:
+        return as_image(deep_values(data, path), intensity_range, f"image {path}")
+    check_pages(stored.pages, path, "image")
+    image, reason = decode_bytes(data, cv2.IMREAD_COLOR_RGB)
     if image is None:
-        raise UserError(
-            f"cannot read image {path}: the file is missing, empty or damaged; replace or remove it."
-        )
+        raise unreadable(path, "image", reason)
     return image
+
+
+def as_image(values: np.ndarray, intensity_range: Range, name: str) -> np.ndarray:
+    """Return (H, W) or (H, W, 3) values of any number type as (H, W, 3) uint8, see `intensity.to_uint8`."""
+    image = to_uint8(values, intensity_range, name)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
 
 
 def read_binary_mask(path: str | Path) -> np.ndarray:
@@ -118,19 +148,6 @@ def find_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             )
         files[stem] = folder / name
     return files
-
-
-def decode(path: str | Path, flags: int) -> np.ndarray | None:
-    """Return the pixels of an image file as OpenCV decodes them with `flags`; None when it cannot."""
-    # Through a buffer: cv2.imread fails on non-ASCII names on Windows and prints its own warnings.
-    try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError:
-        return None
-    try:
-        return cv2.imdecode(data, flags) if data.size else None
-    except cv2.error:  # a damaged header may claim a size that OpenCV refuses
-        return None
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

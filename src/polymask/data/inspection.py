@@ -20,9 +20,10 @@ import cv2
 import numpy as np
 
 from polymask.data.cache import file_status
+from polymask.data.decoding import check_pages, read_deep, read_values
 from polymask.data.headers import Header, read_header
 from polymask.data.images import read_image
-from polymask.data.mask_values import grey_and_alpha, read_values
+from polymask.data.mask_values import grey_and_alpha
 from polymask.data.reading import read_ahead
 from polymask.errors import UserError
 from polymask.utils.files import write_text
@@ -189,8 +190,11 @@ def look_at_image(path: Path) -> ImageFacts:
         UserError: The file is missing, holds several pages or is no readable image.
     """
     header = read_header(path)
+    if header is not None:
+        check_pages(header.pages, path, "image")
     if header is None or not _is_whole(path, header):
-        height, width = read_image(path).shape[:2]
+        read = read_image if header is not None and header.bits <= 8 else read_deep
+        height, width = read(path).shape[:2]
         bits, orientation = (8, 1) if header is None else (header.bits, header.orientation)
         return ImageFacts(height, width, bits, orientation)
     return ImageFacts(header.height, header.width, header.bits, header.orientation)

@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import Dataset
 
 from polymask.data.dataset import SampleKey
-from polymask.data.images import read_image
 from polymask.data.instance_cache import InstanceCache, Sample
 from polymask.data.instances import InstanceRecord
 from polymask.data.transforms import Augmentation
@@ -94,7 +93,7 @@ def collate_instances(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _decode(record: InstanceRecord) -> Sample:
-    image = read_image(record.image_path)
+    image = record.read_image()
     height, width = image.shape[:2]
     return image, record.read_instances((height, width))
 

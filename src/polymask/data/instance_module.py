@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from polymask.data.analysis import OriginalSample, TitledSample
 from polymask.data.base import DataModule, class_name_list
-from polymask.data.images import read_image
 from polymask.data.instance_dataset import InstanceDataset, collate_instances
 from polymask.data.instances import InstanceRecord
 from polymask.data.reading import read_ahead
@@ -75,7 +74,7 @@ class InstanceData(DataModule[InstanceRecord]):
         return collate_instances
 
     def _original(self, record: InstanceRecord, subset: str) -> OriginalSample:
-        image = read_image(record.image_path)
+        image = record.read_image()
         instances = record.read_instances((image.shape[0], image.shape[1]))
         labels = instances.labels[~instances.crowd].tolist()
         return OriginalSample(

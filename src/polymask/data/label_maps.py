@@ -25,7 +25,6 @@ from polymask.data.images import (
     find_files,
     header_size,
     read_binary_mask,
-    read_image,
 )
 from polymask.data.instances import (
     InstanceRecord,
@@ -70,7 +69,7 @@ class LabelMapRecord(InstanceRecord):
             return super().content_key()
         # A folder's own time tells of added and removed files, not of changed ones.
         masks = "|".join(file_key(path) for path in _mask_files(self.mask_path))
-        return f"{file_key(self.image_path)}|{hashlib.sha256(masks.encode()).hexdigest()}"
+        return f"{self.image_key()}|{hashlib.sha256(masks.encode()).hexdigest()}"
 
     def fingerprint(self) -> str:
         """Return a text that is the same wherever the same files lie."""
@@ -81,7 +80,7 @@ class LabelMapRecord(InstanceRecord):
         return f"{file_status(self.image_path).st_size}|{masks}"
 
     def _read_folder(self, folder: Path, image_size: tuple[int, int] | None) -> Instances:
-        size = read_image(self.image_path).shape[:2] if image_size is None else image_size
+        size = self.read_image().shape[:2] if image_size is None else image_size
         masks = []
         files = _mask_files(folder)
         for path in files:

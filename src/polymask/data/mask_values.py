@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from polymask.data.decoding import read_values
 from polymask.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -70,38 +70,6 @@ class MaskRule:
 
     def _is_foreground(self, values: np.ndarray) -> np.ndarray:
         return np.isin(values, self.listed) if self.listed else values > self.above
-
-
-def read_values(path: Path, what: str) -> np.ndarray:
-    """Return the raw values of a file with one page, upright as its EXIF orientation says.
-
-    Args:
-        path: The file.
-        what: What it is, for messages.
-
-    Returns:
-        (H, W) greys, or the indices of a coloured palette; (H, W, C) RGB, RGBA or grey with alpha. Of the
-        file's own type, not rescaled.
-
-    Raises:
-        UserError: The file is missing or damaged, or has several pages.
-    """
-    try:
-        with Image.open(path) as image:
-            pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-            if pages > 1:
-                raise UserError(f"{what} {path} holds {pages} pages; save the one that is meant as a file.")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode == "P":
-                table = np.array(upright.getpalette("RGB"), np.uint8).reshape(-1, 3)
-                indices = np.asarray(upright)
-                used = table[: indices.max() + 1]
-                return used[indices, 0] if (used == used[:, :1]).all() else indices
-            return np.asarray(upright.convert("L") if upright.mode == "1" else upright)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(
-            f"cannot read {what} {path}: the file is missing, empty or damaged; replace or remove it."
-        ) from error
 
 
 def grey_and_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

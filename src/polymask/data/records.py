@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from polymask.data.cache import file_key, file_status
-from polymask.data.images import IGNORE
+from polymask.data.images import IGNORE, read_image
+from polymask.data.intensity import EIGHT_BIT, Range
 from polymask.data.mask_values import MaskRule
 
 
@@ -24,6 +25,7 @@ class Record:
         group: Samples of one group (lesion, patient, sequence) never stand in two subsets.
         subset: `train`, `val` or `test` when the data set itself prescribes it (an official test set),
             None when the split is free to place the sample.
+        intensity_range: Values of the image that become black and white, the same in the whole data set.
         mask_rule: What the values of the mask file mean; the data set decides it from all masks.
         mask_hint: Where a mask was looked for in vain, "" when there is one.
     """
@@ -34,6 +36,7 @@ class Record:
     label: int
     group: str
     subset: str | None = None
+    intensity_range: Range = EIGHT_BIT
     mask_rule: MaskRule = MaskRule()
     mask_hint: str = ""
 
@@ -46,6 +49,25 @@ class Record:
     def has_mask(self) -> bool:
         """Return whether the sample has a mask."""
         return self.mask_path is not None
+
+    def read_image(self) -> np.ndarray:
+        """Decode the image.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+
+        Raises:
+            UserError: The file is missing or damaged, or its values do not fit `intensity_range`.
+        """
+        return read_image(self.image_path, self.intensity_range)
+
+    def image_key(self) -> str:
+        """Return a text that changes when the image, or how its values are read, does.
+
+        Raises:
+            UserError: The file is not there.
+        """
+        return f"{file_key(self.image_path)}|{self.intensity_range}"
 
     def read_mask(self) -> np.ndarray:
         """Decode the mask of a sample that has one.
@@ -80,4 +102,4 @@ class Record:
         Raises:
             UserError: A file is not there.
         """
-        return f"{file_key(self.image_path)}|{file_key(self.mask_path)}|{self.mask_rule.key()}"
+        return f"{self.image_key()}|{file_key(self.mask_path)}|{self.mask_rule.key()}"

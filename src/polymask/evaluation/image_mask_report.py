@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from polymask.data.images import read_image, resize_mask, write_image
+from polymask.data.images import resize_mask, write_image
 from polymask.data.records import Record
 from polymask.evaluation import figures
 from polymask.evaluation.drawing import prediction_panel
@@ -103,7 +103,7 @@ class ImageMaskReport:
             UserError: The folder holds no report of a test, or an image of the data set cannot be read.
         """
         record, caption = self._records[id_], _caption(self._rows[id_])
-        image = read_image(record.image_path)
+        image = record.read_image()
         shape, mask_path = image.shape[:2], self._mask_path(id_)
         if not mask_path.is_file():  # the task has no masks, so there is nothing to compare
             return prediction_panel(image, None, np.zeros(shape, np.uint8), caption)

@@ -72,7 +72,7 @@ class InstanceReport:
             self._files.add(instance_rows(sure, names), results)
             write_image(self.folder / "label_maps" / f"{record.id}.tif", label_map(sure))
             truth = read_truth(record, prediction.size)
-            panel = instance_panel(read_image(record.image_path), truth, sure, names)
+            panel = instance_panel(record.read_image(), truth, sure, names)
             write_image(self._panel_path(record.id), panel)
 
     def finish(self, history: Sequence[dict[str, float]], best_epoch: int) -> None:

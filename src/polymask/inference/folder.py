@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from polymask.data.images import read_image
+from polymask.data.intensity import Range
 from polymask.errors import UserError
 from polymask.evaluation.base import PredictionWriter
 from polymask.inference.inputs import SETTINGS_NAME, output_names
@@ -90,7 +91,7 @@ def predict_files(
     todo = [file for file in files if str(file) not in table.rows]
     summary = Summary(skipped=len(files) - len(todo))
     loader = DataLoader(
-        _Files(source, todo, predictor.image_size, keep_original=overlay),
+        _Files(source, todo, predictor.image_size, predictor.intensity_range, keep_original=overlay),
         batch_size=batch_size or predictor.batch_size,
         num_workers=num_workers,
         collate_fn=partial(_collate, image_size=predictor.image_size),
@@ -149,11 +150,13 @@ class _Files(Dataset[dict[str, Any]]):
         source: Path,
         files: Sequence[Path],
         image_size: tuple[int, int] | None,
+        intensity_range: Range,
         *,
         keep_original: bool,
     ) -> None:
         self.source, self.files = source, list(files)
         self.image_size, self.keep_original = image_size, keep_original
+        self.intensity_range = intensity_range
 
     def __len__(self) -> int:
         return len(self.files)
@@ -161,7 +164,7 @@ class _Files(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         file = self.files[index]
         try:
-            image = read_image(self.source / file)
+            image = read_image(self.source / file, self.intensity_range)
         except UserError as error:
             return {"file": str(file), "reason": str(error)}
         original = torch.from_numpy(image) if self.keep_original else None

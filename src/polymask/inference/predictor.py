@@ -11,7 +11,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from polymask.data.images import read_image, resize_image
+from polymask.data.images import as_image, read_image, resize_image
+from polymask.data.intensity import EIGHT_BIT, Range, parse_range
 from polymask.data.module import parse_image_size
 from polymask.errors import UserError
 from polymask.factories import build_task
@@ -39,6 +40,7 @@ class Predictor:
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         tta: Average over the four flips of each image.
         batch_size: Images per pass through the network, unless another number is given to `predict`.
+        intensity_range: Values of images that become black and white, see `polymask.data.intensity`.
         settings: What of the results was chosen for this inference rather than in training.
     """
 
@@ -53,11 +55,13 @@ class Predictor:
         precision: str = "auto",
         tta: bool = False,
         batch_size: int = 16,
+        intensity_range: Range = EIGHT_BIT,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         if tta and not task.has_tta:  # before anything is written
             raise UserError(f"tta=true is not available for {run_name}, which finds objects; leave it out.")
         self.image_size, self.run_name, self.path, self.tta = image_size, run_name, path, tta
+        self.intensity_range = intensity_range
         self.batch_size, self.settings = batch_size, dict(settings or {})
         self.device = select_device(device)
         self.precision = select_precision(precision, self.device)
@@ -70,6 +74,7 @@ class Predictor:
         *,
         pixel_size: float | None = None,
         score_threshold: float | None = None,
+        intensity_range: Sequence[float] | None = None,
         **options: Any,
     ) -> Predictor:
         """Load a checkpoint.
@@ -78,12 +83,14 @@ class Predictor:
             run_or_path: Name of a run, path of a `.pt` file, or None for the newest run.
             pixel_size: Micrometres per pixel of the images, for sizes of objects; None for that of training.
             score_threshold: Least score of objects that count, None for that of training.
+            intensity_range: Values of these images that become black and white, None for those of training.
             **options: `device`, `precision` and `tta`, see the class.
 
         Raises:
             UserError: There is no such checkpoint, it cannot be read, or it finds no objects although a value
                 for them is given.
         """
+        given = parse_range(intensity_range)
         path = _find(run_or_path)
         content = load_checkpoint(path)
         cfg = OmegaConf.create(content["config"])
@@ -108,7 +115,9 @@ class Predictor:
             run_name=content["run_name"],
             path=path,
             batch_size=batch_size,
-            settings=chosen,
+            # Runs from before there was such a key have none.
+            intensity_range=given or parse_range(cfg.data.get("intensity_range")) or EIGHT_BIT,
+            settings=chosen | ({"data.intensity_range": list(given)} if given else {}),
             **options,
         )
 
@@ -118,7 +127,8 @@ class Predictor:
         """Predict images of any size.
 
         Args:
-            images: Paths, or (H, W, 3) uint8 RGB arrays.
+            images: Paths, or arrays (H, W, 3) RGB or (H, W) grey; of uint8, or of another number type for a
+                model that was trained on such images.
             batch_size: Images per pass through the network, None for that of evaluations in training.
 
         Returns:
@@ -133,7 +143,7 @@ class Predictor:
         results = []
         for start in range(0, len(images), batch_size):
             chunk = images[start : start + batch_size]
-            arrays = [_pixels(image) for image in chunk]
+            arrays = [_pixels(image, self.intensity_range) for image in chunk]
             ids = [str(start + offset) for offset in range(len(arrays))]
             inputs = [to_input(array, self.image_size) for array in arrays]
             predictions = self.predict_batch(to_batch(inputs, self.image_size), ids)
@@ -159,14 +169,17 @@ def to_batch(inputs: list[Tensor], image_size: tuple[int, int] | None) -> Tensor
     return inputs if image_size is None else torch.stack(inputs)
 
 
-def _pixels(image: str | Path | np.ndarray) -> np.ndarray:
+def _pixels(image: str | Path | np.ndarray, intensity_range: Range) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8, the same for a file and for the values that it holds."""
     if not isinstance(image, np.ndarray):
-        return read_image(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        return read_image(image, intensity_range)
+    is_image = image.size > 0 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3))
+    if not is_image or image.dtype.kind not in "uif":
         raise UserError(
-            f"an image is an array {image.shape} of {image.dtype}; give (height, width, 3) of uint8, RGB."
+            f"an image is an array {image.shape} of {image.dtype}; give (height, width, 3) RGB or (height, "
+            "width) grey, of uint8 or the number type of the training images."
         )
-    return image
+    return as_image(image, intensity_range, "an image")
 
 
 def _find(run_or_path: str | Path | None) -> Path:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polymask.data.images import read_image
 from polymask.data.instance_module import check_pixel_size
 from polymask.errors import UserError, choose, number, whole_number
 from polymask.evaluation.base import PredictionWriter, Report
@@ -160,7 +159,7 @@ class InstanceTask(Task):
 
         truth = read_truth(record, prediction.size)
         sure = sure_objects(prediction, self.score_threshold)
-        return instance_panel(read_image(record.image_path), truth, sure, self.class_names)
+        return instance_panel(record.read_image(), truth, sure, self.class_names)
 
     def report(self, folder: Path, data: Any) -> Report:
         """Return the writer of a test run's tables and figures."""

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polymask.data.images import read_image
 from polymask.data.records import Record
 from polymask.errors import UserError, choose
 from polymask.evaluation.base import PredictionWriter, Report
@@ -210,7 +209,7 @@ class MultitaskTask(Task):
         """Return the panel of one sample: image, predicted mask, outlines of truth and prediction."""
         from polymask.evaluation.drawing import prediction_panel
 
-        image = read_image(record.image_path)
+        image = record.read_image()
         result = self.result(prediction, image.shape[:2])
         true = (record.read_mask() == 1).astype(np.uint8) if record.has_mask else None
         mask = result.mask if result.mask is not None else np.zeros(image.shape[:2], np.uint8)
