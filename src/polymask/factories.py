@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from polymask.training.trainer import Trainer
 
 
-def build_data(
-    cfg: DictConfig, *, split: Split | None = None, allow_absent: bool = False
-) -> DataModule[Any]:
+def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: bool = False) -> DataModule[Any]:
     """Build the data set of a run.
 
     Args:

@@ -105,7 +105,9 @@ def test_many_values_of_16_bits_are_rounded_down(tmp_path):
 def test_mask_of_other_values_than_whole_numbers_is_an_error(tmp_path, value):
     path = tmp_path / "mask.tif"
     Image.fromarray(np.full((2, 2), value, np.float32)).save(path)
-    with pytest.raises(UserError, match=r"mask .*mask\.tif has values from .* no whole numbers from 0 to 65535"):
+    with pytest.raises(
+        UserError, match=r"mask .*mask\.tif has values from .* no whole numbers from 0 to 65535"
+    ):
         look_at_mask(path)
 
 
@@ -166,5 +168,8 @@ def test_damaged_memory_means_to_look_again(folder, tmp_path, content):
 
 def test_memory_that_cannot_be_written_is_only_warned_of(folder, tmp_path, caplog):
     (tmp_path / "file").touch()
-    assert mask_facts([folder / "a.png"], FileMemory(tmp_path / "file", folder))[0].counts == [[0, 3], [255, 3]]
+    assert mask_facts([folder / "a.png"], FileMemory(tmp_path / "file", folder))[0].counts == [
+        [0, 3],
+        [255, 3],
+    ]
     assert "cannot be written" in caplog.text

@@ -196,3 +196,19 @@ def test_a_test_subset_without_any_mask_or_label(
     assert written.table["dice_lesion"].isna().all()
     assert written.shown("sample")
     assert not written.shown("worst_mask") | written.shown("worst_class")
+
+
+def test_empty_true_masks_are_counted_in_metrics_table_and_summary(
+    trained: Path, tmp_path: Path, ids_of_test: list[str]
+) -> None:
+    lesions = shutil.copytree(trained / "lesions", tmp_path / "lesions")
+    for name in ids_of_test[:3]:
+        path = lesions / "masks" / f"{name}_segmentation.png"
+        cv2.imwrite(str(path), np.zeros((48, 64), np.uint8))
+    written = report(trained, tmp_path, lesions=lesions)
+    content = json.loads((written.folder / "metrics.json").read_text())
+    assert (content["num_masks"], content["num_empty_masks"]) == (len(ids_of_test), 3)
+    assert written.metrics["num_empty_masks"] == 3
+    assert "num_empty_masks" not in written.values
+    assert set(written.table["id"][written.table["true_mask_empty"] == 1]) == set(ids_of_test[:3])
+    assert f"test/num_empty_masks 3 of {len(ids_of_test)}" in written.summary[-1]

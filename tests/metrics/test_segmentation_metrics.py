@@ -7,6 +7,7 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 
 from polymask.errors import UserError
 from polymask.metrics.segmentation import (
+    count_masks,
     confusion_per_sample,
     lesion_confusion_per_sample,
     lesion_scores,
@@ -253,3 +254,12 @@ def test_lesion_scores_are_the_single_images_of_the_mean():
     inside = target[2] != 255
     expected = f1_score((target[2][inside] > 0).numpy(), (predicted[2][inside] > 0).numpy())
     np.testing.assert_allclose(scores["dice"][2], expected)
+
+
+def test_empty_masks_are_counted_by_the_truth_whatever_was_predicted():
+    full, none = torch.ones(2, 2), torch.zeros(2, 2)
+    target = torch.stack([none, none, full, torch.full((2, 2), 255.0)]).long()  # the last one is ignored
+    predicted = torch.stack([none, full, none, none]).long()
+    lesion = lesion_confusion_per_sample(predicted, target).numpy()
+    counts = confusion_per_sample(predicted, target, 2).numpy()
+    assert count_masks(lesion, counts) == {"num_masks": 3, "num_empty_masks": 2}

@@ -87,6 +87,28 @@ def test_collecting_training_metrics_leaves_loss_and_gradients_as_they_are():
     assert torch.equal(*gradients)
 
 
+def test_number_of_empty_masks_stands_beside_the_scores_only_where_there_are_some():
+    task, batch = make_task().eval(), make_batch()
+    task.evaluation_step(batch)
+    assert "num_empty_masks" not in task.compute_metrics()
+    assert task.mask_counts() == {"num_masks": 4, "num_empty_masks": 0}
+    task.reset_metrics()
+    batch["mask"][:2] = 0
+    batch["mask"][3] = 255  # no mask at all
+    task.evaluation_step({**batch, "mask_rows": torch.tensor([0, 1, 2])})
+    assert task.compute_metrics()["num_empty_masks"] == 2
+    assert task.mask_counts() == {"num_masks": 3, "num_empty_masks": 2}
+
+
+def test_task_without_masks_does_not_ask_for_them():
+    assert make_task().learns_masks
+    task = make_task(predict_masks=False)
+    assert not task.learns_masks
+    task.eval().evaluation_step(make_batch())
+    assert "num_empty_masks" not in task.compute_metrics()
+    assert task.mask_counts() == {}
+
+
 def test_scores_per_sample_by_hand():
     rows = {
         "ids": np.array(["a", "b"]),

@@ -256,9 +256,7 @@ class DataModule(ABC, Generic[RecordType]):
         foregrounds = self.foregrounds()
         for name in subsets:
             if self.split.subsets[name]:
-                check_foregrounds(
-                    name, self.subset(name), foregrounds, full_allowed=self.full_masks_allowed
-                )
+                check_foregrounds(name, self.subset(name), foregrounds, full_allowed=self.full_masks_allowed)
 
     def statistics(self) -> str:
         """Return a table of images, groups and class shares per subset."""

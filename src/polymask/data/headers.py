@@ -152,7 +152,7 @@ def _header(image: Image.Image, path: Path, start: bytes) -> Header:
 
 
 def _may_be_turned(image: Image.Image, path: Path) -> bool:
-    """Return whether to ask Pillow for EXIF: of a PNG it decodes all pixels, in search of a chunk behind them."""
+    """Return whether to ask Pillow for EXIF: to find it in a PNG it decodes all pixels."""
     return image.format != "PNG" or any(mark in path.read_bytes() for mark in _PNG_EXIF)
 
 

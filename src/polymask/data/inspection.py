@@ -40,6 +40,7 @@ _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"\x00\x00\x00\x00IEND\xaeB\x60\x82"}
 _MOST_COLOURS, _MOST_VALUES = 8, 1024  # kept of a file that has more
 
 Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 
 class ImageFacts(NamedTuple):
@@ -60,8 +61,8 @@ class MaskFacts(NamedTuple):
         bits: Bits per value.
         orientation: EXIF orientation, 1 (upright) to 8.
         lossy: Whether the format changes values (JPEG).
-        counts: [value, pixels] pairs of the grey or the palette index; of colours the largest channel. More than
-            1024 different values are rounded down to multiples of 257.
+        counts: [value, pixels] pairs of the grey or the palette index; of colours the largest channel. More
+            than 1024 different values are rounded down to multiples of 257.
         colours: [0xRRGGBB, pixels] pairs, the most frequent ones; empty when all channels are equal.
         alpha: [value, pixels] pairs of the alpha channel, None when there is none.
         level_pixels: Pixels of middle grey amid others like them: not the fringe of an edge.
@@ -114,8 +115,8 @@ class FileMemory:
             kind: What is looked for, in plural: part of the key, and a word of the log.
             items: What has facts.
             name: Returns the item's name, unique for its kind.
-            stamp: Returns a text that changes when the item does; asked for before the look, so that a file that
-                changes meanwhile is looked at again.
+            stamp: Returns a text that changes when the item does; asked for before the look, so that a file
+                that changes meanwhile is looked at again.
             look: Returns facts that JSON can hold.
 
         Yields:
@@ -233,14 +234,14 @@ def _file_stamp(path: Path) -> str:
     return f"{status.st_size}|{status.st_mtime_ns}"
 
 
-def _attempt(function: Callable[[Item], object], item: Item) -> object:
+def _attempt(function: Callable[[Item], Value], item: Item) -> Value | UserError:
     try:
         return function(item)
     except UserError as error:
         return error
 
 
-def _in_chunks(function: Callable[[Item], object], items: Sequence[Item]) -> list[object]:
+def _in_chunks(function: Callable[[Item], Value], items: Sequence[Item]) -> list[Value | UserError]:
     """Return `function` of each item, or its UserError; threads take many items at a time."""
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
     answers = read_ahead(lambda chunk: [_attempt(function, item) for item in chunk], chunks)
@@ -266,8 +267,8 @@ def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
     least, most = values.min(), values.max()
     if not (least >= 0 and most <= 65535 and np.array_equal(values, np.round(values))):  # also NaN
         raise UserError(
-            f"mask {path} has values from {least:g} to {most:g} that are no whole numbers from 0 to 65535; save it "
-            "as an 8-bit image with 0 and 255."
+            f"mask {path} has values from {least:g} to {most:g} that are no whole numbers from 0 to 65535; "
+            "save it as an 8-bit image with 0 and 255."
         )
     return values.astype(np.uint16)
 

@@ -1,4 +1,4 @@
-"""What is known of all masks of a data set: how they are read, how much is foreground, whether it can be learned."""
+"""What is known of all masks of a data set: how they are read, and whether they can be learned from."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from polymask.errors import UserError
 ORIENTATIONS = ("same", "own")
 _MEND = "Mend or remove these files."
 _TURNED = (
-    "{count} masks carry another EXIF orientation than their image, so one of the two may be turned twice or not "
-    "at all; save both upright, or set data.mask_orientation=own if each file's own is right."
+    "{count} masks carry another EXIF orientation than their image, so one of the two may be turned twice or "
+    "not at all; save both upright, or set data.mask_orientation=own if each file's own is right."
 )
 
 
@@ -31,8 +31,8 @@ class MaskedImages:
         where: Folder of the data set.
         memory: What is known of the files from before.
         mask_values: How the values of mask files are read, see `mask_values.decide`.
-        mask_orientation: `same`: a mask and its image must have one EXIF orientation; `own`: each file is turned
-            as its own says, whatever the other one's.
+        mask_orientation: `same`: a mask and its image must have one EXIF orientation; `own`: each file is
+            turned as its own says, whatever the other one's.
 
     Attributes:
         records: The same samples, with the rule that reads their masks.
@@ -60,8 +60,8 @@ class MaskedImages:
         self._refuse_misfits(records, files, drawn, where, same_orientation=mask_orientation == "same")
         if mask_values != "auto" and drawn and not files:
             raise UserError(
-                f"data.mask_values={mask_values} is for mask files, but the masks of {where} are drawn from objects; "
-                "leave it out."
+                f"data.mask_values={mask_values} is for mask files, but the masks of {where} are drawn from "
+                "objects; leave it out."
             )
         self._masks = {id_: facts for id_, facts in files.items() if isinstance(facts, MaskFacts)}
         self.rule, self.doubt = MaskRule(), None
@@ -96,7 +96,9 @@ class MaskedImages:
         turned = sum(facts.orientation != 1 for facts in images)
         turned_masks = sum(facts.orientation != 1 for facts in self._masks.values())
         if turned or turned_masks:
-            parts.append(f"{turned:,} images and {turned_masks:,} masks turned as their EXIF orientation says")
+            parts.append(
+                f"{turned:,} images and {turned_masks:,} masks turned as their EXIF orientation says"
+            )
         return ", ".join(parts)
 
     def _refuse_misfits(
@@ -129,9 +131,7 @@ def drawn_foregrounds(records: Sequence[Record], memory: FileMemory) -> dict[str
         mask = record.read_mask()
         return Foreground(int(np.count_nonzero(mask == 1)), int(np.count_nonzero(mask != 255)))
 
-    found = memory.facts(
-        "objects", records, name=lambda r: r.id, stamp=lambda r: r.content_key(), look=look
-    )
+    found = memory.facts("objects", records, name=lambda r: r.id, stamp=lambda r: r.content_key(), look=look)
     return {
         record.id: facts if isinstance(facts, UserError) else Foreground(*facts)  # type: ignore[arg-type]
         for record, facts in zip(records, found, strict=True)
@@ -155,8 +155,8 @@ def check_foregrounds(
     masks = [foregrounds[record.id] for record in records if record.id in foregrounds]
     if not masks:
         raise UserError(
-            f"none of the {len(records)} {subset} images has a mask. {records[0].mask_hint} Give masks, or learn "
-            "classes alone with task=classification."
+            f"none of the {len(records)} {subset} images has a mask. {records[0].mask_hint} Give masks, or "
+            "learn classes alone with task=classification."
         )
     empty = all(mask.pixels == 0 for mask in masks)
     if not empty and (full_allowed or any(mask.pixels < mask.total for mask in masks)):

@@ -72,6 +72,10 @@ class MaskRule:
         return np.isin(values, self.listed) if self.listed else values > self.above
 
 
+NONZERO = MaskRule()
+"""All but 0 is foreground."""
+
+
 def grey_and_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the (H, W) greys of raw values, of colours the largest channel, and the alpha channel if any."""
     if values.ndim == 2:
@@ -98,8 +102,8 @@ def check_option(option: object) -> str | tuple[int, ...]:
     ):
         return listed
     raise UserError(
-        f"data.mask_values={option!r} is not valid.{nearest(str(option), WORDS)} Allowed: {', '.join(WORDS)}, or a "
-        "list of the values that are foreground, such as [2]."
+        f"data.mask_values={option!r} is not valid.{nearest(str(option), WORDS)} Allowed: {', '.join(WORDS)} "
+        "or a list of the values that are foreground, such as [2]."
     )
 
 
@@ -116,7 +120,7 @@ def decide(facts: Sequence[MaskFacts], option: object, *, where: Path) -> MaskRu
     """
     wanted = check_option(option)
     alpha = _in_alpha(facts, where)
-    tables = [dict(map(tuple, (f.alpha if alpha else f.counts) or [])) for f in facts]
+    tables = [_table((f.alpha if alpha else f.counts) or []) for f in facts]
     pixels: Counter[int] = Counter()
     for table in tables:
         pixels.update(table)
@@ -154,8 +158,8 @@ def _in_alpha(facts: Sequence[MaskFacts], where: Path) -> bool:
     hidden = sum(len(f.alpha or []) > 1 and len(f.colours or f.counts) == 1 for f in facts)
     if hidden and plain:
         raise UserError(
-            f"{hidden} masks of {where} are in the alpha channel, {plain} in the colours; save all of them as "
-            "greys without an alpha channel."
+            f"{hidden} masks of {where} are in the alpha channel, {plain} in the colours; save all of them "
+            "as greys without an alpha channel."
         )
     return hidden > 0
 
@@ -163,7 +167,7 @@ def _in_alpha(facts: Sequence[MaskFacts], where: Path) -> bool:
 def _refuse_colours(facts: Sequence[MaskFacts], where: Path) -> None:
     colours: Counter[int] = Counter()
     for one in facts:
-        colours.update(dict(map(tuple, one.colours)))
+        colours.update(_table(one.colours))
     foreground = [code for code in colours if code]
     if len(foreground) > 1:
         total = colours.total()
@@ -171,8 +175,8 @@ def _refuse_colours(facts: Sequence[MaskFacts], where: Path) -> None:
         more = f" and {len(colours) - 5} more" if len(colours) > 5 else ""
         raise UserError(
             f"{sum(bool(f.colours) for f in facts)} of {len(facts)} masks of {where} have several colours: "
-            f"{listed}{more}. Save them with one value per meaning, or set data.mask_values=nonzero if all but "
-            "black is foreground."
+            f"{listed}{more}. Save them with one value per meaning, or set data.mask_values=nonzero if all "
+            "but black is foreground."
         )
 
 
@@ -199,6 +203,10 @@ def _no_fringes(
     if faint:
         return f"{faint} of {len(tables)} files have values up to {low:g} only: other ones than the rest?"
     return None
+
+
+def _table(pairs: Sequence[Sequence[int]]) -> dict[int, int]:
+    return {int(value): int(pixels) for value, pixels in pairs}
 
 
 def _only_foreground(table: dict[int, int]) -> list[int]:

@@ -24,9 +24,7 @@ SEGMENTATIONS = ("binary", "multiclass")
 class RecordReader(Protocol):
     """Finds the samples of one on-disk layout."""
 
-    def __call__(
-        self, data_dir: Path, classes: Sequence[str], *, allow_absent: bool = False
-    ) -> list[Record]:
+    def __call__(self, data_dir: Path, classes: Sequence[str], *, allow_absent: bool = False) -> list[Record]:
         """Return one record per image; `allow_absent`: the data set may lack some of `classes`."""
 
 
@@ -41,8 +39,8 @@ class ImageMaskData(DataModule[Record]):
         segmentation: `binary` (1 = lesion) or `multiclass` (1 + class index).
         mask_values: Which values of mask files are foreground: `auto` decides it from all of them, `nonzero`,
             `half` (above half of the largest), or a list of values.
-        mask_orientation: `same`: a mask and its image must have one EXIF orientation; `own`: each file is turned
-            as its own says.
+        mask_orientation: `same`: a mask and its image must have one EXIF orientation; `own`: each file is
+            turned as its own says.
         allow_absent: Whether the data set may lack some of `classes`.
         **options: See `DataModule`.
 

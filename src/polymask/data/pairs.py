@@ -157,8 +157,8 @@ def refuse(offences: Iterable[Offence], pairs: Iterable[Pair], *, where: Path, r
         total = len({*bad, *(pair.id for pair in pairs)})
         first = found[0].problem.rstrip(".")
         raise UserError(
-            f"{len(bad)} of {total} image-mask pairs of {where} do not fit: {some(bad)} ({first}; the log says "
-            f"what is wrong with each). {remedy}"
+            f"{len(bad)} of {total} image-mask pairs of {where} do not fit: {some(bad)} ({first}; the log "
+            f"says what is wrong with each). {remedy}"
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from polymask.data.cache import file_key, file_status
 from polymask.data.images import IGNORE, read_image
 from polymask.data.intensity import EIGHT_BIT, Range
-from polymask.data.mask_values import MaskRule
+from polymask.data.mask_values import NONZERO, MaskRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Record:
     group: str
     subset: str | None = None
     intensity_range: Range = EIGHT_BIT
-    mask_rule: MaskRule = MaskRule()
+    mask_rule: MaskRule = NONZERO
     mask_hint: str = ""
 
     @property
