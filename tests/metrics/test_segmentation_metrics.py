@@ -7,8 +7,8 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 
 from polymask.errors import UserError
 from polymask.metrics.segmentation import (
-    count_masks,
     confusion_per_sample,
+    count_masks,
     lesion_confusion_per_sample,
     lesion_scores,
     pixel_accuracy,

@@ -63,6 +63,9 @@ class AnalysableData(Protocol):
     def fingerprint(self) -> str:
         """Return a hash that equal data share."""
 
+    def description(self) -> str:
+        """Return one line on its files."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRow:

@@ -204,9 +204,10 @@ def _check_classes_found(
             f"data.classes names {absent[0]!r}, but no image of {table} has that class."
             f"{nearest(absent[0], names)} Found: {_format_counts(found)}."
         )
-    if absent:
-        note = "%s: no image is of the class %s, which is absent: its metrics are undefined."
-        log.warning(note, table, ", ".join(absent))
+    for name in absent:
+        log.warning(
+            "%s: no image is of the class %s, which is absent: its metrics are undefined.", table, name
+        )
 
 
 def _find_masks(rows: Sequence[_Row], folder: Path) -> tuple[dict[str, Path], str]:

@@ -85,7 +85,7 @@ def write_analysis(
     _write_sheet(folder / "samples.png", choice.pictures(), columns=4)
     statistics = analysis.statistics()
     source = {"data_dir": str(data.data_dir), "fingerprint": data.fingerprint()}
-    write_text(folder / "analysis.txt", analysis_text(analysis, **source))
+    write_text(folder / "analysis.txt", analysis_text(analysis, **source, files=data.description()))
     _write_tables(folder, analysis, statistics)
     _write_figures(folder, analysis)
     content = source | {"seed": seed, "metrics": statistics}

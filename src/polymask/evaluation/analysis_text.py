@@ -14,16 +14,18 @@ _table = partial(align_columns, indent="  ")
 _MOST_SIZES = 5  # lines on frequent image sizes
 
 
-def analysis_text(analysis: Analysis, *, data_dir: str, fingerprint: str) -> str:
+def analysis_text(analysis: Analysis, *, data_dir: str, fingerprint: str, files: str = "") -> str:
     """Return the analysis as text, section by section.
 
     Args:
         analysis: What was found.
         data_dir: Where the data set is.
         fingerprint: Its hash.
+        files: One line on its files: sizes, bits, mask values, orientation.
     """
     values = analysis.statistics()
     source = [["data_dir", data_dir], ["fingerprint", fingerprint], ["images", _images(analysis)]]
+    source += [["files", files]] if files else []
     sections = [
         ["Data set", *_table(source, left=2)],
         _pixels(values),
@@ -89,7 +91,9 @@ def _classes(analysis: Analysis, values: dict[str, float]) -> list[str]:
         ]
         for name, counts in analysis.class_counts.items()
     ]
-    return [f"Classes (labels of images or objects; {without})", *_table([head, *rows])]
+    absent = [name for name, counts in analysis.class_counts.items() if not counts.total()]
+    lines = [f"Classes (labels of images or objects; {without})", *_table([head, *rows])]
+    return lines + ([f"  absent: {', '.join(absent)}"] if absent else [])
 
 
 def _masks(values: dict[str, float]) -> list[str]:
