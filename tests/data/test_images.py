@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import io
 import struct
+import unicodedata
 import zlib
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from polymask.data.images import read_binary_mask, read_image, resize_image, resize_mask
+from polymask.data.images import find_files, read_binary_mask, read_image, resize_image, resize_mask
 from polymask.errors import UserError
 
 
@@ -83,12 +85,73 @@ def test_grey_image_repeats_its_channel(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "image.png"), np.stack([grey] * 3, axis=-1))
 
 
-def test_16_bit_image_keeps_its_upper_byte(tmp_path):
-    deep = colours()[..., 0].astype(np.uint16) * 256 + 17
-    Image.fromarray(deep).save(tmp_path / "image.png")
-    found = read_image(tmp_path / "image.png")
-    assert (found.dtype, found.shape) == (np.uint8, (20, 30, 3))
-    np.testing.assert_array_equal(found[..., 0], deep >> 8)
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_deep_image_is_mapped_linearly_by_the_given_range(tmp_path, dtype, suffix, channels):
+    if dtype == np.float32 and suffix == "png":
+        pytest.skip("PNG has no floating-point numbers")
+    values = (colours()[..., :channels].astype(dtype) * 2 + 100).squeeze()
+    assert cv2.imwrite(str(tmp_path / f"image.{suffix}"), values[..., ::-1] if channels == 3 else values)
+    found = read_image(tmp_path / f"image.{suffix}", (150.0, 450.0))
+    wanted = np.rint((values.astype(np.float64) - 150) / 300 * 255).clip(0, 255)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, wanted if channels == 3 else np.dstack([wanted] * 3))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "16.png", "16.tif"])
+def test_images_of_every_format_stand_upright_as_pillow_shows_them(tmp_path, suffix, orientation):
+    deep = suffix.startswith("16")
+    array = colours()[..., 0].astype(np.uint16) * 9 if deep else colours()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(array).save(path, exif=exif)
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
+        wanted = np.asarray(ImageOps.exif_transpose(image))
+    found = read_image(path, (0.0, 2550.0)) if deep else read_image(path)
+    np.testing.assert_array_equal(found[..., 0] if deep else found, np.rint(wanted / 10) if deep else wanted)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "1", "L", "CMYK"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+def test_channels_of_every_kind_become_rgb_as_pillow_converts_them(tmp_path, mode, suffix):
+    image = Image.fromarray(colours()).convert(mode)
+    path = tmp_path / f"image.{suffix}"
+    try:
+        image.save(path)
+    except OSError:
+        pytest.skip("the format has no such images")
+    with Image.open(path) as stored:
+        if "A" in stored.mode:  # the colours, whatever their opacity
+            bands = stored.split()[:-1]
+            wanted = np.dstack([np.asarray(bands[min(k, len(bands) - 1)]) for k in range(3)])
+        else:
+            wanted = np.asarray(stored.convert("RGB"))
+    assert np.abs(read_image(path).astype(int) - wanted).max() <= (2 if mode == "CMYK" else 0)
+
+
+def test_several_pages_are_refused_with_their_number(tmp_path):
+    pages = [Image.fromarray(colours() + np.uint8(k)) for k in range(5)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match=r"image .*stack\.tif has 5 pages.*one file per page"):
+        read_image(tmp_path / "stack.tif")
+
+
+def test_hidden_files_are_no_images(tmp_path):
+    for name in ("a.png", "._a.png", ".hidden.png"):
+        (tmp_path / name).touch()
+    assert find_files(tmp_path, (".png",)) == {"a": tmp_path / "a.png"}
+
+
+def test_stems_are_in_the_composed_form_of_unicode(tmp_path):
+    decomposed = unicodedata.normalize("NFD", "näevus.png")
+    assert decomposed != "näevus.png"
+    (tmp_path / decomposed).touch()
+    found = find_files(tmp_path, (".png",))
+    assert list(found) == ["näevus"]
+    assert found["näevus"].exists()
 
 
 def test_opacity_is_left_out(tmp_path):

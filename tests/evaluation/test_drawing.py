@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from polymask.evaluation import drawing
 from polymask.evaluation.drawing import PALETTE, draw_outlines, overlay_mask, prediction_panel
 
 GREEN, MAGENTA = (0, 255, 0), (255, 0, 255)
@@ -163,3 +164,17 @@ def test_panel_of_any_size_has_a_caption_that_fits(shape, caption):
     bar = panel[-20:]
     assert (bar.max() > 150) == bool(caption)
     assert bar[:, -3:].max() < 64  # the text ends before the edge
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32])
+def test_strips_change_nothing(monkeypatch, kind):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (700, 500, 3), dtype=np.uint8)
+    mask = cv2.resize(rng.integers(0, 3, (14, 10), dtype=np.uint8), (500, 700), interpolation=0).astype(kind)
+    if kind == np.int32:
+        mask *= 700
+    whole = drawing.overlay_mask(image, mask), drawing.draw_outlines(image, mask, mask[::-1])
+    monkeypatch.setattr(drawing, "_STRIP_PIXELS", 1)
+    strips = drawing.overlay_mask(image, mask), drawing.draw_outlines(image, mask, mask[::-1])
+    for one, other in zip(whole, strips, strict=True):
+        np.testing.assert_array_equal(one, other)

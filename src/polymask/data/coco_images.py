@@ -12,6 +12,7 @@ from polymask.data.coco_file import CocoFile, Entry
 from polymask.data.groups import fill_groups
 from polymask.data.tables import some
 from polymask.errors import UserError, nearest
+from polymask.utils.text import same_name
 
 
 def file_name(entry: Entry) -> str:
@@ -25,7 +26,7 @@ def sample_ids(file: CocoFile) -> dict[int | str, str]:
     Raises:
         UserError: Two images have one id.
     """
-    paths = {entry["id"]: PurePosixPath(file_name(entry)).with_suffix("") for entry in file.images}
+    paths = {entry["id"]: PurePosixPath(same_name(file_name(entry))).with_suffix("") for entry in file.images}
     ids = {key: path.name for key, path in paths.items()}
     if len(set(ids.values())) < len(ids):
         ids = {key: "_".join(part for part in path.parts if part != "/") for key, path in paths.items()}
@@ -44,13 +45,17 @@ def find_images(file: CocoFile, folders: Sequence[Path]) -> dict[int | str, Path
         UserError: The annotation file names no image, or one that is in none of the folders.
     """
     # One listing per folder, because a stat per file is slow on network disks.
-    listing = cache(lambda folder: frozenset(os.listdir(folder)) if folder.is_dir() else frozenset())
+    # By the form in which names are compared: a folder of macOS spells them otherwise than the JSON file.
+    listing = cache(
+        lambda folder: {same_name(name): name for name in os.listdir(folder)} if folder.is_dir() else {}
+    )
     found: dict[int | str, Path] = {}
     for entry in file.images:
-        candidates = (folder / file_name(entry) for folder in folders)
-        path = next((path for path in candidates if path.name in listing(path.parent)), None)
-        if path is not None:
-            found[entry["id"]] = path
+        for candidate in (folder / file_name(entry) for folder in folders):
+            name = listing(candidate.parent).get(same_name(candidate.name))
+            if name is not None:
+                found[entry["id"]] = candidate.with_name(name)
+                break
     missing = [file_name(entry) for entry in file.images if entry["id"] not in found]
     if missing or not found:
         looked = ", ".join(dict.fromkeys(str(folder) for folder in folders))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from polymask.data.tables import read_csv, some
 from polymask.errors import UserError, nearest
+from polymask.utils.text import same_name
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def _groups_by_table(file_names: Mapping[str, str], table: Path, column: str) ->
             f"Found: {', '.join(columns)}."
         )
     group_of = {row[id_column].strip(): row[column].strip() for row in rows}
-    groups = {id_: group_of.get(id_, group_of.get(name)) for id_, name in file_names.items()}
+    groups = {id_: group_of.get(id_, group_of.get(same_name(name))) for id_, name in file_names.items()}
     return fill_groups(groups, str(table))
 
 

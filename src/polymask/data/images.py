@@ -24,6 +24,7 @@ from polymask.data.headers import number_format
 from polymask.data.intensity import EIGHT_BIT, Range, to_uint8
 from polymask.errors import UserError
 from polymask.utils.files import write_atomically
+from polymask.utils.text import same_name
 
 __all__ = ["decode", "read_values"]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
@@ -125,6 +126,9 @@ def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
 def find_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """Return the files of a folder by stem; one listing, because a stat per file is slow on network disks.
 
+    Hidden files are left out, such as the `._x.png` that macOS puts beside `x.png` on foreign disks. Stems
+    are in the composed form of Unicode, see `same_name`.
+
     Args:
         folder: The folder, without those below it.
         suffixes: Endings to look for, in lower case.
@@ -139,8 +143,8 @@ def find_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
         raise UserError(f"{folder} cannot be read: {error.strerror}. Make it readable.") from error
     files: dict[str, Path] = {}
     for name in names:
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in suffixes:
+        stem, suffix = os.path.splitext(same_name(name))
+        if suffix.lower() not in suffixes or name.startswith("."):
             continue
         if stem in files:
             raise UserError(
@@ -158,4 +162,4 @@ def write_image(path: Path, image: np.ndarray) -> None:
     pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     _, data = cv2.imencode(path.suffix, pixels)
     # Not synced to disk one by one: an image that a power cut loses is simply predicted again.
-    write_atomically(path, lambda file: file.write(data.tobytes()), sync=False)
+    write_atomically(path, lambda file: file.write(data), sync=False)

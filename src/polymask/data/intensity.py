@@ -168,4 +168,4 @@ def _table(low: float, high: float, size: int) -> np.ndarray:
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    return np.rint((values - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+    return np.rint((values - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)

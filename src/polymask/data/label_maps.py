@@ -35,6 +35,7 @@ from polymask.data.instances import (
 )
 from polymask.data.tables import some
 from polymask.errors import UserError
+from polymask.utils.text import same_name
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +193,11 @@ def _without_colours(values: np.ndarray, path: Path) -> np.ndarray:
 def _find_labels(folder: Path, images: dict[str, Path]) -> dict[str, Path]:
     """Return the label map, or the folder of masks, of each image."""
     with os.scandir(folder) as entries:
-        folders = {entry.name: folder / entry.name for entry in entries if entry.is_dir()}
+        folders = {
+            same_name(entry.name): folder / entry.name
+            for entry in entries
+            if entry.is_dir() and entry.name[0] != "."
+        }
     labels = folders | find_files(folder, LABEL_SUFFIXES)
     missing = sorted(set(images) - set(labels))
     if missing or not images:

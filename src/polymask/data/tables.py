@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polymask.errors import UserError
+from polymask.utils.text import same_name
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
@@ -27,6 +28,8 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
 def parse_csv(text: str, source: str) -> list[dict[str, str]]:
     """Return the rows of a CSV text, at least one, by column name in lower case.
 
+    Values are in the composed form of Unicode, as the names of files are, see `same_name`.
+
     Args:
         text: The first line names the columns; blank lines are skipped.
         source: Where the text comes from, for the message.
@@ -34,7 +37,7 @@ def parse_csv(text: str, source: str) -> list[dict[str, str]]:
     Raises:
         UserError: No rows, two columns of one name, or a line that does not fit the first one.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(same_name(text), newline=""), strict=True)
     try:
         lines = [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:

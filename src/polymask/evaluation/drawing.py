@@ -7,7 +7,7 @@ Images are (H, W, 3) uint8 RGB. Masks are (H, W) integers (or bool): 0 and below
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ PREDICTED_COLOUR = (255, 0, 255)  # magenta: stays apart from green for every co
 _TILE_SIDES = (320, 640)
 _LEAST_WIDTH = 200  # of a column, for its headings
 _GAP = 4
+_STRIP_PIXELS = 2**22  # drawn at a time
 _DARK = 32
 WHITE = (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -43,12 +44,15 @@ PALETTE = _make_palette()
 "Color universal design" (2008), which stay apart for colour-blind readers."""
 
 
-def _labels(mask: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return `mask` as (H, W) int32 with background and ignored pixels 0; it must fit `image`."""
+def _check_fit(mask: np.ndarray, image: np.ndarray) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or mask.shape != image.shape[:2]:
         raise ValueError(
             f"mask {mask.shape} must be (H, W) of the RGB image {image.shape}: resize the mask first."
         )
+
+
+def _labels(mask: np.ndarray) -> np.ndarray:
+    """Return `mask` as (H, W) int32 with background and ignored pixels 0."""
     labels = mask.astype(np.int32)
     return np.where((labels < 0) | (labels == IGNORE), 0, labels)
 
@@ -60,13 +64,28 @@ def _line_width(image: np.ndarray) -> int:
 
 def _inner_border(labels: np.ndarray, width: int) -> np.ndarray:
     """Return the (H, W) bool pixels of objects that lie within `width` of another label or the image edge."""
-    # float32 holds labels up to 2**24 exactly; background around the image closes the objects that it cuts.
-    padded = cv2.copyMakeBorder(
-        labels.astype(np.float32), width, width, width, width, cv2.BORDER_CONSTANT, value=0
-    )
+    # float32 holds labels up to 2**24 exactly, bytes are four times as fast; background around the image
+    # closes the objects that it cuts.
+    kind = np.uint8 if labels.max(initial=0) <= 255 else np.float32
+    padded = cv2.copyMakeBorder(labels.astype(kind), width, width, width, width, cv2.BORDER_CONSTANT, value=0)
     kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     same = cv2.erode(padded, kernel) == cv2.dilate(padded, kernel)
     return (labels > 0) & ~same[width:-width, width:-width]
+
+
+def _strips(mask: np.ndarray, width: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield rows of a mask, its labels there and their inner borders of `width` pixels.
+
+    Strip by strip, so that what drawing needs besides the picture does not grow with it.
+    """
+    height = len(mask)
+    step = max(_STRIP_PIXELS // mask.shape[1], 4 * width)
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        top = max(0, start - width)  # a border depends on the rows up to `width` away
+        labels = _labels(mask[top : stop + width])
+        inner = slice(start - top, stop - top)
+        yield slice(start, stop), labels[inner], _inner_border(labels, width)[inner]
 
 
 def overlay_mask(
@@ -88,12 +107,13 @@ def overlay_mask(
         ValueError: The sizes of the mask and of the image differ.
     """
     palette = PALETTE if palette is None else palette
-    labels = _labels(mask, image)
-    inside = labels > 0
-    colours = palette[1 + (labels[inside] - 1) % (len(palette) - 1)]
-    weight = np.where(_inner_border(labels, _line_width(image))[inside], np.float32(1), np.float32(alpha))
+    _check_fit(mask, image)
     drawn = image.copy()
-    drawn[inside] = np.rint((1 - weight[:, None]) * image[inside] + weight[:, None] * colours)
+    for rows, labels, border in _strips(mask, _line_width(image)):
+        inside = labels > 0
+        colours = palette[1 + (labels[inside] - 1) % (len(palette) - 1)]
+        weight = np.where(border[inside], np.float32(1), np.float32(alpha))[:, None]
+        drawn[rows][inside] = np.rint((1 - weight) * image[rows][inside] + weight * colours)
     return drawn
 
 
@@ -116,9 +136,13 @@ def draw_outlines(image: np.ndarray, true_mask: np.ndarray | None, predicted_mas
     """
     drawn = image.copy()
     width = _line_width(image)
+    lines = [(predicted_mask, width, PREDICTED_COLOUR)]
     if true_mask is not None:
-        drawn[_inner_border(_labels(true_mask, image), 2 * width)] = TRUE_COLOUR
-    drawn[_inner_border(_labels(predicted_mask, image), width)] = PREDICTED_COLOUR
+        lines.insert(0, (true_mask, 2 * width, TRUE_COLOUR))
+    for mask, line, colour in lines:
+        _check_fit(mask, image)
+        for rows, _, border in _strips(mask, line):
+            drawn[rows][border] = colour
     return drawn
 
 
@@ -149,7 +173,8 @@ def _tile_size(image: np.ndarray) -> tuple[int, int]:
 
 def _resize_labels(mask: np.ndarray, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return the labels of `mask` at (width, height) `size`; each takes its nearest pixel."""
-    return cv2.resize(_labels(mask, image).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
+    _check_fit(mask, image)
+    return cv2.resize(_labels(mask).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
 
 
 def column(image: np.ndarray, headings: dict[str, tuple[int, int, int]]) -> np.ndarray:

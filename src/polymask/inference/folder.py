@@ -9,11 +9,14 @@ import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,7 +33,8 @@ from polymask.utils.files import write_text
 log = logging.getLogger(__name__)
 
 _WRITERS = 2
-_MAX_WAITING = 64  # images decoded and predicted but not yet written; bounds the memory
+_MAX_WAITING = 64  # images predicted but not yet written; bounds the memory
+_LARGE_PIXELS = 2**22  # images with more are decoded again for drawing instead of waiting in memory
 
 
 @dataclass
@@ -90,15 +94,16 @@ def predict_files(
     names = output_names([*map(Path, table.rows), *files])
     todo = [file for file in files if str(file) not in table.rows]
     summary = Summary(skipped=len(files) - len(todo))
+    images = _Files(source, todo, predictor.image_size, predictor.intensity_range, keep_original=overlay)
     loader = DataLoader(
-        _Files(source, todo, predictor.image_size, predictor.intensity_range, keep_original=overlay),
+        images,
         batch_size=batch_size or predictor.batch_size,
         num_workers=num_workers,
         collate_fn=partial(_collate, image_size=predictor.image_size),
     )
     progress = Progress("predict")
     with table, progress.over(len(loader)), ThreadPoolExecutor(_WRITERS) as pool:
-        for row in _predict(predictor, loader, writer, names, pool, progress, summary.failed):
+        for row in _predict(predictor, loader, images, writer, names, pool, progress, summary.failed):
             table.add(row)
             summary.predicted += 1
     table.finish([str(file) for file in files])
@@ -110,6 +115,7 @@ def predict_files(
 def _predict(
     predictor: Predictor,
     loader: DataLoader[Any],
+    files: _Files,
     writer: PredictionWriter,
     names: dict[Path, Path],
     pool: ThreadPoolExecutor,
@@ -119,13 +125,15 @@ def _predict(
     """Yield the row of each image once its files are written, in order."""
     waiting: deque[Future[dict[str, Any]]] = deque()
 
+    one_large_image = Lock()
+
     def write(
         file: str, prediction: Any, size: tuple[int, int], original: torch.Tensor | None
     ) -> dict[str, Any]:
-        image = original.numpy() if original is not None else None
-        return {"file": file} | writer.write(
-            names[Path(file)], predictor.task.result(prediction, size), image
-        )
+        with one_large_image if size[0] * size[1] > _LARGE_PIXELS else nullcontext():
+            image = original.numpy() if original is not None else files.drawing(file)
+            result = predictor.task.result(prediction, size)
+            return {"file": file} | writer.write(names[Path(file)], result, image)
 
     for batch in loader:
         for file, reason in batch["failed"].items():
@@ -167,9 +175,15 @@ class _Files(Dataset[dict[str, Any]]):
             image = read_image(self.source / file, self.intensity_range)
         except UserError as error:
             return {"file": str(file), "reason": str(error)}
-        original = torch.from_numpy(image) if self.keep_original else None
+        # Batches of large originals, and their way from the loader's process, would fill the memory.
+        keep = self.keep_original and image.shape[0] * image.shape[1] <= _LARGE_PIXELS
+        original = torch.from_numpy(image) if keep else None
         pixels = to_input(image, self.image_size)
         return {"file": str(file), "image": pixels, "size": image.shape[:2], "original": original}
+
+    def drawing(self, file: str) -> np.ndarray | None:
+        """Return a large original, decoded again; None when nothing is drawn."""
+        return read_image(self.source / file, self.intensity_range) if self.keep_original else None
 
 
 def _collate(samples: list[dict[str, Any]], image_size: tuple[int, int] | None) -> dict[str, Any]:

@@ -36,12 +36,13 @@ class ImageMaskWriter:
             row["predicted_class"] = result.predicted_class
             row |= {f"probability_{k}": f"{v:.6f}" for k, v in result.class_probabilities.items()}
         if result.mask is not None:
-            lesion = int((result.mask > 0).sum())
+            lesion = int(np.count_nonzero(result.mask))
             row |= {"lesion_pixels": lesion, "lesion_share": f"{lesion / result.mask.size:.6f}"}
             write_image(self.folder / "masks" / f"{name}.png", mask_file_values(result))
             if self.overlay and image is not None:
-                outlined = draw_outlines(image, None, result.mask)
+                # One after the other, so that of a large image there is one drawn copy at a time.
                 write_image(self.folder / "overlays" / f"{name}.jpg", overlay_mask(image, result.mask))
+                outlined = draw_outlines(image, None, result.mask)
                 write_image(self.folder / "outlines" / f"{name}.jpg", outlined)
         return row
 

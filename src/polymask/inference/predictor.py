@@ -143,11 +143,14 @@ class Predictor:
         results = []
         for start in range(0, len(images), batch_size):
             chunk = images[start : start + batch_size]
-            arrays = [_pixels(image, self.intensity_range) for image in chunk]
-            ids = [str(start + offset) for offset in range(len(arrays))]
-            inputs = [to_input(array, self.image_size) for array in arrays]
+            inputs, sizes = [], []
+            for image in chunk:  # of which only one at a time is in memory at its own size
+                array = _pixels(image, self.intensity_range)
+                sizes.append(array.shape[:2])
+                inputs.append(to_input(array, self.image_size))
+                del array
+            ids = [str(start + offset) for offset in range(len(inputs))]
             predictions = self.predict_batch(to_batch(inputs, self.image_size), ids)
-            sizes = [array.shape[:2] for array in arrays]
             results += [self.task.result(p, size) for p, size in zip(predictions, sizes, strict=True)]
         return results
 

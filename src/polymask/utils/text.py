@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 
@@ -22,3 +23,11 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def same_name(name: str) -> str:
+    """Return a name in the one form (NFC) in which names from tables, JSON files and disks are compared.
+
+    macOS and some archives write `é` as two characters, tables mostly as one; both look the same.
+    """
+    return unicodedata.normalize("NFC", name)
