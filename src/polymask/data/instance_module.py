@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from polymask.data.base import DataModule, class_name_list
 from polymask.data.images import read_image
 from polymask.data.instance_dataset import InstanceDataset, collate_instances
 from polymask.data.instances import InstanceRecord
-from polymask.data.reading import read_ahead
+from polymask.data.object_checks import check_files, check_subsets, describe
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, number
 from polymask.utils.paths import resolve
@@ -32,6 +32,7 @@ class InstanceData(DataModule[InstanceRecord]):
         reader: Finds the samples below `data_dir`, see `InstanceReader`.
         data_dir: Folder of the data set.
         classes: Class names; empty for all that the data set has.
+        crowd: Handed to the reader when given: what crowd regions are, see `coco.read_records`.
         pixel_size: Micrometres per pixel, None when unknown; sizes of objects are then in pixels only.
         image_size: Only None: the network resizes by itself, see `model.min_size`.
         **options: See `DataModule`.
@@ -49,6 +50,7 @@ class InstanceData(DataModule[InstanceRecord]):
         reader: InstanceReader,
         data_dir: str,
         classes: Sequence[str],
+        crowd: str | None = None,
         pixel_size: float | None = None,
         image_size: None = None,
         **options: Any,
@@ -60,10 +62,15 @@ class InstanceData(DataModule[InstanceRecord]):
             )
         self.pixel_size = check_pixel_size(pixel_size)
         folder = resolve(data_dir)
-        records, names = reader(data_dir=folder, classes=class_name_list(classes))
-        # Now, and not when the first test image is decoded after hours of training.
-        deque(read_ahead(lambda record: record.check_sizes(), records), maxlen=0)
+        read = reader if crowd is None else partial(reader, crowd=crowd)
+        records, names = read(data_dir=folder, classes=class_name_list(classes))
+        check_files(records)
         super().__init__(records=records, data_dir=folder, classes=names, **options)
+        check_subsets(self.records, self.split.subsets, folder)
+
+    def description(self) -> str:
+        """Return one line: how many objects, crowd regions and images without objects there are."""
+        return describe(self.records)
 
     def _dataset(
         self, records: list[InstanceRecord], augmentation: Augmentation | None, *, cache_dir: Path | None

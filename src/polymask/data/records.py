@@ -33,6 +33,11 @@ class Record:
     subset: str | None = None
 
     @property
+    def labels(self) -> frozenset[int]:
+        """Return all classes that the sample shows, -1 alone when none is known."""
+        return frozenset({self.label})
+
+    @property
     def has_mask(self) -> bool:
         """Return whether the sample has a mask."""
         return self.mask_path is not None
