@@ -32,10 +32,22 @@ if TYPE_CHECKING:
     from polymask.training.trainer import Trainer
 
 
-def build_data(cfg: DictConfig, *, split: Split | None = None) -> DataModule[Any]:
-    """Build the data set of a run: `split` from a checkpoint, or drawn as configured when None."""
-    augmentation = build_augmentation(cfg.transforms)
-    return _builder(cfg, "data")(split=split, augmentation=augmentation, seed=cfg.seed)
+def build_data(
+    cfg: DictConfig, *, split: Split | None = None, allow_absent: bool = False
+) -> DataModule[Any]:
+    """Build the data set of a run.
+
+    Args:
+        cfg: The whole configuration.
+        split: From a checkpoint, or None to make one as configured.
+        allow_absent: Whether the data set may lack some of the classes, which a training needs all of.
+    """
+    return _builder(cfg, "data")(
+        split=split,
+        augmentation=build_augmentation(cfg.transforms),
+        seed=cfg.seed,
+        allow_absent=allow_absent,
+    )
 
 
 def build_augmentation(cfg: DictConfig) -> Augmentation | None:
@@ -97,14 +109,16 @@ def build_task(
     )
 
 
-def check_fit(task: Task, data: DataModule[Any]) -> None:
-    """Raise UserError when a task cannot learn from a data set."""
+def check_fit(task: Task, data: DataModule[Any], subsets: Sequence[str] = ("train", "val", "test")) -> None:
+    """Raise UserError when a task cannot learn from (or be measured on) these subsets of a data set."""
     if task.samples != data.samples:
         raise UserError(
             f"the task learns from {task.samples}, but the data set gives {data.samples}: task=instance goes "
             "with data=coco or label_maps, the other tasks with ham10000, isic2016, demo, coco_masks or "
             "label_map_masks."
         )
+    if task.learns_masks:
+        data.check_masks(subsets)
 
 
 def _without_pretraining(model: DictConfig) -> DictConfig:

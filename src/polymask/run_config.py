@@ -37,6 +37,8 @@ TEST_MAY_CHANGE = (
     "data.reader",
     "data.crowd",
     "data.split_file",
+    "data.mask_values",
+    "data.mask_orientation",
     "trainer.precision",
     "trainer.limit_batches",
 )

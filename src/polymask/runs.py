@@ -109,6 +109,8 @@ def train(cfg: DictConfig) -> TrainResult:
         trainer = build_trainer(cfg, processes=own)
         seed_everything(trainer.seed)
         data = build_data(cfg, split=_split_of(previous))
+        if own.is_main:
+            log.info("%s", data.description())
         task = build_task(
             cfg,
             class_names=data.classes,
@@ -169,11 +171,15 @@ def test(cfg: DictConfig) -> TestResult:
     record = run_record(content)
     cfg = stored_config(content, cfg, may_change=TEST_MAY_CHANGE, command="test")
     own_split = _split_of(content)
-    data = build_data(cfg, split=own_split if _keeps_split(content, cfg) else None)
+    if "classes" in cfg.data:
+        cfg.data.classes = record.class_names  # the run's, whatever the data set holds
+    data = build_data(cfg, split=own_split if _keeps_split(content, cfg) else None, allow_absent=True)
+    log.info("%s", data.description())
     _warn_of_overlap(own_split, data)
     write_config(cfg, output_dir() / "config.yaml")
     trainer = build_trainer(cfg)
     task = build_task(cfg, class_names=record.class_names, pretrained=False)
+    check_fit(task, data, ("test",))
     load_weights(task, inference_weights(content), source=str(path))
     trainer.prepare(task)
     tracker = build_tracker(cfg)

@@ -47,11 +47,11 @@ def analyze(cfg: DictConfig) -> StudyResult:
     """Look at a data set: statistics, histograms, sheets of samples and of augmentations."""
     from polymask.evaluation.analysis_report import write_analysis
 
-    data = build_data(cfg)
+    data = build_data(cfg, allow_absent=True)
     name = cfg.run_name or f"analysis_{chosen_groups().get('data', 'data')}"
     folder = resolve(cfg.local_save_dir or ANALYSES) / name
     write_config(cfg, output_dir() / "config.yaml")
-    log.info("analyzing %d images of %s", len(data.records), data.data_dir)
+    log.info("analyzing %s: %s", data.data_dir, data.description())
     with report_folder(folder) as staging:
         metrics = write_analysis(
             staging, data, num_samples=cfg.num_samples, num_augmented=cfg.num_augmented, seed=cfg.seed
@@ -156,7 +156,7 @@ def _read_side(cfg: DictConfig, run: str) -> Side:
     if cfg.data_dir is not None:
         own.data.data_dir = cfg.data_dir
     try:
-        data = build_data(own, split=split_from_csv(content["split"]))
+        data = build_data(own, split=split_from_csv(content["split"]), allow_absent=True)
     except UserError as error:
         raise UserError(f"the data of {run}: {error} If they lie elsewhere, give data_dir=.") from error
     names = content["class_names"]

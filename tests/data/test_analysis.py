@@ -170,8 +170,8 @@ def test_subset_of_original_samples_tells_what_is_not_used(lesion_folder):
 def test_mask_of_another_size_is_a_user_error(lesion_folder):
     path = lesion_folder / "masks" / "ISIC_0000009_segmentation.png"
     cv2.imwrite(str(path), np.zeros((48, 63), np.uint8))
-    with pytest.raises(UserError, match=r"63 x 48 pixels but its image .* is 64 x 48"):
-        list(make_data(lesion_folder).original_samples())
+    with pytest.raises(UserError, match=r"1 of 24 .* ISIC_0000009 .*63 x 48 pixels but its image is 64 x 48"):
+        make_data(lesion_folder)
 
 
 @pytest.mark.parametrize("options", [{}, {"segmentation": "multiclass"}, {"cache_dir": "samples"}])

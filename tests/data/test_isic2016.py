@@ -129,21 +129,23 @@ def test_every_offender_of_every_kind_is_named_before_the_run_stops(folder, capl
 def test_what_passed_is_remembered_below_the_project_root(folder, project, caplog):
     caplog.set_level(logging.INFO)
     read_records(folder, [])
-    assert len(list((project / ".cache" / "pairs").glob("*.json"))) == 1
-    assert "verified 14 image-mask pairs, 0 known from before" in caplog.text
+    assert len(list((project / ".cache" / "samples" / "facts").glob("*.json"))) == 1
+    assert f"looked into 14 images of {folder}, 0 known from before" in caplog.text
+    assert f"looked into 14 masks of {folder}, 0 known from before" in caplog.text
     caplog.clear()
     read_records(folder, [])
-    assert "verified" not in caplog.text
+    assert "looked into" not in caplog.text
     mask_path(folder, 0).touch()
     read_records(folder, [])
-    assert "verified 14 image-mask pairs, 13 known from before" in caplog.text
+    assert f"looked into 1 masks of {folder}, 13 known from before" in caplog.text
+    assert caplog.text.count("looked into") == 1
 
 
 def test_without_a_memory_every_pair_is_looked_at_each_time(folder, project, caplog):
     caplog.set_level(logging.INFO)
     for _ in range(2):
         read_records(folder, [], memory_dir=None)
-    assert caplog.text.count("0 known from before") == 2
+    assert caplog.text.count("looked into 14 images") == 2
     assert not (project / ".cache").exists()
 
 

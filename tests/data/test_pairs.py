@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-import logging
-import os
 from pathlib import Path
 
 import cv2
@@ -10,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from polymask.data.images import read_image
-from polymask.data.pairs import Offence, Pair, check_pairs, image_size, match_names, refuse
+from polymask.data.inspection import FileMemory
+from polymask.data.pairs import Offence, Pair, check_pairs, check_values, match_names, refuse
 from polymask.errors import UserError
 
 MASK = np.repeat(np.uint8([0, 255, 255, 0]), 16).reshape(8, 8)
@@ -22,6 +19,11 @@ def write_pair(folder: Path, id_: str, mask: np.ndarray = MASK, size: tuple[int,
     cv2.imwrite(str(pair.image), np.full((*size, 3), 128, np.uint8))
     cv2.imwrite(str(pair.mask), mask)
     return pair
+
+
+def offences_of(pairs: list[Pair]) -> list[Offence]:
+    memory = FileMemory(None, Path())
+    return [*check_pairs(pairs, memory), *check_values(pairs, memory)]
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -81,7 +83,7 @@ def test_good_pairs_have_no_offence(tmp_path):
         write_pair(tmp_path, "colour", np.stack([MASK] * 3, axis=-1)),
         write_pair(tmp_path, "opaque", np.dstack([MASK] * 3 + [np.full((8, 8), 200, np.uint8)])),
     ]
-    assert check_pairs(pairs) == []
+    assert offences_of(pairs) == []
 
 
 def test_mask_of_other_values_is_named_with_share_and_values(tmp_path):
@@ -94,7 +96,7 @@ def test_mask_of_other_values_is_named_with_share_and_values(tmp_path):
         write_pair(tmp_path, "labels", MASK // 255),
         write_pair(tmp_path, "deep", MASK.astype(np.uint16) * 257),
     ]
-    problems = {offence.id: offence.problem.split(" has ")[1] for offence in check_pairs(pairs)}
+    problems = {offence.id: offence.problem.split(" has ")[1] for offence in offences_of(pairs)}
     assert problems == {
         "few": "values other than 0 and 255 in 6.25% of it: 1, 128, 254",
         "many": "values other than 0 and 255 in 12.50% of it: 1, 2, 3, 4, 5 and 3 more",
@@ -105,7 +107,7 @@ def test_mask_of_other_values_is_named_with_share_and_values(tmp_path):
 
 def test_sizes_that_differ_and_all_problems_of_a_pair_are_named(tmp_path):
     pairs = [write_pair(tmp_path, "a", MASK // 255, size=(8, 16)), write_pair(tmp_path, "b")]
-    offences = check_pairs(pairs)
+    offences = offences_of(pairs)
     assert [offence.id for offence in offences] == ["a", "a"]
     assert offences[0].problem == f"mask {pairs[0].mask} is 8 x 8 pixels but its image is 16 x 8"
     assert "values other than 0 and 255" in offences[1].problem
@@ -117,99 +119,29 @@ def test_files_that_cannot_be_read_are_named_and_the_others_still_checked(tmp_pa
     pairs[1].mask.write_bytes(b"")
     pairs[2].mask.unlink()
     pairs[2].mask.symlink_to(tmp_path / "nowhere")
-    assert [(o.id, o.problem.split(":")[0]) for o in check_pairs(pairs)] == [
+    assert [(o.id, o.problem.split(":")[0]) for o in offences_of(pairs)] == [
         ("a", f"cannot read image {pairs[0].image}"),
         ("b", f"cannot read mask {pairs[1].mask}"),
-        ("c", f"cannot read mask {pairs[2].mask}"),
+        ("c", f"cannot read {pairs[2].mask}"),
     ]
 
 
-@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
-def test_image_size_is_that_of_the_decoded_image(tmp_path, orientation, suffix):
-    exif = Image.Exif()
-    if orientation:
-        exif[0x0112] = orientation
-    path = tmp_path / f"image{suffix}"
-    Image.new("RGB", (20, 12)).save(path, exif=exif)
-    assert image_size(path) == read_image(path).shape[:2]
-    if suffix == ".jpg":
-        assert image_size(path) == ((20, 12) if orientation in (5, 6, 7, 8) else (12, 20))
-
-
-def test_damaged_exif_does_not_matter(tmp_path):
-    path = tmp_path / "image.jpg"
-    Image.new("RGB", (20, 12)).save(path, exif=b"Exif\0\0XX\0*nonsense")
-    assert image_size(path) == (12, 20)
-
-
-def test_only_the_header_of_a_whole_jpeg_is_decoded(tmp_path):
-    path = tmp_path / "image.jpg"
-    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
-    Image.fromarray(noise).save(path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:1000] + whole[-2:])
-    assert image_size(path) == (200, 300)
-
-
-def test_an_image_that_is_cut_off_is_an_offence_but_bytes_after_its_end_are_not(tmp_path):
-    pairs = [write_pair(tmp_path, id_, size=(96, 96), mask=np.zeros((96, 96), np.uint8)) for id_ in "ab"]
-    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
-    for pair in pairs:
-        Image.fromarray(noise).save(pair.image)
-    whole = pairs[0].image.read_bytes()
-    pairs[0].image.write_bytes(whole[: len(whole) // 2])
-    pairs[1].image.write_bytes(whole + bytes(16))
-    (offence,) = check_pairs(pairs)
-    assert offence.id == "a"
-    assert "cannot read image" in offence.problem
-
-
-def test_pairs_that_passed_are_not_looked_at_again_until_a_file_changes(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
+@pytest.mark.parametrize(("image", "mask"), [(3, 1), (1, 3), (6, 8)])
+def test_pair_that_is_turned_differently_is_an_offence(tmp_path, image, mask):
     pairs = [write_pair(tmp_path, id_) for id_ in "ab"]
-    memory = tmp_path / "deep" / "memory.json"
-    assert check_pairs(pairs, memory=memory) == []
-    # Damaged behind its back, same size and time: nobody looks.
-    status, content = pairs[0].mask.stat(), pairs[0].mask.read_bytes()
-    pairs[0].mask.write_bytes(bytes(len(content)))
-    os.utime(pairs[0].mask, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert check_pairs(pairs, memory=memory) == []
-    assert caplog.messages == ["verified 2 image-mask pairs, 0 known from before"]
-    os.utime(pairs[0].mask, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert [offence.id for offence in check_pairs(pairs, memory=memory)] == ["a"]
-    assert [offence.id for offence in check_pairs(pairs, memory=memory)] == ["a"]
-    pairs[0].mask.write_bytes(content)
-    assert check_pairs(pairs, memory=memory) == []
-
-
-def test_pair_that_did_not_pass_is_not_remembered_but_the_others_are(tmp_path):
-    pairs = [write_pair(tmp_path, "a"), write_pair(tmp_path, "b", MASK // 255)]
-    memory = tmp_path / "memory.json"
-    for _ in range(2):
-        assert [offence.id for offence in check_pairs(pairs, memory=memory)] == ["b"]
-        assert len(json.loads(memory.read_text())) == 1
-
-
-@pytest.mark.parametrize("content", ["", "{", "{}", '["", 1, null]', "\0"])
-def test_damaged_memory_means_to_look_again(tmp_path, content):
-    memory = tmp_path / "memory.json"
-    memory.write_text(content)
-    pairs = [write_pair(tmp_path, "a", MASK // 255), write_pair(tmp_path, "b")]
-    assert [offence.id for offence in check_pairs(pairs, memory=memory)] == ["a"]
-    assert len(json.loads(memory.read_text())) == 1
-
-
-def test_memory_that_cannot_be_written_is_only_warned_of(tmp_path, caplog):
-    (tmp_path / "file").touch()
-    assert check_pairs([write_pair(tmp_path, "a")], memory=tmp_path / "file" / "memory.json") == []
-    assert "cannot be written" in caplog.text
+    for path, orientation in ((pairs[0].image, image), (pairs[0].mask, mask)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.open(path).save(path, exif=exif)
+    assert offences_of(pairs) == [
+        ("a", f"mask {pairs[0].mask} has EXIF orientation {mask}, but its image {image}")
+    ]
 
 
 def test_each_offence_is_logged_and_then_one_line_counts_them(caplog):
     pairs = [Pair(id_, Path(f"{id_}.jpg"), Path(f"{id_}.png")) for id_ in "abcdefgh"]
     offences = [Offence(id_, f"is bad {number}") for id_ in "zgfedcb" for number in (1, 2)]
-    message = r"^7 of 9 .* of /data do not fit: b, c, d, e, f and 2 more \(.*\)\. Mend them\.$"
+    message = r"^7 of 9 .* of /data do not fit: b, c, d, e, f and 2 more \(is bad 1; .*\)\. Mend them\.$"
     with pytest.raises(UserError, match=message):
         refuse(offences, pairs, where=Path("/data"), remedy="Mend them.")
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 14

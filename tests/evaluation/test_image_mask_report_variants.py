@@ -123,6 +123,7 @@ def test_segmentation_alone(trained: Path, tmp_path: Path, ids_of_test: list[str
     assert [line.split()[0] for line in written.summary] == [
         "test/dice_lesion_image",
         "test/iou_lesion_image",
+        "test/num_empty_masks",
     ]
 
 

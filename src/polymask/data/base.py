@@ -14,11 +14,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from polymask.data.analysis import OriginalSample, TitledSample
+from polymask.data.inspection import FileMemory, Foreground
+from polymask.data.mask_checks import check_foregrounds, drawn_foregrounds
 from polymask.data.reading import num_cores, read_ahead
 from polymask.data.records import Record
 from polymask.data.samplers import EvaluationBatches, TrainBatches
 from polymask.data.split_statistics import format_statistics
-from polymask.data.splits import Split, draw_fold, draw_split, read_split_file
+from polymask.data.splits import SUBSETS, Split, draw_fold, draw_split, read_split_file
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, choose, whole_number
 from polymask.utils.paths import resolve
@@ -33,6 +35,7 @@ class DataModule(ABC, Generic[RecordType]):
 
     Attributes:
         samples: What the samples are, in the words of the task's `samples`.
+        full_masks_allowed: Whether a subset whose masks have no background can be learned from.
 
     Args:
         records: The samples.
@@ -52,12 +55,14 @@ class DataModule(ABC, Generic[RecordType]):
         split: A split from a checkpoint; it wins over all of the above.
         augmentation: For training samples.
         seed: Seed of order and augmentation.
+        allow_absent: Whether the data set may lack some of `classes`: true for a test and for an analysis.
 
     Raises:
         UserError: An argument is out of range.
     """
 
     samples: str
+    full_masks_allowed = True
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class DataModule(ABC, Generic[RecordType]):
         split: Split | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        allow_absent: bool = False,
     ) -> None:
         self.records, self.data_dir, self.classes = list(records), data_dir, list(classes)
         self.sampler = choose("data.sampler", sampler, SAMPLERS)
@@ -97,6 +103,8 @@ class DataModule(ABC, Generic[RecordType]):
         self.num_workers = min(whole_number("data.num_workers", num_workers, least=0), num_cores())
         self._cache_dir = resolve(cache_dir) if cache_dir else None
         self._augmentation, self._seed = augmentation, seed
+        self.allow_absent = allow_absent
+        self.memory = FileMemory(self._cache_dir / "facts" if self._cache_dir else None, data_dir)
         if not self.records:
             raise UserError(
                 f"data.classes={self.classes} leaves no sample of {self.data_dir}; name its classes."
@@ -205,6 +213,35 @@ class DataModule(ABC, Generic[RecordType]):
         """Return a hash of the samples' names, labels, groups and file sizes: equal data, equal hash."""
         rows = (f"{r.id}|{r.label}|{r.group}|{r.fingerprint()}" for r in self.records)
         return hashlib.sha256("\n".join([",".join(self.classes), *rows]).encode()).hexdigest()
+
+    def description(self) -> str:
+        """Return one line on what was read: sizes, values, foreground."""
+        return f"{len(self.records):,} {self.samples}"
+
+    def foregrounds(self) -> dict[str, Foreground]:
+        """Return the foreground of each sample that has a mask, by id; found once, then remembered.
+
+        Raises:
+            UserError: A mask cannot be read.
+        """
+        found = drawn_foregrounds([record for record in self.records if record.has_mask], self.memory)
+        for facts in found.values():
+            if isinstance(facts, UserError):
+                raise facts
+        return {id_: facts for id_, facts in found.items() if isinstance(facts, Foreground)}
+
+    def check_masks(self, subsets: Sequence[str] = SUBSETS) -> None:
+        """Stop when the masks of a subset teach nothing; for tasks that learn masks.
+
+        Raises:
+            UserError: A subset has no masks, or all of its masks are empty or all are full.
+        """
+        foregrounds = self.foregrounds()
+        for name in subsets:
+            if self.split.subsets[name]:
+                check_foregrounds(
+                    name, self.subset(name), foregrounds, full_allowed=self.full_masks_allowed
+                )
 
     def statistics(self) -> str:
         """Return a table of images, groups and class shares per subset."""

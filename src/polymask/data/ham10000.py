@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,9 @@ class _Row(NamedTuple):
     dx: str
 
 
-def read_records(data_dir: str | Path, classes: Sequence[str], *, skip_missing: bool = False) -> list[Record]:
+def read_records(
+    data_dir: str | Path, classes: Sequence[str], *, skip_missing: bool = False, allow_absent: bool = False
+) -> list[Record]:
     """Read `data_dir/{images,masks,metadata.csv}` without decoding anything.
 
     The table is the official one (`lesion_id,image_id,dx,…`) or one-hot (`image,MEL,NV,…`, also under
@@ -44,10 +47,13 @@ def read_records(data_dir: str | Path, classes: Sequence[str], *, skip_missing: 
         data_dir: Folder of the data set.
         classes: Names of the classes to use, matched without regard to case; a label is an index into it.
         skip_missing: Leave out rows whose image is absent instead of stopping.
+        allow_absent: Whether `classes` may name some that no image is of, as when a run is tested on another
+            data set; they are logged.
 
     Returns:
         One record per image, sorted by id. The group is the lesion, or the image itself where the table
-        names no lesion. `mask_path` is None where `masks/` or the image's mask is absent.
+        names no lesion. `mask_path` is None where `masks/` or the image's mask is absent, and
+        `mask_hint` says what was looked for.
 
     Raises:
         UserError: A folder, the table, a column or an image is missing, the table is unreadable or names
@@ -59,8 +65,8 @@ def read_records(data_dir: str | Path, classes: Sequence[str], *, skip_missing: 
     found = Counter(row.dx for row in rows if row.id in images)
     rows = _drop_other_classes(rows, classes)
     rows = _drop_missing(rows, images, table, skip_missing=skip_missing)
-    _check_classes_found(classes, found, table)
-    masks = _find_masks(rows, table.parent / "masks")
+    _check_classes_found(classes, found, table, allow_absent=allow_absent)
+    masks, hint = _find_masks(rows, table.parent / "masks")
     label_of = {name.lower(): label for label, name in enumerate(classes)}
     return [
         Record(
@@ -69,6 +75,7 @@ def read_records(data_dir: str | Path, classes: Sequence[str], *, skip_missing: 
             mask_path=masks.get(row.id),
             label=label_of.get(row.dx, -1),
             group=row.group,
+            mask_hint="" if row.id in masks else hint,
         )
         for row in rows
     ]
@@ -185,32 +192,50 @@ def _drop_missing(
     return [row for row in rows if row.id in images]
 
 
-def _check_classes_found(classes: Sequence[str], found: Counter[str], table: Path) -> None:
+def _check_classes_found(
+    classes: Sequence[str], found: Counter[str], table: Path, *, allow_absent: bool
+) -> None:
     if len({name.lower() for name in classes}) < len(classes):
         raise UserError(f"data.classes={list(classes)} repeats a class. Case does not count; name each once.")
     names = [name for name in found if name]
-    for name in classes:
-        if not found[name.lower()]:
-            raise UserError(
-                f"data.classes names {name!r}, but no image of {table} has that class.{nearest(name, names)} "
-                f"Found: {_format_counts(found)}."
-            )
+    absent = [name for name in classes if not found[name.lower()]]
+    if absent and not allow_absent:
+        raise UserError(
+            f"data.classes names {absent[0]!r}, but no image of {table} has that class."
+            f"{nearest(absent[0], names)} Found: {_format_counts(found)}."
+        )
+    if absent:
+        note = "%s: no image is of the class %s, which is absent: its metrics are undefined."
+        log.warning(note, table, ", ".join(absent))
 
 
-def _find_masks(rows: Sequence[_Row], folder: Path) -> dict[str, Path]:
+def _find_masks(rows: Sequence[_Row], folder: Path) -> tuple[dict[str, Path], str]:
+    """Return the mask of each image that has one, and for the others where it was looked for."""
+    forms = ", ".join(form.format("{id}") for form in MASK_STEMS)
+    looked = f"Looked for {forms} with {' '.join(IMAGE_SUFFIXES)} in {folder}"
     if not folder.is_dir():
-        return {}
-    files = find_files(folder, (".png",))
+        return {}, f"{looked}, which is not there."
+    files = find_files(folder, IMAGE_SUFFIXES)
     masks = {}
     for row in rows:
         stem = next((name for name in (form.format(row.id) for form in MASK_STEMS) if name in files), None)
         if stem is not None:
             masks[row.id] = files[stem]
-    if len(masks) < len(rows):
-        names = ", ".join(form.format("id") + ".png" for form in MASK_STEMS)
-        note = "%d of %d images have no mask in %s (names looked for: %s)."
-        log.warning(note, len(rows) - len(masks), len(rows), folder, names)
-    return masks
+    missing = [row.id for row in rows if row.id not in masks]
+    hint = f"{looked}; {_nearest_files(missing, folder)}"
+    if missing:
+        log.warning("%d of %d images have no mask. %s", len(missing), len(rows), hint)
+    return masks, hint
+
+
+def _nearest_files(ids: Sequence[str], folder: Path) -> str:
+    """Return which files of a folder may have been meant as the masks of some ids."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    for id_ in ids[:3]:
+        near = [name for name in names if id_ in name] or get_close_matches(id_, names, n=1)
+        if near:
+            return f"nearest to {id_}: {some(near[:3])}."
+    return f"it holds {some(names)}." if names else "it is empty."
 
 
 def _format_counts(counts: Counter[str]) -> str:

@@ -15,6 +15,7 @@ _EXIF_ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)  # orientations of EXIF that swap width and height
 _TIFF_BITS, _TIFF_CHANNELS, _TIFF_NUMBER_FORMAT = 258, 277, 339
 _TIFF_FLOAT = 3
+_PNG_EXIF = (b"eXIf", b"Raw profile type", b"tiff:Orientation")
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type of the IHDR chunk
 
 
@@ -68,7 +69,7 @@ def read_header(path: Path) -> Header | None:
 
 def _header(image: Image.Image, path: Path) -> Header:
     width, height = image.size
-    orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1)) if _may_be_turned(image, path) else 1
     if orientation not in range(1, 9):
         orientation = 1
     if orientation in _QUARTER_TURNS:
@@ -86,6 +87,11 @@ def _header(image: Image.Image, path: Path) -> Header:
         pages=getattr(image, "n_frames", 1) if image.format == "TIFF" else 1,
         format=image.format or "",
     )
+
+
+def _may_be_turned(image: Image.Image, path: Path) -> bool:
+    """Return whether to ask Pillow for EXIF: of a PNG it decodes all pixels, in search of a chunk behind them."""
+    return image.format != "PNG" or any(mark in path.read_bytes() for mark in _PNG_EXIF)
 
 
 def _number_format(image: Image.Image, path: Path) -> tuple[int, int, bool]:

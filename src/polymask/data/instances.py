@@ -114,6 +114,11 @@ class InstanceRecord(Record, ABC):
     category_ids: tuple[int, ...] = ()
 
     @property
+    def mask_file(self) -> None:
+        """Return None: the mask is drawn from the objects."""
+        return None
+
+    @property
     def has_mask(self) -> bool:
         """Return True: the objects are known, even if there are none."""
         return True

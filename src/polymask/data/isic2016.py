@@ -6,13 +6,13 @@ Detection", arXiv:1605.01397, 2016). There are no classes, and no lesion is know
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from polymask.data.pairs import Offence, Pair, check_pairs, match_names, refuse
+from polymask.data.inspection import MEMORY_DIR, FileMemory
+from polymask.data.pairs import Offence, Pair, check_pairs, check_values, match_names, refuse
 from polymask.data.records import Record
 from polymask.errors import UserError
 from polymask.utils.paths import resolve
@@ -35,7 +35,8 @@ def read_records(
     classes: Sequence[str] = (),
     *,
     verify_pairs: bool = True,
-    memory_dir: str | None = ".cache/pairs",
+    allow_absent: bool = False,
+    memory_dir: str | None = MEMORY_DIR,
 ) -> list[Record]:
     """Read `data_dir/ISBI2016_ISIC_Part1_{Training,Test}_{Data,GroundTruth}`, and verify every pair.
 
@@ -45,7 +46,8 @@ def read_records(
         classes: Must be empty.
         verify_pairs: Check names, sizes and mask values of all pairs, and stop if any does not fit. False
             leaves out images without mask with a logged note and looks into no file.
-        memory_dir: Folder that remembers which pairs have passed, None to look at all pairs at each start.
+        allow_absent: Not used: there are no classes that could be absent.
+        memory_dir: Folder that remembers what the files hold, None to look into all of them at each start.
 
     Returns:
         One record per image, sorted by id, of unknown class (-1) and its own group. The test images are
@@ -113,10 +115,9 @@ def _verify(
     pairs = [pair for found in parts.values() for pair in found]
     twice = [id_ for id_, count in Counter(pair.id for pair in pairs).items() if count > 1]
     leaks = [Offence(id_, "both in the training and in the test data") for id_ in twice]
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]
-    memory = resolve(memory_dir) / f"{name}.json" if memory_dir else None
+    memory = FileMemory(resolve(memory_dir) if memory_dir else None, root)
     refuse(
-        [*offences, *leaks, *check_pairs(pairs, memory=memory)],
+        [*offences, *leaks, *check_pairs(pairs, memory), *check_values(pairs, memory)],
         pairs,
         where=root,
         remedy="Mend or remove these files; data.reader.verify_pairs=false uses the pairs as they are.",

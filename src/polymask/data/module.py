@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from polymask.data.analysis import OriginalSample, TitledSample
 from polymask.data.base import DataModule, class_name_list
 from polymask.data.dataset import ImageMaskDataset, collate, read_original
+from polymask.data.inspection import Foreground
+from polymask.data.mask_checks import ORIENTATIONS, MaskedImages
+from polymask.data.mask_values import check_option
 from polymask.data.records import Record
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, choose
@@ -20,8 +23,10 @@ SEGMENTATIONS = ("binary", "multiclass")
 class RecordReader(Protocol):
     """Finds the samples of one on-disk layout."""
 
-    def __call__(self, data_dir: Path, classes: Sequence[str]) -> list[Record]:
-        """Return one record per image."""
+    def __call__(
+        self, data_dir: Path, classes: Sequence[str], *, allow_absent: bool = False
+    ) -> list[Record]:
+        """Return one record per image; `allow_absent`: the data set may lack some of `classes`."""
 
 
 class ImageMaskData(DataModule[Record]):
@@ -33,6 +38,11 @@ class ImageMaskData(DataModule[Record]):
         classes: Class names; their order is the order of all outputs. Empty for data with masks only.
         image_size: Side of the network's input in pixels, or (height, width).
         segmentation: `binary` (1 = lesion) or `multiclass` (1 + class index).
+        mask_values: Which values of mask files are foreground: `auto` decides it from all of them, `nonzero`,
+            `half` (above half of the largest), or a list of values.
+        mask_orientation: `same`: a mask and its image must have one EXIF orientation; `own`: each file is turned
+            as its own says.
+        allow_absent: Whether the data set may lack some of `classes`.
         **options: See `DataModule`.
 
     Raises:
@@ -40,6 +50,7 @@ class ImageMaskData(DataModule[Record]):
     """
 
     samples = "images with one mask or class"
+    full_masks_allowed = False
 
     def __init__(
         self,
@@ -49,6 +60,9 @@ class ImageMaskData(DataModule[Record]):
         classes: Sequence[str],
         image_size: int | Sequence[int],
         segmentation: str = "binary",
+        mask_values: str | int | Sequence[int] = "auto",
+        mask_orientation: str = "same",
+        allow_absent: bool = False,
         **options: Any,
     ) -> None:
         self.segmentation = choose("data.segmentation", segmentation, SEGMENTATIONS)
@@ -59,13 +73,40 @@ class ImageMaskData(DataModule[Record]):
                 "data.segmentation=multiclass needs classes, but data.classes=[] names none; use "
                 "data.segmentation=binary."
             )
+        check_option(mask_values)
+        choose("data.mask_orientation", mask_orientation, ORIENTATIONS)
         folder = resolve(data_dir)
+        # Said only where it matters, so that a reader of one's own need not know of it.
+        absent = {"allow_absent": True} if allow_absent else {}
         super().__init__(
-            records=reader(data_dir=folder, classes=names),
+            records=reader(data_dir=folder, classes=names, **absent),
             data_dir=folder,
             classes=names,
+            allow_absent=allow_absent,
             **options,
         )
+        self._files = MaskedImages(
+            self.records,
+            where=folder,
+            memory=self.memory,
+            mask_values=mask_values,
+            mask_orientation=mask_orientation,
+        )
+        self.records = self._files.records
+
+    def description(self) -> str:
+        """Return one line on sizes, bits, orientation, mask values, foreground and empty masks."""
+        return self._files.description()
+
+    def foregrounds(self) -> dict[str, Foreground]:
+        """Return the foreground of each sample that has a mask, by id.
+
+        Raises:
+            UserError: What the values of the masks mean is ambiguous.
+        """
+        if self._files.doubt is not None:
+            raise self._files.doubt
+        return self._files.foregrounds
 
     def _dataset(
         self, records: list[Record], augmentation: Augmentation | None, *, cache_dir: Path | None

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from polymask.data.cache import file_key, file_status
-from polymask.data.images import IGNORE, read_binary_mask
+from polymask.data.images import IGNORE
+from polymask.data.mask_values import MaskRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class Record:
         group: Samples of one group (lesion, patient, sequence) never stand in two subsets.
         subset: `train`, `val` or `test` when the data set itself prescribes it (an official test set),
             None when the split is free to place the sample.
+        mask_rule: What the values of the mask file mean; the data set decides it from all masks.
+        mask_hint: Where a mask was looked for in vain, "" when there is one.
     """
 
     id: str
@@ -31,6 +34,13 @@ class Record:
     label: int
     group: str
     subset: str | None = None
+    mask_rule: MaskRule = MaskRule()
+    mask_hint: str = ""
+
+    @property
+    def mask_file(self) -> Path | None:
+        """Return the image file that `mask_rule` reads; None when there is no mask or it comes otherwise."""
+        return self.mask_path
 
     @property
     def labels(self) -> frozenset[int]:
@@ -52,7 +62,7 @@ class Record:
             UserError: The file is missing or is no readable image.
         """
         assert self.mask_path is not None
-        return read_binary_mask(self.mask_path)
+        return self.mask_rule.read(self.mask_path)
 
     def read_class_mask(self) -> np.ndarray:
         """Decode the mask with the class of each pixel.
@@ -70,9 +80,9 @@ class Record:
         return "|".join("-" if path is None else str(file_status(path).st_size) for path in paths)
 
     def content_key(self) -> str:
-        """Return a text that changes when the image or its annotation does.
+        """Return a text that changes when the image, its annotation or the reading of it does.
 
         Raises:
             UserError: A file is not there.
         """
-        return f"{file_key(self.image_path)}|{file_key(self.mask_path)}"
+        return f"{file_key(self.image_path)}|{file_key(self.mask_path)}|{self.mask_rule.key()}"

@@ -91,6 +91,7 @@ def read_records(
     num_images: int = 560,
     size: tuple[int, int] = (150, 200),
     seed: int = 0,
+    allow_absent: bool = False,
 ) -> list[Record]:
     """Write the demo data set unless it is there, then read it like HAM10000.
 
@@ -100,6 +101,7 @@ def read_records(
         num_images: As for `write_demo_dataset`.
         size: (height, width) in pixels.
         seed: Decides every image.
+        allow_absent: As for `ham10000.read_records`.
 
     Returns:
         One record per image.
@@ -108,7 +110,7 @@ def read_records(
         UserError: As `write_demo_dataset` and `ham10000.read_records` do.
     """
     write_demo_dataset(Path(data_dir), num_images=num_images, size=size, seed=seed)
-    return ham10000.read_records(data_dir, classes)
+    return ham10000.read_records(data_dir, classes, allow_absent=allow_absent)
 
 
 def _check_arguments(num_images: int, size: tuple[int, int], seed: int) -> None:

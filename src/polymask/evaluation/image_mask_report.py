@@ -63,7 +63,11 @@ class ImageMaskReport:
             lambda weights: self.task.sample_metrics(rows, weights, per_class=True),
             groups,
             losses=self.task.mean_losses(),
-            details={"grid": list(self.data.image_size), "split_sha256": self.data.split.sha256},
+            details={
+                "grid": list(self.data.image_size),
+                "split_sha256": self.data.split.sha256,
+                **self.task.mask_counts(),
+            },
         )
         write_samples(self.folder, rows, groups)
         table = self._table
@@ -77,7 +81,14 @@ class ImageMaskReport:
 
     def summary(self, metrics: dict[str, float]) -> list[str]:
         """Return one line per main metric, with its interval."""
-        return summary_lines(_FIRST_SEEN, metrics, self.intervals)
+        lines = summary_lines(_FIRST_SEEN, metrics, self.intervals)
+        counts = self.task.mask_counts()
+        if counts:
+            lines.append(
+                f"test/num_empty_masks {counts['num_empty_masks']} of {counts['num_masks']}  (nothing found "
+                "where nothing is counts as 1)"
+            )
+        return lines
 
     def picture(self, id_: str) -> np.ndarray:
         """Return the panel of one test sample, from the files of the folder and the data set.
@@ -176,6 +187,7 @@ def sample_table(
         empty = has_mask & (true_positive + wrong == 0)
         table["dice_lesion"] = np.where(empty, 1.0, ratio(2 * true_positive, 2 * true_positive + wrong))
         table["iou_lesion"] = np.where(empty, 1.0, ratio(true_positive, true_positive + wrong))
+        table["true_mask_empty"] = np.where(has_mask, (true_positive + false_negative == 0).astype(int), -1)
         table["true_positive_pixels"] = true_positive
         table["false_positive_pixels"] = false_positive
         table["false_negative_pixels"] = false_negative

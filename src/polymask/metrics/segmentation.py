@@ -121,6 +121,23 @@ def lesion_scores(lesion_counts: np.ndarray, counts: np.ndarray) -> dict[str, np
     return {name: _one_if_empty(values, has_mask) for name, values in scores.items()}
 
 
+def count_masks(lesion_counts: np.ndarray, counts: np.ndarray) -> dict[str, int]:
+    """Count the true masks, and those of them that are empty: there, finding nothing scores 1.
+
+    Args:
+        lesion_counts: (N, 3) int64 of `lesion_confusion_per_sample`.
+        counts: (N, C, 3) int64 of `confusion_per_sample`; it tells which images have a mask.
+
+    Returns:
+        `num_masks` and `num_empty_masks`.
+    """
+    has_mask = _has_mask(counts)
+    return {
+        "num_masks": int(has_mask.sum()),
+        "num_empty_masks": int((has_mask & _is_empty(lesion_counts)).sum()),
+    }
+
+
 def pixel_accuracy(counts: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Compute the share of pixels of the right class, the background included.
 
@@ -153,6 +170,11 @@ def _count_pixels(predicted: Tensor, target: Tensor) -> Tensor:
     """Count the pixels (B, 3) of two bool masks (B, H, W) without ignored pixels."""
     hits = (predicted & target).sum(dim=(1, 2))
     return stack([hits, predicted.sum(dim=(1, 2)) - hits, target.sum(dim=(1, 2)) - hits], dim=-1)
+
+
+def _is_empty(lesion_counts: np.ndarray) -> np.ndarray:
+    """Return (N,) bool: the truth has no foreground, neither found nor missed."""
+    return (lesion_counts[:, 0] + lesion_counts[:, 2]) == 0
 
 
 def _has_mask(counts: np.ndarray) -> np.ndarray:

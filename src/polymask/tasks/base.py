@@ -29,12 +29,14 @@ class Task(nn.Module, ABC):
         mode: `min` or `max`: which direction of `monitor` is better.
         samples: What it learns from, in the words of the data set's `samples`.
         has_tta: Whether `predict_step` can average over flips.
+        learns_masks: Whether it needs masks, so that data without any foreground are refused.
     """
 
     monitor: str
     mode: str
     samples: str
     has_tta: bool = True
+    learns_masks: bool = True
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Run `training_step`; the name is what DistributedDataParallel calls."""

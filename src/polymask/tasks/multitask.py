@@ -20,6 +20,7 @@ from polymask.metrics.accumulator import Accumulator
 from polymask.metrics.classification import classification_metrics, per_class_metrics
 from polymask.metrics.segmentation import (
     confusion_per_sample,
+    count_masks,
     lesion_confusion_per_sample,
     lesion_scores,
     pixel_accuracy,
@@ -43,6 +44,7 @@ class MultitaskTask(Task):
         monitor: Metric that decides the best checkpoint, such as `val/loss` or `val/dice_lesion_image`.
         mode: `min`, `max`, or `auto`: min for losses, max for everything else.
         training_metrics: Also collect the metrics of the training batches.
+        learns_masks: Whether the model has masks.
     """
 
     samples = "images with one mask or class"
@@ -57,11 +59,12 @@ class MultitaskTask(Task):
         monitor: str = "val/loss",
         mode: str = "auto",
         training_metrics: bool = False,
+        learns_masks: bool = True,
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
         self.class_names, self.multiclass = list(class_names), multiclass
-        self.monitor = monitor
+        self.monitor, self.learns_masks = monitor, learns_masks
         choose("task.mode", mode, ("auto", "min", "max"))
         self.mode = mode if mode != "auto" else ("min" if "loss" in monitor else "max")
         self.accumulator = Accumulator()
@@ -146,8 +149,17 @@ class MultitaskTask(Task):
     def compute_metrics(self) -> dict[str, float]:
         """Return mean losses and the metrics of `sample_metrics`; the rows they come from stay in `rows`."""
         self.rows = rows = self.accumulator.compute()
-        losses = self.mean_losses()
-        return losses | {name: float(values[0]) for name, values in self.sample_metrics(rows).items()}
+        metrics = {name: float(values[0]) for name, values in self.sample_metrics(rows).items()}
+        # Nothing found where nothing is scores 1: that there are such masks stands beside the scores.
+        if num_empty := self.mask_counts().get("num_empty_masks", 0):
+            metrics["num_empty_masks"] = float(num_empty)
+        return self.mean_losses() | metrics
+
+    def mask_counts(self) -> dict[str, int]:
+        """Return the number of true masks and of empty ones in the rows of `compute_metrics`."""
+        if "confusion" not in self.rows:
+            return {}
+        return count_masks(self.rows["lesion_confusion"], self.rows["confusion"])
 
     def mean_losses(self) -> dict[str, float]:
         """Return the mean of each loss over the samples that have it, from the rows of `compute_metrics`."""
@@ -287,6 +299,7 @@ def build_task(
         monitor=monitor,
         mode=mode,
         training_metrics=training_metrics,
+        learns_masks=predict_masks,
     )
 
 
