@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from polymask.data.images import read_image
 from polymask.data.instance_dataset import InstanceDataset, collate_instances
 from polymask.data.instances import InstanceRecord
 from polymask.data.object_checks import check_files, check_subsets, describe
+from polymask.data.splits import SUBSETS
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, number
 from polymask.utils.paths import resolve
@@ -21,8 +21,13 @@ from polymask.utils.paths import resolve
 class InstanceReader(Protocol):
     """Finds the samples of one on-disk layout."""
 
-    def __call__(self, data_dir: Path, classes: Sequence[str]) -> tuple[Sequence[InstanceRecord], list[str]]:
-        """Return one record per image, and the names of the classes (the given ones, if any)."""
+    def __call__(
+        self, data_dir: Path, classes: Sequence[str], *, allow_absent: bool = False
+    ) -> tuple[Sequence[InstanceRecord], list[str]]:
+        """Return one record per image, and the names of the classes (the given ones, if any).
+
+        `allow_absent`: the data set may lack some of `classes`.
+        """
 
 
 class InstanceData(DataModule[InstanceRecord]):
@@ -35,6 +40,7 @@ class InstanceData(DataModule[InstanceRecord]):
         crowd: Handed to the reader when given: what crowd regions are, see `coco.read_records`.
         pixel_size: Micrometres per pixel, None when unknown; sizes of objects are then in pixels only.
         image_size: Only None: the network resizes by itself, see `model.min_size`.
+        allow_absent: Whether the data set may lack some of `classes`.
         **options: See `DataModule`.
 
     Raises:
@@ -53,6 +59,7 @@ class InstanceData(DataModule[InstanceRecord]):
         crowd: str | None = None,
         pixel_size: float | None = None,
         image_size: None = None,
+        allow_absent: bool = False,
         **options: Any,
     ) -> None:
         if image_size is not None:
@@ -62,15 +69,27 @@ class InstanceData(DataModule[InstanceRecord]):
             )
         self.pixel_size = check_pixel_size(pixel_size)
         folder = resolve(data_dir)
-        read = reader if crowd is None else partial(reader, crowd=crowd)
-        records, names = read(data_dir=folder, classes=class_name_list(classes))
+        # Said only where it matters, so that a reader of one's own need not know of it.
+        chosen: dict[str, Any] = {} if crowd is None else {"crowd": crowd}
+        if allow_absent:
+            chosen["allow_absent"] = True
+        records, names = reader(data_dir=folder, classes=class_name_list(classes), **chosen)
         check_files(records)
-        super().__init__(records=records, data_dir=folder, classes=names, **options)
-        check_subsets(self.records, self.split.subsets, folder)
+        super().__init__(
+            records=records, data_dir=folder, classes=names, allow_absent=allow_absent, **options
+        )
 
     def description(self) -> str:
         """Return one line: how many objects, crowd regions and images without objects there are."""
         return describe(self.records)
+
+    def check_masks(self, subsets: Sequence[str] = SUBSETS) -> None:
+        """Stop when no image of a subset holds an object.
+
+        Raises:
+            UserError: There is such a subset, or annotations cannot be read.
+        """
+        check_subsets(self.records, {name: self.split.subsets[name] for name in subsets}, self.data_dir)
 
     def _dataset(
         self, records: list[InstanceRecord], augmentation: Augmentation | None, *, cache_dir: Path | None

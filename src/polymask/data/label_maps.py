@@ -120,6 +120,7 @@ def read_records(
     classes: Sequence[str] = (),
     *,
     split: str = "auto",
+    allow_absent: bool = False,
     group_pattern: str | None = None,
     group_table: str | None = None,
     group_column: str | None = None,
@@ -134,6 +135,7 @@ def read_records(
         split: What one object is: all pixels of one value (`values`), or each 8-connected piece of them
             (`components`). `auto` means values, but looks at some maps, and refuses those whose few values
             lie in many pieces: masks of foreground and background, and maps of classes.
+        allow_absent: Of no effect: there is one class, which every data set has.
         group_pattern: Regular expression whose first group (or whole match) in the file name is the
             group, so that the tiles of one photograph stay together.
         group_table: CSV file, relative to `data_dir`, with the columns `id` and `group_column`.

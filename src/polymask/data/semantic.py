@@ -15,6 +15,7 @@ from polymask.data.instances import InstanceRecord
 from polymask.data.module import ImageMaskData, RecordReader
 from polymask.data.object_checks import check_files, check_subsets, describe
 from polymask.data.records import Record
+from polymask.data.splits import SUBSETS
 
 
 class ObjectMaskData(ImageMaskData):
@@ -32,22 +33,28 @@ class ObjectMaskData(ImageMaskData):
     def __init__(self, *, reader: RecordReader, crowd: str | None = None, **options: Any) -> None:
         super().__init__(reader=reader if crowd is None else partial(reader, crowd=crowd), **options)
         check_files(self._objects)
-        check_subsets(self._objects, self.split.subsets, self.data_dir)
 
     def description(self) -> str:
-        """Return one line: how many objects there are."""
-        return describe(self._objects)
+        """Return one line: how many objects there are, and what their masks are."""
+        return f"{describe(self._objects)}; {super().description()}"
+
+    def check_masks(self, subsets: Sequence[str] = SUBSETS) -> None:
+        """Stop when no image of a subset holds an object, or the masks of one are all full.
+
+        Raises:
+            UserError: There is such a subset.
+        """
+        check_subsets(self._objects, {name: self.split.subsets[name] for name in subsets}, self.data_dir)
+        super().check_masks(subsets)
 
     @property
     def _objects(self) -> list[InstanceRecord]:
         return cast(list[InstanceRecord], self.records)
 
 
-def read_coco(
-    data_dir: str | Path, classes: Sequence[str], *, allow_absent: bool = False, **options: Any
-) -> list[Record]:
+def read_coco(data_dir: str | Path, classes: Sequence[str], **options: Any) -> list[Record]:
     """Read a COCO data set, see `coco.read_records`."""
-    return list(coco.read_records(data_dir, classes, allow_absent=allow_absent, **options)[0])
+    return list(coco.read_records(data_dir, classes, **options)[0])
 
 
 def read_label_maps(data_dir: str | Path, classes: Sequence[str], **options: Any) -> list[Record]:
