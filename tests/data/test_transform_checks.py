@@ -78,7 +78,7 @@ def test_what_is_undone_by_the_others_is_fine(transforms) -> None:
 
 
 def test_what_only_fails_with_the_others_is_refused() -> None:
-    with pytest.raises(UserError, match="RandomCrop with the others cannot be applied .*Crop size"):
+    with pytest.raises(UserError, match=r"RandomCrop with the others cannot be applied .*Crop size"):
         check(A.RandomCrop(40, 40), A.RandomCrop(60, 60), **AS_OBJECTS)
     with pytest.raises(UserError, match="RandomCrop changes the size"):
         check(A.RandomCrop(40, 40), A.Resize(*SIZE, p=0.5), **AS_MASKS)

@@ -141,9 +141,7 @@ def read_records(
         find_images(file, (file.path.parent, file.path.parent / "images", root, root / "images"))
         for file in loaded
     ]
-    groups = _read_groups(
-        loaded, ids, root, pattern=group_pattern, table=group_table, column=group_column
-    )
+    groups = _read_groups(loaded, ids, root, pattern=group_pattern, table=group_table, column=group_column)
     objects = _settle_crowds([_read_objects(file) for file in loaded], crowd, sources[0].path)
     categories = [
         categories_of(file, {item.label for items in own.values() for item in items})

@@ -234,7 +234,11 @@ def _without_colours(values: np.ndarray, path: Path) -> np.ndarray:
 def _find_labels(folder: Path, images: dict[str, Path]) -> dict[str, Path]:
     """Return the label map, or the folder of masks, of each image."""
     with os.scandir(folder) as entries:
-        folders = {entry.name: folder / entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+        folders = {
+            entry.name: folder / entry.name
+            for entry in entries
+            if entry.is_dir() and not entry.name.startswith(".")
+        }
     labels = folders | find_files(folder, LABEL_SUFFIXES)
     missing = sorted(set(images) - set(labels))
     if missing or not images:

@@ -17,7 +17,7 @@ from polymask.data.reading import read_ahead
 from polymask.errors import UserError
 
 MOST_LOOKED_AT = 64
-"""Label maps of which pieces and objects are counted: enough for what concerns a set as a whole, and quick."""
+"""Label maps of which pieces and objects are counted: enough for what concerns a whole set, and quick."""
 
 _SUSPICIOUS_SHARE = 0.1  # of the label maps; single objects in two pieces, as behind a post, are rarer
 _SPECK = 0.1  # a piece smaller than this share of the largest one of its object is dirt
@@ -74,7 +74,9 @@ def separate(instances: Instances) -> Instances:
     """
     layers = np.zeros_like(instances.layers)
     last = [0] * layers.shape[-1]
-    layer, number, source = [], [], []
+    layer: list[int] = []
+    number: list[int] = []
+    source: list[int] = []
     for index, pieces, stats in _pieces_of(instances):
         where, num_pieces = int(instances.layer[index]), len(stats) - 1
         if last[where] + num_pieces > MOST_NUMBERS:

@@ -31,7 +31,8 @@ class ObjectMaskData(ImageMaskData):
     """
 
     def __init__(self, *, reader: RecordReader, crowd: str | None = None, **options: Any) -> None:
-        super().__init__(reader=reader if crowd is None else partial(reader, crowd=crowd), **options)
+        chosen: dict[str, Any] = {} if crowd is None else {"crowd": crowd}
+        super().__init__(reader=partial(reader, **chosen), **options)
         check_files(self._objects)
 
     def description(self) -> str:

@@ -24,8 +24,9 @@ def split_statistics(
 
     Returns:
         One row per subset and one called "all", each with `subset`, `images`, `groups`, `counts` (images
-        that show a class; one may show several), `shares` (per cent of the images of the subset per class) and `largest_deviation` (of
-        a share from the share in "all", in percentage points). In an empty subset the last two are 0.
+        that show a class; one may show several), `shares` (per cent of the images of the subset per class)
+        and `largest_deviation` (of a share from the share in "all", in percentage points). In an empty
+        subset the last two are 0.
     """
     record_of = {record.id: record for record in records}
     subsets = {subset: [record_of[name] for name in names] for subset, names in split.subsets.items()}

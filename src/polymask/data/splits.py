@@ -288,8 +288,7 @@ def _warn_of_absent_classes(
 ) -> None:
     labels = {record.id: record.labels for record in records}
     present = {
-        subset: {label for name in names for label in labels[name]}
-        for subset, names in split.subsets.items()
+        subset: {label for name in names for label in labels[name]} for subset, names in split.subsets.items()
     }
     for label, class_name in enumerate(class_names):
         lacking = [subset for subset, found in present.items() if found and label not in found]

@@ -50,7 +50,9 @@ def check_transforms(
         others = _fault_together(transforms, place, probe, keep_size)
         if others is not None:
             name = type(transform).__name__
-            raise UserError(f"transforms: {name} {fault}" if fault else f"transforms: {name} with the others {others}")
+            raise UserError(
+                f"transforms: {name} {fault}" if fault else f"transforms: {name} with the others {others}"
+            )
 
 
 def flatten(transforms: Iterable[Any]) -> Iterator[Any]:
@@ -101,8 +103,8 @@ def _type_fault(probe: Probe, result: Probe, keep_size: bool) -> str | None:
             return f"turns the {name} into a {type(after).__name__}; leave it out, batches are made later."
         if after.dtype != before.dtype:
             return (
-                f"turns the {name} from {before.dtype} into {after.dtype}; leave it out, images are normalised "
-                "later, on the device."
+                f"turns the {name} from {before.dtype} into {after.dtype}; leave it out, images are "
+                "normalised later, on the device."
             )
     return None
 
@@ -125,7 +127,8 @@ def _size_fault(probe: Probe, result: Probe, keep_size: bool) -> str | None:
     if keep_size and new.shape[:2] not in (image.shape[:2], image.shape[1::-1]):
         return (
             f"changes the size from {_shown(image)} to {_shown(new)} pixels, but all images of a batch have "
-            "data.image_size; use RandomResizedCrop with that size, let a Resize to it follow, or leave it out."
+            "data.image_size; use RandomResizedCrop with that size, let a Resize to it follow, or leave it "
+            "out."
         )
     return None
 
@@ -137,8 +140,8 @@ def _label_fault(probe: Probe, result: Probe, keep_size: bool) -> str | None:
         return None
     shown = ", ".join(map(str, invented[:3].tolist())) + (", …" if len(invented) > 3 else "")
     return (
-        f"puts values into the mask that were not there ({shown}); set its mask_interpolation to 0 (nearest), "
-        "its fill_mask to 0, or leave it out."
+        f"puts values into the mask that were not there ({shown}); set its mask_interpolation to 0 "
+        "(nearest), its fill_mask to 0, or leave it out."
     )
 
 

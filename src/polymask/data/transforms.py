@@ -56,9 +56,7 @@ class Augmentation:
         Raises:
             UserError: Image or mask do not stay what they must be.
         """
-        check_transforms(
-            self._compose.transforms, image_size=image_size, layers=layers, keep_size=keep_size
-        )
+        check_transforms(self._compose.transforms, image_size=image_size, layers=layers, keep_size=keep_size)
 
     def transforms_that_copy_borders(self) -> list[str]:
         """Return the names of the transforms that fill what comes from outside with parts of the image."""
@@ -67,4 +65,3 @@ class Augmentation:
             for transform in flatten(self._compose.transforms)
             if getattr(transform, "border_mode", cv2.BORDER_CONSTANT) != cv2.BORDER_CONSTANT
         ]
-
