@@ -122,6 +122,39 @@ def test_files_of_coco(
     assert not list(project.glob("models/checkpoints/*.pt"))
 
 
+def mark_crowds(content: dict[str, Any]) -> None:
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+
+
+U_NET = [
+    "data=coco_masks",
+    "task=segmentation",
+    "data.image_size=64",
+    "data.num_workers=0",
+    "data.cache_dir=null",
+    "data.fractions=[1.0,0.0,0.0]",
+    "data.overfit_samples=6",
+    "model.encoder_name=resnet18",
+    "model.encoder_weights=null",
+    "trainer.device=cpu",
+    "tracker=none",
+]
+NORMALIZE = "+transforms.normalize={_target_: albumentations.Normalize}"
+
+
+@pytest.mark.parametrize("family", [COCO, U_NET], ids=["objects", "masks"])
+def test_crowds_alone_and_transforms_that_change_types(
+    family: list[str], coco_folder: Path, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*family, f"data.data_dir={coco_folder}"]
+    printed = fails(capsys, "train", *arguments, NORMALIZE)
+    assert "transforms: Normalize turns the image from uint8 into float32" in printed
+    change(mark_crowds)(coco_folder)
+    assert "data.crowd=objects takes each region as one object" in fails(capsys, "train", *arguments)
+    assert not list(project.glob("models/checkpoints/*.pt"))
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

@@ -311,3 +311,34 @@ def test_analyze_counts_the_objects_of_the_annotation_file(runs: Runs) -> None:
     assert {"image_sizes.png", "classes.png", "mask_coverage.png", "samples.png", "augmentations.png"} <= {
         path.name for path in result.folder.iterdir()
     }
+
+
+def test_a_set_that_lacks_a_class_of_the_run_is_tested_with_the_classes_of_the_run(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_coco(tmp_path / "other", seed=5)
+    content = json.loads((other / "annotations.json").read_text())
+    content["categories"] = [entry for entry in content["categories"] if entry["name"] != NAMES[0]]
+    ids = {entry["id"] for entry in content["categories"]}
+    content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] in ids]
+    (other / "annotations.json").write_text(json.dumps(content))
+    rows = [f"{Path(image['file_name']).stem},test" for image in content["images"]]
+    (tmp_path / "split.csv").write_text("\n".join(["id,subset", *rows]) + "\n")
+    result = cli.run(
+        "test",
+        [
+            "run_name=whole",
+            f"data.data_dir={other}",
+            f"data.split_file={tmp_path / 'split.csv'}",
+            f"local_save_dir={tmp_path / 'results'}",
+        ],
+    )
+    assert f"no object is of the class {NAMES[0]}, which is absent" in capsys.readouterr().out
+    assert math.isnan(result.metrics[f"mask_ap_{NAMES[0]}"])
+    samples = np.load(result.folder / "samples.npz")
+    counts = samples["num_true"][:, :, 0].sum(axis=0)  # per class of the run
+    category_of = dict(zip(CLASSES, CATEGORY_IDS, strict=True))
+    objects = [entry for entry in content["annotations"] if not entry["iscrowd"]]
+    expected = [sum(entry["category_id"] == category_of[name] for entry in objects) for name in NAMES]
+    assert counts.tolist() == expected
+    assert expected[0] == 0 < min(expected[1:])

@@ -375,3 +375,72 @@ def test_fingerprint_depends_on_annotations_and_on_no_path(folder, tmp_path):
     changed = [record.fingerprint() for record in read_records(tmp_path / "elsewhere")[0]]
     assert changed[0] != prints[0]
     assert changed[1:] == prints[1:]
+
+
+def make_crowds(folder: Path, share: float) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for number, annotation in enumerate(content["annotations"]):
+            annotation["iscrowd"] = int(number < share * len(content["annotations"]))
+
+    edit(folder, change)
+
+
+def test_a_set_of_crowds_alone_is_refused_with_the_remedy(folder):
+    make_crowds(folder, 1)
+    with pytest.raises(UserError, match=r"all 18 objects of .* are crowd regions .*data\.crowd=objects"):
+        read_records(folder)
+    records, _ = read_records(folder, crowd="objects")
+    assert sum(record.num_objects for record in records) == 18
+    assert not any(record.read_instances().crowd.any() for record in records)
+    with pytest.raises(UserError, match=r"data\.crowd='object' is unknown.*Did you mean 'objects'"):
+        read_records(folder, crowd="object")
+
+
+def test_crowds_are_counted_and_many_of_them_are_warned_of(folder, caplog):
+    make_crowds(folder, 0.5)
+    records, _ = read_records(folder)
+    assert "9 of 18 objects are crowd regions (iscrowd=1), ignored in training and metrics" in caplog.text
+    assert sum(record.num_crowds for record in records) == sum(record.num_objects for record in records) == 9
+    crowded = next(record for record in records if record.num_crowds)
+    assert (crowded.read_mask() == 255).any()  # ignored by networks for masks, too
+
+
+@pytest.mark.parametrize(
+    ("value", "crowd"), [(0, False), (1, True), (False, False), (True, True), (None, False)]
+)
+def test_the_crowd_field_is_a_flag(folder, value, crowd):
+    change_annotation(folder, iscrowd=value)
+    assert read_records(folder)[0][0].objects[0].crowd == crowd
+
+
+@pytest.mark.parametrize("value", ["0", "1", 2, -1, [], "no"])
+def test_anything_else_in_the_crowd_field_is_a_user_error(folder, value):
+    change_annotation(folder, iscrowd=value)
+    with pytest.raises(UserError, match=r"annotation 1 has iscrowd=.*, which COCO does not allow"):
+        read_records(folder)
+
+
+def test_a_class_that_is_absent_keeps_its_place_where_that_is_allowed(folder, caplog):
+    names = ["Fiber", "Glass", "Film", "Fragment"]
+    with pytest.raises(UserError, match=r"data\.classes names 'Glass'"):
+        read_records(folder, names)
+    records, found = read_records(folder, names, allow_absent=True)
+    assert found == names
+    assert "no object is of the class Glass, which is absent: its metrics are undefined" in caplog.text
+    assert_equal_to_pycocotools(records, folder / "annotations.json", {0: 3, 2: 5, 3: 7})
+    first, glass, *others = records[0].category_ids
+    assert (first, others) == (3, [5, 7])
+    assert glass not in (3, 5, 7, 9)
+
+
+def test_labels_are_all_classes_of_an_image(folder):
+    for record in read_records(folder, CLASSES)[0]:
+        scene = next(scene for scene in make_scenes() if scene.name == record.id)
+        assert record.labels == ({shape.label for shape in scene.shapes if not shape.crowd} or {-1})
+
+
+def test_hidden_annotation_files_are_passed_over(folder):
+    (folder / "annotations").mkdir()
+    (folder / "annotations.json").rename(folder / "annotations" / "a.json")
+    (folder / "annotations" / "._a.json").write_bytes(b"\x00")
+    assert len(read_records(folder)[0]) == 6

@@ -495,3 +495,24 @@ def test_statistics_without_class_names_count_images_and_groups_only():
         (row["counts"], row["shares"], row["largest_deviation"]) == ({}, {}, 0.0)
         for row in split_statistics(split, FOUR, [])
     )
+
+
+class SeveralClasses(Record):
+    """An image that shows class 1 beside its most frequent class 0."""
+
+    @property
+    def labels(self) -> frozenset[int]:
+        return frozenset({0, 1})
+
+
+def test_a_class_counts_in_every_image_that_shows_it(caplog):
+    records = [
+        SeveralClasses(id=f"i{n}", image_path=Path("i.jpg"), mask_path=None, label=0, group=f"g{n}")
+        for n in range(6)
+    ]
+    split = draw_split(records, ["often", "beside", "never"], fractions=[0.5, 0.5, 0])
+    assert "no image of class never in train, val" in caplog.text
+    assert "beside" not in caplog.text
+    rows = {row["subset"]: row for row in split_statistics(split, records, ["often", "beside", "never"])}
+    assert rows["all"]["counts"] == {"often": 6, "beside": 6, "never": 0}
+    assert rows["train"]["shares"]["beside"] == 100

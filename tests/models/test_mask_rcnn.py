@@ -196,16 +196,6 @@ def test_an_image_with_objects_beside_one_without():
     assert all(loss > 0 for loss in losses.values())
 
 
-def test_crowd_regions_are_left_out():
-    network = build()
-    images, target = batch()
-    without = [{name: value[:1] for name, value in target[0].items()}, target[1]]
-    target[0]["crowd"] = torch.tensor([False, True, True])
-    expected, _ = network.evaluate(images, without)
-    found, _ = network.evaluate(images, target)
-    assert_same(found, expected, rtol=0, atol=0)
-
-
 def test_detections_are_in_the_pixels_of_the_image():
     network = build(score_threshold=0.0, num_classes=3)
     (image,), _ = batch(numbers=(3,), sizes=((100, 300),))

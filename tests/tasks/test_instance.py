@@ -102,6 +102,7 @@ def test_training_step_gives_the_weighted_sum_of_torchvisions_five(batches: list
     targets = [
         {name: objects[name][~objects["crowd"]] for name in ("boxes", "masks")}
         | {"labels": 1 + objects["labels"][~objects["crowd"]]}
+        | {"ignored": objects["masks"][objects["crowd"]]}
         for objects in batches[0]["target"]
     ]
     assert batches[0]["target"][CROWDED]["crowd"].any()

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from polymask.data.cache import file_status
-from polymask.data.coco_file import CocoFile, encode_annotation, find_annotations, load
+from polymask.data.coco_classes import (
+    Categories,
+    categories_of,
+    category_ids,
+    choose_classes,
+    labels_by_id,
+)
+from polymask.data.coco_file import CocoFile, encode_annotation, load
 from polymask.data.coco_images import file_name, find_images, groups_by_field, sample_ids
+from polymask.data.coco_subsets import find_sources
 from polymask.data.groups import read_groups
-from polymask.data.images import header_size
+from polymask.data.instance_files import image_size
 from polymask.data.instances import InstanceRecord, Instances, check_size, stack_masks
-from polymask.data.tables import some
-from polymask.errors import UserError, nearest
+from polymask.errors import UserError, choose
 from polymask.utils import rle
 
 log = logging.getLogger(__name__)
+
+CROWDS = ("ignore", "objects")
+"""What crowd regions are: no object but to be ignored, or an object each."""
+
+_MANY = 0.1
+_Objects = dict[int | str, list["CocoObject"]]
 
 
 class CocoObject(NamedTuple):
@@ -45,9 +58,24 @@ class CocoRecord(InstanceRecord):
         labels, crowd = [item.label for item in self.objects], [item.crowd for item in self.objects]
         return stack_masks(masks, labels, crowd, self.size)
 
-    def check_sizes(self) -> None:
-        """Compare the size in the annotation file with that of the image."""
-        size = header_size(self.image_path)
+    @property
+    def labels(self) -> frozenset[int]:
+        """Return the classes of the objects, -1 alone when there is none."""
+        return frozenset(item.label for item in self.objects if not item.crowd) or frozenset({-1})
+
+    @property
+    def num_objects(self) -> int:
+        """Return the number of objects without crowd regions."""
+        return sum(not item.crowd for item in self.objects)
+
+    @property
+    def num_crowds(self) -> int:
+        """Return the number of crowd regions."""
+        return sum(item.crowd for item in self.objects)
+
+    def check_files(self) -> None:
+        """Look at the header of the image; its size must be that in the annotation file."""
+        size = image_size(self.image_path)
         check_size(f"image {self.id} in {self.mask_path}", self.size, self.image_path, size)
 
     def content_key(self) -> str:
@@ -62,27 +90,23 @@ class CocoRecord(InstanceRecord):
         return hashlib.sha256(repr((self.size, self.objects)).encode()).hexdigest()
 
 
-class _Classes(NamedTuple):
-    """The class names, and the label and name of each category id that is in use."""
-
-    names: list[str]
-    label_of: dict[int, int]
-
-
 def read_records(
     data_dir: str | Path,
     classes: Sequence[str] = (),
     *,
     annotations: str | None = None,
+    files: Mapping[str, str] | None = None,
+    crowd: str = "ignore",
+    allow_absent: bool = False,
     group_pattern: str | None = None,
     group_table: str | None = None,
     group_column: str | None = None,
 ) -> tuple[list[CocoRecord], list[str]]:
-    """Read a COCO annotation file; no image is decoded.
+    """Read COCO annotations; no image is decoded.
 
     Left out with a logged count are objects that cover no pixel, objects that have a box only (unless all
     have), and objects of categories that are not in `classes`. Images lie beside the annotation file, in
-    `data_dir` or in `data_dir/images`.
+    `images` there, in `data_dir` or in `data_dir/images`.
 
     Args:
         data_dir: Folder of the data set.
@@ -90,6 +114,10 @@ def read_records(
             objects, in the order of their ids. Categories of one name are one class.
         annotations: The annotation file, relative to `data_dir`. None: `annotations.json`,
             `_annotations.coco.json`, or the only file in `annotations/`.
+        files: Instead, a file for each subset, see `coco_subsets.find_sources`, which also finds those of
+            the folders `train`, `valid` and `test`.
+        crowd: `ignore` regions that are marked `iscrowd` as COCO does, or take each as one of the `objects`.
+        allow_absent: Whether the data set may lack some of `classes`, as when a run is tested on another one.
         group_pattern: Regular expression whose first group (or whole match) in the file name is the
             group, so that the tiles of one photograph stay together.
         group_table: CSV file, relative to `data_dir`, with the columns `id` and `group_column`.
@@ -101,30 +129,59 @@ def read_records(
         without suffix, with its folders where the names alone repeat; its label is its most frequent class.
 
     Raises:
-        UserError: The file is missing, not COCO or inconsistent, images are missing, a class has another
-            name, or the groups' rule does not fit.
+        UserError: A file is missing, not COCO or inconsistent, images are missing, a class has another
+            name, all objects are crowd regions, or the groups' rule does not fit.
     """
+    choose("data.crowd", crowd, CROWDS)
     root = Path(data_dir)
-    file = load(find_annotations(root, annotations))
-    ids = sample_ids(file)
-    paths = find_images(file, (file.path.parent, root, root / "images"))
-    names = {ids[entry["id"]]: PurePosixPath(file_name(entry)).name for entry in file.images}
-    if group_column is not None and group_table is None and group_pattern is None:
-        groups = groups_by_field(file, ids, group_column)
-    else:
-        groups = read_groups(names, root, pattern=group_pattern, table=group_table, column=group_column)
-    objects = _read_objects(file)
-    used = {item.label for items in objects.values() for item in items}
-    chosen = _choose_classes(file, classes, used)
-    objects = _with_labels(objects, chosen, file)
-    category_ids = _category_ids(chosen, used)
+    sources = find_sources(root, annotations, files)
+    loaded = [load(source.path) for source in sources]
+    ids = sample_ids(loaded, root)
+    paths = [
+        find_images(file, (file.path.parent, file.path.parent / "images", root, root / "images"))
+        for file in loaded
+    ]
+    groups = _read_groups(loaded, ids, root, pattern=group_pattern, table=group_table, column=group_column)
+    objects = _settle_crowds([_read_objects(file) for file in loaded], crowd, sources[0].path)
+    categories = [
+        categories_of(file, {item.label for items in own.values() for item in items})
+        for file, own in zip(loaded, objects, strict=True)
+    ]
+    names = choose_classes(categories, classes, allow_absent=allow_absent)
     records = [
+        record
+        for number, file in enumerate(loaded)
+        for record in _records(
+            file,
+            _with_labels(objects[number], categories[number], names),
+            ids=ids[number],
+            groups=groups,
+            paths=paths[number],
+            category_ids=category_ids(categories[number], names),
+            subset=sources[number].subset,
+        )
+    ]
+    return sorted(records, key=lambda record: record.id), names
+
+
+def _records(
+    file: CocoFile,
+    objects: _Objects,
+    *,
+    ids: Mapping[int | str, str],
+    groups: Mapping[str, str],
+    paths: Mapping[int | str, Path],
+    category_ids: tuple[int, ...],
+    subset: str | None,
+) -> list[CocoRecord]:
+    return [
         CocoRecord(
             id=ids[entry["id"]],
             image_path=paths[entry["id"]],
             mask_path=file.path,
             label=_most_frequent(objects[entry["id"]]),
             group=groups[ids[entry["id"]]],
+            subset=subset,
             image_number=entry["id"],
             category_ids=category_ids,
             size=(entry["height"], entry["width"]),
@@ -132,13 +189,33 @@ def read_records(
         )
         for entry in file.images
     ]
-    return sorted(records, key=lambda record: record.id), chosen.names
 
 
-def _read_objects(file: CocoFile) -> dict[int | str, list[CocoObject]]:
+def _read_groups(
+    files: Sequence[CocoFile],
+    ids: Sequence[Mapping[int | str, str]],
+    root: Path,
+    *,
+    pattern: str | None,
+    table: str | None,
+    column: str | None,
+) -> dict[str, str]:
+    """Return the group of each id, over all files."""
+    if column is not None and table is None and pattern is None:
+        found = [groups_by_field(file, dict(own), column) for file, own in zip(files, ids, strict=True)]
+        return {id_: group for groups in found for id_, group in groups.items()}
+    names = {
+        own[entry["id"]]: PurePosixPath(file_name(entry)).name
+        for file, own in zip(files, ids, strict=True)
+        for entry in file.images
+    }
+    return read_groups(names, root, pattern=pattern, table=table, column=column)
+
+
+def _read_objects(file: CocoFile) -> _Objects:
     """Return the objects per image that have any pixel, their labels still being category ids."""
     size_of = {entry["id"]: (entry["height"], entry["width"]) for entry in file.images}
-    objects: dict[int | str, list[CocoObject]] = {key: [] for key in size_of}
+    objects: _Objects = {key: [] for key in size_of}
     bare = sum(not annotation.get("segmentation") for annotation in file.annotations)
     if bare and bare == len(file.annotations):
         raise UserError(
@@ -154,52 +231,54 @@ def _read_objects(file: CocoFile) -> dict[int | str, list[CocoObject]]:
         if found is None:
             num_empty += 1
             continue
-        crowd = bool(annotation.get("iscrowd", 0))
-        objects[key].append(CocoObject(annotation["category_id"], found["counts"], crowd))
+        objects[key].append(
+            CocoObject(annotation["category_id"], found["counts"], bool(annotation.get("iscrowd")))
+        )
     if num_empty or bare:
         note = "%s: left out %d of %d objects: %d cover no pixel, %d have no mask."
         log.warning(note, file.path, num_empty + bare, len(file.annotations), num_empty, bare)
     return objects
 
 
-def _choose_classes(file: CocoFile, wanted: Sequence[str], used: set[int]) -> _Classes:
-    categories = sorted(file.categories, key=lambda entry: entry["id"])
-    in_use = [entry["name"] for entry in categories if entry["id"] in used]
-    names = [str(name) for name in wanted] or list(dict.fromkeys(in_use))
-    if len(set(names)) < len(names):
-        raise UserError(f"data.classes={names} repeats a class. Name each once.")
-    if not names:
-        raise UserError(f"{file.path} has no object with a mask. Annotate some, or name data.classes.")
-    known = [entry["name"] for entry in categories]
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"data.classes names {name!r}, but {file.path} has no category of that name."
-                f"{nearest(name, known)} Found: {', '.join(dict.fromkeys(known))}."
-            )
-        if name not in in_use:
-            log.warning("%s: no object is of the class %s.", file.path, name)
-        if in_use.count(name) > 1:
-            log.warning(
-                "%s: %d categories are named %s; they are one class.", file.path, in_use.count(name), name
-            )
-    unused = [f"{entry['name']} ({entry['id']})" for entry in categories if entry["id"] not in used]
-    if unused:
-        log.info("%s: categories without objects: %s.", file.path, some(unused))
-    label_of = {entry["id"]: names.index(entry["name"]) for entry in categories if entry["name"] in names}
-    return _Classes(names, label_of)
+def _settle_crowds(files: Sequence[_Objects], crowd: str, path: Path) -> list[_Objects]:
+    """Return the objects per file; of crowd regions objects are made where that is wanted.
+
+    Raises:
+        UserError: There is nothing but crowd regions, which are to be ignored.
+    """
+    items = [item for objects in files for own in objects.values() for item in own]
+    num_crowds, total = sum(item.crowd for item in items), len(items)
+    if crowd == "objects":
+        if num_crowds:
+            log.info("%d of %d objects are crowd regions (iscrowd=1), taken as objects.", num_crowds, total)
+        return [
+            {key: [item._replace(crowd=False) for item in own] for key, own in objects.items()}
+            for objects in files
+        ]
+    if num_crowds and num_crowds == total:
+        raise UserError(
+            f"all {total} objects of {path} are crowd regions (iscrowd=1), which COCO ignores; some programs "
+            "mark every brush mask so: data.crowd=objects takes each region as one object."
+        )
+    if num_crowds:
+        note = (
+            "%d of %d objects are crowd regions (iscrowd=1), ignored in training and metrics; "
+            "data.crowd=objects takes each as an object."
+        )
+        # COCO itself has a few in a hundred: many are a matter of how some program exports.
+        level = logging.WARNING if num_crowds >= _MANY * total else logging.INFO
+        log.log(level, note, num_crowds, total)
+    return list(files)
 
 
-def _with_labels(
-    objects: dict[int | str, list[CocoObject]], classes: _Classes, file: CocoFile
-) -> dict[int | str, list[CocoObject]]:
+def _with_labels(objects: _Objects, categories: Categories, names: Sequence[str]) -> _Objects:
     """Replace category ids by labels; objects of other categories are left out with a logged count."""
-    label_of = classes.label_of
+    label_of = labels_by_id(categories, names)
     dropped = Counter(
         item.label for items in objects.values() for item in items if item.label not in label_of
     )
     if dropped:
-        name_of = {entry["id"]: entry["name"] for entry in file.categories}
+        name_of = {entry["id"]: entry["name"] for entry in categories.entries}
         counts = ", ".join(f"{name_of[id_]} {count}" for id_, count in dropped.most_common())
         note = "Left out %d objects of categories that are not in use: %s"
         log.info(note, dropped.total(), counts)
@@ -212,11 +291,3 @@ def _with_labels(
 def _most_frequent(objects: Iterable[CocoObject]) -> int:
     counts = Counter(item.label for item in objects if not item.crowd)
     return min(counts, key=lambda label: (-counts[label], label), default=-1)
-
-
-def _category_ids(classes: _Classes, used: set[int]) -> tuple[int, ...]:
-    """Return one category id per class, one with objects where several have the name."""
-    ids: dict[int, list[int]] = defaultdict(list)
-    for id_, label in classes.label_of.items():
-        ids[label].append(id_)
-    return tuple(min(ids[label], key=lambda id_: (id_ not in used, id_)) for label in sorted(ids))

@@ -51,10 +51,10 @@ def find_annotations(data_dir: Path, annotations: str | None) -> Path:
     for name in FILE_NAMES:
         if (data_dir / name).is_file():
             return data_dir / name
-    found = sorted((data_dir / "annotations").glob("*.json"))
+    found = _visible((data_dir / "annotations").glob("*.json"))
     if len(found) == 1:
         return found[0]
-    listed = some([str(path.relative_to(data_dir)) for path in found or sorted(data_dir.rglob("*.json"))])
+    listed = some([str(path.relative_to(data_dir)) for path in found or _visible(data_dir.rglob("*.json"))])
     raise UserError(
         f"{data_dir} has no {' or '.join(FILE_NAMES)}. Choose one with data.reader.annotations, found: "
         f"{listed or 'no JSON file'}."
@@ -107,6 +107,10 @@ def encode_annotation(annotation: Entry, size: tuple[int, int], source: str) -> 
     return found if found is not None and rle.area(found) else None
 
 
+def _visible(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
 def _load_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
@@ -137,6 +141,11 @@ def _is_size(value: Any) -> bool:
     return _is_whole(value) and value > 0
 
 
+def _is_flag(value: Any) -> bool:
+    """Tell whether a value is 0, 1, true or false, or missing."""
+    return value is None or (isinstance(value, int | float) and value in (0, 1))
+
+
 def _is_polygon(value: Any) -> bool:
     """Tell whether a value is a list of numbers, none of them far outside of any image."""
     if not isinstance(value, list) or not {int, float}.issuperset(map(type, value)):
@@ -148,7 +157,7 @@ def _is_polygon(value: Any) -> bool:
 _FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "image": {"id": _is_id, "file_name": _is_text, "height": _is_size, "width": _is_size},
     "category": {"id": _is_whole, "name": _is_text},
-    "annotation": {"image_id": _is_id, "category_id": _is_whole},
+    "annotation": {"image_id": _is_id, "category_id": _is_whole, "iscrowd": _is_flag},
 }
 
 

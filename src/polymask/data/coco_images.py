@@ -20,22 +20,46 @@ def file_name(entry: Entry) -> str:
     return str(entry["file_name"]).replace("\\", "/")
 
 
-def sample_ids(file: CocoFile) -> dict[int | str, str]:
-    """Return an id for each image number: the file name without suffix, with its folders if need be.
+def sample_ids(files: Sequence[CocoFile], root: Path) -> list[dict[int | str, str]]:
+    """Return, per file, an id for each image number: the image's name without suffix.
+
+    Where the names alone repeat, the image's folders stand before it; of several annotation files also the
+    folders of the file below `root`.
 
     Raises:
         UserError: Two images have one id.
     """
-    paths = {entry["id"]: PurePosixPath(same_name(file_name(entry))).with_suffix("") for entry in file.images}
-    ids = {key: path.name for key, path in paths.items()}
-    if len(set(ids.values())) < len(ids):
-        ids = {key: "_".join(part for part in path.parts if part != "/") for key, path in paths.items()}
-    repeated = [name for name, count in Counter(ids.values()).items() if count > 1]
-    if repeated:
+    names = [
+        {entry["id"]: PurePosixPath(same_name(file_name(entry))).with_suffix("") for entry in file.images}
+        for file in files
+    ]
+    ids = [{key: path.name for key, path in paths.items()} for paths in names]
+    if _repeated(ids):
+        folders = [_folders(file, root) if len(files) > 1 else () for file in files]
+        ids = [
+            {key: "_".join((*above, *_parts(path))) for key, path in paths.items()}
+            for paths, above in zip(names, folders, strict=True)
+        ]
+    if repeated := _repeated(ids):
+        where = ", ".join(str(file.path) for file in files)
         raise UserError(
-            f"{file.path} has more than one image named {some(repeated)}. Rename or remove all but one."
+            f"{where} has more than one image named {some(repeated)}. Rename or remove all but one."
         )
     return ids
+
+
+def _repeated(ids: Sequence[dict[int | str, str]]) -> list[str]:
+    counts = Counter(name for own in ids for name in own.values())
+    return [name for name, count in counts.items() if count > 1]
+
+
+def _parts(path: PurePosixPath) -> tuple[str, ...]:
+    return tuple(part for part in path.parts if part != "/")
+
+
+def _folders(file: CocoFile, root: Path) -> tuple[str, ...]:
+    folder = file.path.parent
+    return folder.relative_to(root).parts if folder.is_relative_to(root) else folder.parts[-1:]
 
 
 def find_images(file: CocoFile, folders: Sequence[Path]) -> dict[int | str, Path]:

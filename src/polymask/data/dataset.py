@@ -34,6 +34,9 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         cache_dir: Folder for the decoded samples, None to decode each time.
         cache_records: All samples that the cache file has room for, None for `records`.
         seed: Seed of the augmentation.
+
+    Raises:
+        UserError: The augmentation changes type, channels or size, or the cache folder cannot be used.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         cache_records: Sequence[Record] | None = None,
         seed: int = 0,
     ) -> None:
+        if augmentation is not None:
+            augmentation.check(lambda: image_size)
         self.records = list(records)
         self.image_size = image_size
         self.multiclass = multiclass

@@ -138,7 +138,7 @@ def find_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries)
+            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}. Make it readable.") from error
     files: dict[str, Path] = {}

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from polymask.data.dataset import SampleKey
+from polymask.data.headers import read_header
 from polymask.data.instance_cache import InstanceCache, Sample
 from polymask.data.instances import InstanceRecord
 from polymask.data.transforms import Augmentation
@@ -33,7 +34,7 @@ class InstanceDataset(Dataset[dict[str, Any]]):
 
     Raises:
         UserError: The cache folder cannot be used, or the augmentation copies parts of the image to its
-            border.
+            border or changes type or channels; any size is fine, since boxes come from the new masks.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class InstanceDataset(Dataset[dict[str, Any]]):
     ) -> None:
         if augmentation is not None:
             _check_borders(augmentation)
+            augmentation.check(lambda: _smallest_size(records), layers=True, keep_size=False)
         self.records = list(records)
         self.augmentation = augmentation
         self.seed = seed
@@ -96,6 +98,13 @@ def _decode(record: InstanceRecord) -> Sample:
     image = record.read_image()
     height, width = image.shape[:2]
     return image, record.read_instances((height, width))
+
+
+def _smallest_size(records: Sequence[InstanceRecord]) -> tuple[int, int]:
+    """Return the least height and the least width, to which every transform must apply."""
+    sizes = [header_size(record.image_path) for record in records]
+    known = [size for size in sizes if size is not None] or [read_image(records[0].image_path).shape[:2]]
+    return min(height for height, _ in known), min(width for _, width in known)
 
 
 def _check_borders(augmentation: Augmentation) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +10,8 @@ from polymask.data.analysis import OriginalSample, TitledSample
 from polymask.data.base import DataModule, class_name_list
 from polymask.data.instance_dataset import InstanceDataset, collate_instances
 from polymask.data.instances import InstanceRecord
-from polymask.data.reading import read_ahead
+from polymask.data.object_checks import check_files, check_subsets, describe
+from polymask.data.splits import SUBSETS
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, number
 from polymask.utils.paths import resolve
@@ -20,8 +20,13 @@ from polymask.utils.paths import resolve
 class InstanceReader(Protocol):
     """Finds the samples of one on-disk layout."""
 
-    def __call__(self, data_dir: Path, classes: Sequence[str]) -> tuple[Sequence[InstanceRecord], list[str]]:
-        """Return one record per image, and the names of the classes (the given ones, if any)."""
+    def __call__(
+        self, data_dir: Path, classes: Sequence[str], *, allow_absent: bool = False
+    ) -> tuple[Sequence[InstanceRecord], list[str]]:
+        """Return one record per image, and the names of the classes (the given ones, if any).
+
+        `allow_absent`: the data set may lack some of `classes`.
+        """
 
 
 class InstanceData(DataModule[InstanceRecord]):
@@ -31,8 +36,10 @@ class InstanceData(DataModule[InstanceRecord]):
         reader: Finds the samples below `data_dir`, see `InstanceReader`.
         data_dir: Folder of the data set.
         classes: Class names; empty for all that the data set has.
+        crowd: Handed to the reader when given: what crowd regions are, see `coco.read_records`.
         pixel_size: Micrometres per pixel, None when unknown; sizes of objects are then in pixels only.
         image_size: Only None: the network resizes by itself, see `model.min_size`.
+        allow_absent: Whether the data set may lack some of `classes`.
         **options: See `DataModule`.
 
     Raises:
@@ -48,8 +55,10 @@ class InstanceData(DataModule[InstanceRecord]):
         reader: InstanceReader,
         data_dir: str,
         classes: Sequence[str],
+        crowd: str | None = None,
         pixel_size: float | None = None,
         image_size: None = None,
+        allow_absent: bool = False,
         **options: Any,
     ) -> None:
         if image_size is not None:
@@ -59,10 +68,27 @@ class InstanceData(DataModule[InstanceRecord]):
             )
         self.pixel_size = check_pixel_size(pixel_size)
         folder = resolve(data_dir)
-        records, names = reader(data_dir=folder, classes=class_name_list(classes))
-        # Now, and not when the first test image is decoded after hours of training.
-        deque(read_ahead(lambda record: record.check_sizes(), records), maxlen=0)
-        super().__init__(records=records, data_dir=folder, classes=names, **options)
+        # Said only where it matters, so that a reader of one's own need not know of it.
+        chosen: dict[str, Any] = {} if crowd is None else {"crowd": crowd}
+        if allow_absent:
+            chosen["allow_absent"] = True
+        records, names = reader(data_dir=folder, classes=class_name_list(classes), **chosen)
+        check_files(records)
+        super().__init__(
+            records=records, data_dir=folder, classes=names, allow_absent=allow_absent, **options
+        )
+
+    def description(self) -> str:
+        """Return one line: how many objects, crowd regions and images without objects there are."""
+        return describe(self.records)
+
+    def check_masks(self, subsets: Sequence[str] = SUBSETS) -> None:
+        """Stop when no image of a subset holds an object.
+
+        Raises:
+            UserError: There is such a subset, or annotations cannot be read.
+        """
+        check_subsets(self.records, {name: self.split.subsets[name] for name in subsets}, self.data_dir)
 
     def _dataset(
         self, records: list[InstanceRecord], augmentation: Augmentation | None, *, cache_dir: Path | None

@@ -15,7 +15,7 @@ from polymask.data.images import IGNORE
 from polymask.data.records import Record
 from polymask.errors import UserError
 
-_MOST_NUMBERS = np.iinfo(np.uint16).max
+MOST_NUMBERS = np.iinfo(np.uint16).max
 _MOST_CLASSES = IGNORE - 1
 
 
@@ -47,7 +47,7 @@ class Instances:
             `boxes` (M, 4) float32 x0, y0, x1, y1 in pixels, x1 and y1 exclusive; `labels` (M,) int64;
             `masks` (M, H, W) uint8 0/1; `crowd` (M,) bool.
         """
-        windows = self._windows()
+        windows = self.windows()
         seen = np.array([index for index, window in enumerate(windows) if window is not None], np.int64)
         masks = np.zeros((len(seen), *self.layers.shape[:2]), np.uint8)
         boxes = np.zeros((len(seen), 4), np.float32)
@@ -76,7 +76,7 @@ class Instances:
             )
         return self._paint((self.labels + 1).astype(np.uint8))
 
-    def _windows(self) -> list[tuple[slice, slice] | None]:
+    def windows(self) -> list[tuple[slice, slice] | None]:
         """Return the (rows, columns) that each object spans, None when it has no pixel."""
         found = [ndimage.find_objects(self.layers[..., layer]) for layer in range(self.layers.shape[-1])]
         return [
@@ -90,7 +90,7 @@ class Instances:
         smallest = np.full(result.shape, np.inf)
         for index in range(self.layers.shape[-1]):
             layer = self.layers[..., index]
-            area = np.bincount(layer.ravel(), minlength=_MOST_NUMBERS + 1).astype(float)
+            area = np.bincount(layer.ravel(), minlength=MOST_NUMBERS + 1).astype(float)
             value = np.zeros(len(area), np.uint8)
             inside = self.layer == index
             value[self.number[inside]] = np.where(self.crowd, IGNORE, values)[inside]
@@ -123,6 +123,16 @@ class InstanceRecord(Record, ABC):
         """Return True: the objects are known, even if there are none."""
         return True
 
+    @property
+    def num_objects(self) -> int | None:
+        """Return the number of objects without crowd regions, None where only decoding tells."""
+        return None
+
+    @property
+    def num_crowds(self) -> int:
+        """Return the number of crowd regions."""
+        return 0
+
     @abstractmethod
     def read_instances(self, image_size: tuple[int, int] | None = None) -> Instances:
         """Decode the objects.
@@ -135,11 +145,12 @@ class InstanceRecord(Record, ABC):
             UserError: A file cannot be read, or the sizes differ.
         """
 
-    def check_sizes(self) -> None:
-        """Compare the sizes of image and objects as far as headers tell them, without decoding.
+    @abstractmethod
+    def check_files(self) -> None:
+        """Look at image and objects as far as headers tell, without decoding.
 
         Raises:
-            UserError: They differ.
+            UserError: A file is missing, cut off or holds several pages, or sizes differ.
         """
 
     def read_mask(self) -> np.ndarray:
@@ -198,9 +209,9 @@ def number_objects(label_map: np.ndarray) -> Instances:
     """
     numbers, places = np.unique(label_map, return_inverse=True)
     objects = numbers[numbers != 0]
-    if len(objects) > _MOST_NUMBERS:
+    if len(objects) > MOST_NUMBERS:
         raise UserError(
-            f"a label map has {len(objects)} objects, the most allowed is {_MOST_NUMBERS}; cut it into tiles."
+            f"a label map has {len(objects)} objects, the most allowed is {MOST_NUMBERS}; cut it into tiles."
         )
     new = np.zeros(len(numbers), np.uint16)
     new[numbers != 0] = np.arange(1, len(objects) + 1)

@@ -23,9 +23,10 @@ from polymask.data.images import (
     IMAGE_SUFFIXES,
     decode,
     find_files,
-    header_size,
     read_binary_mask,
 )
+from polymask.data.instance_files import image_size as size_of_image
+from polymask.data.instance_files import mask_size
 from polymask.data.instances import (
     InstanceRecord,
     Instances,
@@ -33,52 +34,72 @@ from polymask.data.instances import (
     number_objects,
     stack_masks,
 )
+from polymask.data.pieces import check_pieces, separate
 from polymask.data.tables import some
-from polymask.errors import UserError
+from polymask.errors import UserError, choose
 from polymask.utils.text import same_name
 
 log = logging.getLogger(__name__)
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
+SPLITS = ("auto", "values", "components")
+"""What one object is: all pixels of one value, or each connected piece of them; `auto` are values, unless
+these seem to be something else."""
 _LAYOUT = "images/{id}.png or .jpg or .tif, and labels/{id}.png or .tif or labels/{id}/*.png"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMapRecord(InstanceRecord):
-    """An image whose objects are in a label map, or in a folder of binary masks (`mask_path`)."""
+    """An image whose objects are in a label map, or in a folder of binary masks (`mask_path`).
+
+    Attributes:
+        components: Whether each connected piece of a number is an object of its own.
+    """
+
+    components: bool = False
 
     def read_instances(self, image_size: tuple[int, int] | None = None) -> Instances:
         """Decode the objects, all of class 0, see `InstanceRecord.read_instances`."""
         assert self.mask_path is not None
         if self.mask_path.is_dir():
-            return self._read_folder(self.mask_path, image_size)
-        label_map = read_label_map(self.mask_path)
-        check_size(self.mask_path, label_map.shape, self.image_path, image_size)
-        return number_objects(label_map)
+            instances = self._read_folder(self.mask_path, image_size)
+        else:
+            label_map = read_label_map(self.mask_path)
+            check_size(self.mask_path, label_map.shape, self.image_path, image_size)
+            instances = number_objects(label_map)
+        return separate(instances) if self.components else instances
 
-    def check_sizes(self) -> None:
-        """Compare the size of the label map with that of the image."""
+    def check_files(self) -> None:
+        """Look at the headers of image and masks, which must have one size and one page."""
         assert self.mask_path is not None
-        size = None if self.mask_path.is_dir() else header_size(self.mask_path)
-        if size is not None:
-            check_size(self.mask_path, size, self.image_path, header_size(self.image_path))
+        size = size_of_image(self.image_path)
+        is_folder = self.mask_path.is_dir()
+        for path in _mask_files(self.mask_path) if is_folder else [self.mask_path]:
+            own = mask_size(path)
+            if own is None:
+                own = (read_binary_mask if is_folder else read_label_map)(path).shape[:2]
+            check_size(path, own, self.image_path, size)
 
     def content_key(self) -> str:
         """Return a text that changes when the image or one of its masks does."""
         assert self.mask_path is not None
         if not self.mask_path.is_dir():
-            return super().content_key()
+            return super().content_key() + self._suffix
         # A folder's own time tells of added and removed files, not of changed ones.
         masks = "|".join(file_key(path) for path in _mask_files(self.mask_path))
-        return f"{self.image_key()}|{hashlib.sha256(masks.encode()).hexdigest()}"
+        return f"{self.image_key()}|{hashlib.sha256(masks.encode()).hexdigest()}{self._suffix}"
 
     def fingerprint(self) -> str:
         """Return a text that is the same wherever the same files lie."""
         assert self.mask_path is not None
         if not self.mask_path.is_dir():
-            return super().fingerprint()
+            return super().fingerprint() + self._suffix
         masks = ",".join(f"{path.name} {file_status(path).st_size}" for path in _mask_files(self.mask_path))
-        return f"{file_status(self.image_path).st_size}|{masks}"
+        return f"{file_status(self.image_path).st_size}|{masks}{self._suffix}"
+
+    @property
+    def _suffix(self) -> str:
+        return "|components" if self.components else ""
 
     def _read_folder(self, folder: Path, image_size: tuple[int, int] | None) -> Instances:
         size = self.read_image().shape[:2] if image_size is None else image_size
@@ -98,17 +119,23 @@ def read_records(
     data_dir: str | Path,
     classes: Sequence[str] = (),
     *,
+    split: str = "auto",
+    allow_absent: bool = False,
     group_pattern: str | None = None,
     group_table: str | None = None,
     group_column: str | None = None,
 ) -> tuple[list[LabelMapRecord], list[str]]:
-    """Read `data_dir/images` and `data_dir/labels` without decoding anything.
+    """Read `data_dir/images` and `data_dir/labels`; at most some label maps are decoded.
 
-    Since no label map is looked into, every image has the label 0, also one without objects.
+    Since not every label map is looked into, every image has the label 0, also one without objects.
 
     Args:
         data_dir: Folder of the data set.
         classes: Empty, or one name for the only class instead of `object`.
+        split: What one object is: all pixels of one value (`values`), or each 8-connected piece of them
+            (`components`). `auto` means values, but looks at some maps, and refuses those whose few values
+            lie in many pieces: masks of foreground and background, and maps of classes.
+        allow_absent: Of no effect: there is one class, which every data set has.
         group_pattern: Regular expression whose first group (or whole match) in the file name is the
             group, so that the tiles of one photograph stay together.
         group_table: CSV file, relative to `data_dir`, with the columns `id` and `group_column`.
@@ -118,9 +145,10 @@ def read_records(
         One record per image, sorted by id, and the names of the classes.
 
     Raises:
-        UserError: A folder or label map is missing, several classes are asked for, or the groups' rule
-            does not fit.
+        UserError: A folder or label map is missing, several classes are asked for, the groups' rule does
+            not fit, or values seem to stand for many objects each.
     """
+    choose("data.reader.split", split, SPLITS)
     root = Path(data_dir)
     names = [str(name) for name in classes] or ["object"]
     if len(names) > 1:
@@ -145,9 +173,22 @@ def read_records(
         column=group_column,
     )
     records = [
-        LabelMapRecord(id=id_, image_path=images[id_], mask_path=labels[id_], label=0, group=groups[id_])
+        LabelMapRecord(
+            id=id_,
+            image_path=images[id_],
+            mask_path=labels[id_],
+            label=0,
+            group=groups[id_],
+            components=split == "components",
+        )
         for id_ in sorted(images)
     ]
+    if split == "auto":
+        check_pieces(
+            records,
+            remedy="data.reader.split=components takes each connected piece as an object (touching ones are "
+            "one), data.reader.split=values all pixels of a number.",
+        )
     return records, names
 
 

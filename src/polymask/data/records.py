@@ -46,6 +46,11 @@ class Record:
         return self.mask_path
 
     @property
+    def labels(self) -> frozenset[int]:
+        """Return all classes that the sample shows, -1 alone when none is known."""
+        return frozenset({self.label})
+
+    @property
     def has_mask(self) -> bool:
         """Return whether the sample has a mask."""
         return self.mask_path is not None

@@ -24,8 +24,9 @@ def split_statistics(
 
     Returns:
         One row per subset and one called "all", each with `subset`, `images`, `groups`, `counts` (images
-        per class), `shares` (per cent of the images of the subset per class) and `largest_deviation` (of
-        a share from the share in "all", in percentage points). In an empty subset the last two are 0.
+        that show a class; one may show several), `shares` (per cent of the images of the subset per class)
+        and `largest_deviation` (of a share from the share in "all", in percentage points). In an empty
+        subset the last two are 0.
     """
     record_of = {record.id: record for record in records}
     subsets = {subset: [record_of[name] for name in names] for subset, names in split.subsets.items()}
@@ -39,7 +40,7 @@ def split_statistics(
             "subset": subset,
             "images": len(members),
             "groups": len({record.group for record in members}),
-            "counts": {name: sum(r.label == label for r in members) for label, name in labels.items()},
+            "counts": {name: sum(label in r.labels for r in members) for label, name in labels.items()},
             "shares": (shares := _shares(members, labels)),
             "largest_deviation": max((abs(shares[n] - overall[n]) for n in shares if members), default=0.0),
         }
@@ -60,5 +61,5 @@ def format_statistics(split: Split, records: Sequence[Record], class_names: Sequ
 
 
 def _shares(records: Sequence[Record], labels: Mapping[int, str]) -> dict[str, float]:
-    counts = Counter(record.label for record in records)
+    counts = Counter(label for record in records for label in record.labels)
     return {name: 100 * counts[label] / max(len(records), 1) for label, name in labels.items()}

@@ -23,7 +23,7 @@ SUBSETS = ("train", "val", "test")
 _COLUMNS = ("id", "group", "label", "subset")
 _ID_COLUMNS = ("id", "image_id", "image")
 _SUBSET_COLUMNS = ("subset", "split")
-_SUBSET_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SUBSET_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +137,11 @@ def draw_fold(
             prescribed, or the data set prescribes both val and test.
     """
     prescribed, free = set_apart(records)
+    if not free:
+        raise UserError(
+            f"data.num_folds={num_folds} leaves nothing to draw: the data set prescribes the subset of every "
+            "image. Leave it out, or use one annotation file for all (data.reader.annotations)."
+        )
     drawn = [subset for subset in ("test", "val") if subset not in prescribed.values()]
     if not drawn:
         raise UserError(
@@ -226,8 +231,8 @@ def _subset_of_rows(rows: Iterable[tuple[str, str]], source: str) -> dict[str, s
     for name, word in rows:
         if name in subset_of:
             repeated.append(name)
-        word = choose(f"{source}: subset of {name!r}", word.strip().lower(), _SUBSET_WORDS)
-        subset_of[name] = _SUBSET_WORDS[word]
+        word = choose(f"{source}: subset of {name!r}", word.strip().lower(), SUBSET_WORDS)
+        subset_of[name] = SUBSET_WORDS[word]
     if repeated:
         raise UserError(f"{source} repeats {len(repeated)} ids: {some(repeated)}. Keep one row each.")
     return subset_of
@@ -242,7 +247,7 @@ def _split_of_records(
     labels = {record.id: names.get(record.label, "") for record in records}
     _check_fits(subset_of, groups, source)
     split = _make_split(subset_of, groups, labels)
-    _warn_of_absent_classes(split, class_names, source)
+    _warn_of_absent_classes(split, records, class_names, source)
     return split
 
 
@@ -278,14 +283,19 @@ def _check_groups(subset_of: Mapping[str, str], groups: Mapping[str, str], sourc
             )
 
 
-def _warn_of_absent_classes(split: Split, class_names: Sequence[str], source: str) -> None:
-    present = {subset: {split.labels[name] for name in names} for subset, names in split.subsets.items()}
-    for label in class_names:
-        lacking = [subset for subset, labels in present.items() if labels and label not in labels]
+def _warn_of_absent_classes(
+    split: Split, records: Sequence[Record], class_names: Sequence[str], source: str
+) -> None:
+    labels = {record.id: record.labels for record in records}
+    present = {
+        subset: {label for name in names for label in labels[name]} for subset, names in split.subsets.items()
+    }
+    for label, class_name in enumerate(class_names):
+        lacking = [subset for subset, found in present.items() if found and label not in found]
         if lacking:
-            num_groups = len({split.groups[name] for name, own in split.labels.items() if own == label})
+            num_groups = len({split.groups[name] for name in split.groups if label in labels[name]})
             note = "%s has no image of class %s in %s: the class has %d groups."
-            log.warning(note, source, label, ", ".join(lacking), num_groups)
+            log.warning(note, source, class_name, ", ".join(lacking), num_groups)
 
 
 def _num_groups(records: Iterable[Record]) -> int:

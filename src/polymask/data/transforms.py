@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import albumentations as A
 import cv2
 import numpy as np
+
+from polymask.data.transform_checks import check_transforms, flatten
 
 
 class Augmentation:
@@ -47,20 +48,20 @@ class Augmentation:
             result = {name: np.ascontiguousarray(np.rot90(value)) for name, value in result.items()}
         return result["image"], result["mask"]
 
+    def check(
+        self, image_size: Callable[[], tuple[int, int]], *, layers: bool = False, keep_size: bool = True
+    ) -> None:
+        """Try the transforms on made-up images, see `check_transforms`.
+
+        Raises:
+            UserError: Image or mask do not stay what they must be.
+        """
+        check_transforms(self._compose.transforms, image_size=image_size, layers=layers, keep_size=keep_size)
+
     def transforms_that_copy_borders(self) -> list[str]:
         """Return the names of the transforms that fill what comes from outside with parts of the image."""
         return [
             type(transform).__name__
-            for transform in _flatten(self._compose.transforms)
+            for transform in flatten(self._compose.transforms)
             if getattr(transform, "border_mode", cv2.BORDER_CONSTANT) != cv2.BORDER_CONSTANT
         ]
-
-
-def _flatten(transforms: Iterable[Any]) -> Iterator[Any]:
-    """Yield transforms, and instead of a choice or a sequence of them its members."""
-    for transform in transforms:
-        members = getattr(transform, "transforms", None)
-        if members is None:
-            yield transform
-        else:
-            yield from _flatten(members)

@@ -20,6 +20,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from polymask.errors import UserError
+from polymask.models.mask_rcnn_ignoring import Heads, ProposalNetwork, with_methods_of
 from polymask.models.normalization import Normalization
 from polymask.models.smp_encoders import TIMM, build_encoder, check_encoder_name
 
@@ -140,11 +141,12 @@ class Transform(GeneralizedRCNNTransform):
         self, image: Tensor, target: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Resize an image with its boxes and masks; as float32, masks would take four times the memory."""
-        masks = target["masks"] if target is not None else None
-        rest = {key: value for key, value in target.items() if key != "masks"} if target is not None else None
+        names = [name for name in ("masks", "ignored") if target is not None and name in target]
+        rest = None if target is None else {key: value for key, value in target.items() if key not in names}
         image, resized = super().resize(image, rest)
-        if resized is not None and masks is not None:
-            resized["masks"] = F.interpolate(masks[:, None], size=image.shape[-2:], mode="nearest")[:, 0]
+        for name in names:
+            masks = target[name][:, None]  # type: ignore[index]
+            resized[name] = F.interpolate(masks, size=image.shape[-2:], mode="nearest")[:, 0]
         return image, resized
 
 
@@ -240,5 +242,7 @@ def build_detector(
         box_detections_per_img=detections_per_image,
         box_batch_size_per_image=boxes_per_image,
     )
+    detector.rpn = with_methods_of(ProposalNetwork, detector.rpn)
+    detector.roi_heads = with_methods_of(Heads, detector.roi_heads)
     detector.transform = Transform(min_size=min_size, max_size=max_size, normalization=normalization)
     return detector

@@ -68,7 +68,7 @@ class MaskRCNNSegmenter(nn.Module):
 
         Args:
             images: B images.
-            target: Their objects; crowd regions are left out.
+            target: Their objects; crowd regions are no objects, and what lies in them is no background.
 
         Returns:
             `loss_objectness`, `loss_rpn_box_reg`, `loss_classifier`, `loss_box_reg`, `loss_mask`: float32
@@ -221,12 +221,13 @@ def _stages(encoder: nn.Module) -> list[set[str]]:
 
 
 def _countable(target: Sequence[Target]) -> list[Target]:
-    """Return torchvision's targets: no crowd regions, and labels from 1, because 0 is its background."""
+    """Return torchvision's targets, labels from 1 because 0 is its background; crowd regions as `ignored`."""
     targets = []
     for objects in target:
-        keep = ~objects["crowd"]
-        boxes, labels, masks = (objects[name][keep] for name in ("boxes", "labels", "masks"))
-        targets.append({"boxes": boxes, "labels": labels + 1, "masks": masks})
+        crowd = objects["crowd"]
+        boxes, labels, masks = (objects[name][~crowd] for name in ("boxes", "labels", "masks"))
+        ignored = objects["masks"][crowd]
+        targets.append({"boxes": boxes, "labels": labels + 1, "masks": masks, "ignored": ignored})
     return targets
 
 
