@@ -39,6 +39,9 @@ class HandMade:
     def fingerprint(self) -> str:
         return "f" * 64
 
+    def description(self) -> str:
+        return "images made by hand"
+
 
 def make_sample(number: int, **options) -> OriginalSample:
     image = np.full((20, 30, 3), number % 256, np.uint8)
@@ -177,7 +180,9 @@ def test_objects_of_several_classes_are_listed(tmp_path):
     assert table["mask_area"].tolist() == [0, 600]
     classes = pd.read_csv(tmp_path / "out" / "classes.csv").values.tolist()
     assert classes == [["c", 2, 1, 3], ["a, b", 1, 0, 1]]
-    assert "objects per image" in (tmp_path / "out" / "analysis.txt").read_text()
+    text = (tmp_path / "out" / "analysis.txt").read_text()
+    assert "objects per image" in text
+    assert "images made by hand" in text
 
 
 def test_damaged_image_is_a_user_error(lesion_folder, tmp_path):
