@@ -162,4 +162,4 @@ def write_image(path: Path, image: np.ndarray) -> None:
     pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     _, data = cv2.imencode(path.suffix, pixels)
     # Not synced to disk one by one: an image that a power cut loses is simply predicted again.
-    write_atomically(path, lambda file: file.write(data), sync=False)
+    write_atomically(path, lambda file: file.write(data.data), sync=False)

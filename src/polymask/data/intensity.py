@@ -98,7 +98,7 @@ def find_range(paths: Sequence[Path]) -> Range:
         "intensity range %g to %g (percentiles %g and %g of %d training images) becomes 0 to 255",
         low, high, *_PERCENTILES, len(chosen),
     )  # fmt: skip
-    return float(low), float(high)
+    return float(f"{low:.7g}"), float(f"{high:.7g}")  # short in files and tables
 
 
 def _spread(values: np.ndarray, most: int) -> np.ndarray:

@@ -67,7 +67,8 @@ def _read(read_at: ReadAt) -> TiffHeader:
     is_big = struct.unpack_from(f"{order}H", start, 2)[0] == _BIG
     offset = struct.unpack_from(f"{order}Q" if is_big else f"{order}I", start, 8 if is_big else 4)[0]
     first: Mapping[int, int] | None = None
-    pages, seen = 0, set()
+    seen: set[int] = set()
+    pages = 0
     while offset and offset not in seen and len(seen) < _MOST_PAGES:
         seen.add(offset)
         try:
