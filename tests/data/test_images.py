@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from polymask.data.images import find_files, read_binary_mask, read_image, resize_image, resize_mask
+from polymask.data.images import find_files, read_image, resize_image, resize_mask
 from polymask.errors import UserError
 
 
@@ -24,54 +24,6 @@ def colours(height: int = 20, width: int = 30) -> np.ndarray:
     """A smooth RGB image with a different value in each channel."""
     y, x = np.mgrid[:height, :width]
     return np.stack([20 + 6 * x, 30 + 7 * y, 200 - 3 * x - 3 * y], axis=-1).astype(np.uint8)
-
-
-def palette_image(indices: np.ndarray, palette: list[int]) -> Image.Image:
-    image = Image.new("P", indices.shape[::-1])
-    image.putdata(indices.astype(int).flatten().tolist())
-    image.putpalette(palette)
-    return image
-
-
-def rgba(mask: np.ndarray) -> Image.Image:
-    opaque = np.full(mask.shape, 255)
-    return Image.fromarray(np.stack([255 * mask] * 3 + [opaque], axis=-1).astype(np.uint8))
-
-
-MASK_FORMS = {
-    "0_255": lambda mask: Image.fromarray((255 * mask).astype(np.uint8)),
-    "0_1": lambda mask: Image.fromarray(mask.astype(np.uint8)),
-    "one_bit": Image.fromarray,
-    "16_bit": lambda mask: Image.fromarray((65535 * mask.astype(np.int64)).astype(np.uint16)),
-    "16_bit_0_1": lambda mask: Image.fromarray(mask.astype(np.uint16)),
-    "16_bit_0_255": lambda mask: Image.fromarray((255 * mask).astype(np.uint16)),
-    "palette_black_white": lambda mask: palette_image(mask, [0, 0, 0, 255, 255, 255]),
-    "palette_dark_red": lambda mask: palette_image(mask, [0, 0, 0, 128, 0, 0]),
-    "rgb": lambda mask: Image.fromarray(np.stack([255 * mask] * 3, axis=-1).astype(np.uint8)),
-    "rgba": rgba,
-    "grey_alpha": lambda mask: rgba(mask).convert("LA"),
-}
-
-
-@pytest.mark.parametrize("form", MASK_FORMS)
-def test_every_form_of_a_mask_gives_the_mask_that_was_meant(tmp_path, form):
-    MASK_FORMS[form](disc()).save(tmp_path / "mask.png")
-    found = read_binary_mask(tmp_path / "mask.png")
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, disc())
-
-
-def test_blurred_edges_of_a_jpeg_mask_are_cut_at_half(tmp_path):
-    Image.fromarray((255 * disc()).astype(np.uint8)).save(tmp_path / "mask.jpg", quality=75)
-    decoded = np.asarray(Image.open(tmp_path / "mask.jpg"))
-    assert len(np.unique(decoded)) > 2  # the test is about something
-    np.testing.assert_array_equal(read_binary_mask(tmp_path / "mask.jpg"), disc())
-
-
-@pytest.mark.parametrize("value", [0, 255])
-def test_uniform_masks_are_empty_or_full(tmp_path, value):
-    Image.fromarray(np.full((5, 7), value, np.uint8)).save(tmp_path / "mask.png")
-    assert (read_binary_mask(tmp_path / "mask.png") == (value > 0)).all()
 
 
 def test_image_comes_as_rgb(tmp_path):
@@ -191,14 +143,13 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("read", [read_image, read_binary_mask])
 @pytest.mark.parametrize("name", [*DAMAGED, "missing.png", "folder.png"])
-def test_unreadable_file_is_a_user_error_that_names_it(tmp_path, read, name):
+def test_unreadable_file_is_a_user_error_that_names_it(tmp_path, name):
     if name in DAMAGED:
         (tmp_path / name).write_bytes(DAMAGED[name])
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UserError, match=rf"cannot read \w+ .*{name}: the file is missing, empty or damaged"):
-        read(tmp_path / name)
+        read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("size", [(17, 23), (64, 96), (40, 90), (128, 31)])

@@ -242,7 +242,7 @@ def test_listed_value_that_no_mask_has_is_refused(tmp_path):
 @pytest.mark.parametrize("option", ["automatic", None, [], [1.5], [True], True, [-1], ["2"], -1])
 def test_other_options_are_refused(option):
     with pytest.raises(
-        UserError, match=r"data\.mask_values=.* is not valid\..* Allowed: auto, nonzero, half, or a"
+        UserError, match=r"data\.mask_values=.* is not valid\..* Allowed: auto, nonzero, half or a"
     ):
         check_option(option)
 

@@ -14,7 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from polymask.data.analysis import OriginalSample, TitledSample
-from polymask.data.inspection import FileMemory, Foreground
+from polymask.data.headers import NumberFormat
+from polymask.data.inspection import FileMemory, Foreground, image_facts
 from polymask.data.intensity import EIGHT_BIT, Range, check_depth, find_range, parse_range
 from polymask.data.mask_checks import check_foregrounds, drawn_foregrounds
 from polymask.data.reading import num_cores, read_ahead
@@ -164,7 +165,11 @@ class DataModule(ABC, Generic[RecordType]):
 
     def _find_intensity_range(self) -> Range:
         """Return the range of the training images: 0 to 255 unless they have more than 8 bits per value."""
-        if not check_depth([record.image_path for record in self.records]):
+        paths = [record.image_path for record in self.records]
+        facts = zip(paths, image_facts(paths, self.memory), strict=True)
+        # What is wrong with a file says the check of all of them.
+        known = {path: found for path, found in facts if not isinstance(found, UserError)}
+        if not check_depth({path: NumberFormat(one.bits, one.is_float) for path, one in known.items()}):
             return EIGHT_BIT
         in_training = set(self.split.subsets["train"])
         training = [record for record in self.records if record.id in in_training] or self.records

@@ -27,12 +27,6 @@ _TURNS = {
 }
 
 
-def decode(path: str | Path, flags: int) -> np.ndarray | None:
-    """Return the pixels of an image file as OpenCV decodes them with `flags`; None when it cannot."""
-    data = read_bytes(path)
-    return None if data is None else decode_bytes(data, flags)[0]
-
-
 def read_deep(path: str | Path) -> np.ndarray:
     """Return the values of an image of any depth, turned upright, without opacity.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ _QUARTER_TURNS = (5, 6, 7, 8)  # orientations of EXIF that swap width and height
 _PNG_EXIF = (b"eXIf", b"Raw profile type", b"tiff:Orientation")
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type of the IHDR chunk
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_TAIL = 64  # bytes in which to look for an end: some programs append to a whole file
 _SINGLE_PAGE = ("JPEG", "MPO", "BMP")  # phones write MPO: a JPEG with a second picture that no reader shows
 
 
@@ -89,6 +92,20 @@ def read_header(path: Path) -> Header | None:
         raise UserError(f"cannot read {path}: {error.strerror}; make it readable.") from error
     except (OSError, ValueError, SyntaxError, KeyError, OverflowError, Image.DecompressionBombError):
         return None
+
+
+def is_whole(path: Path, header: Header) -> bool | None:
+    """Return whether a file ends as its format demands: one that was cut off has an intact header.
+
+    None where the format has no end by which to tell.
+    """
+    end = _ENDS.get(header.format)
+    if end is None:
+        return None
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - _TAIL))
+        return end in file.read()
 
 
 def number_format(read_at: ReadAt) -> NumberFormat:

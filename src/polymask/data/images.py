@@ -8,15 +8,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from polymask.data.decoding import (
     check_pages,
-    decode,
     decode_bytes,
     deep_values,
     read_bytes,
-    read_values,
     reader_of,
     unreadable,
 )
@@ -26,9 +23,7 @@ from polymask.errors import UserError
 from polymask.utils.files import write_atomically
 from polymask.utils.text import same_name
 
-__all__ = ["decode", "read_values"]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-_EXIF_ORIENTATION = 0x0112
 IGNORE = 255
 """Value of mask pixels that no loss and no metric counts."""
 
@@ -68,42 +63,6 @@ def as_image(values: np.ndarray, intensity_range: Range, name: str) -> np.ndarra
     """Return (H, W) or (H, W, 3) values of any number type as (H, W, 3) uint8, see `intensity.to_uint8`."""
     image = to_uint8(values, intensity_range, name)
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
-
-
-def read_binary_mask(path: str | Path) -> np.ndarray:
-    """Decode a lesion mask.
-
-    Pixels above half of the file's range are lesion, so 0/255 PNGs, 0/1 label images, 16-bit images and
-    JPEG masks with their blurred edges all give the mask that was meant.
-
-    Returns:
-        (H, W) uint8 with 0 = background, 1 = lesion.
-
-    Raises:
-        UserError: The file is missing or is no readable image.
-    """
-    # Unchanged, because greyscale reading would rescale 16-bit and repaint palette masks.
-    mask = decode(path, cv2.IMREAD_UNCHANGED)
-    if mask is None:
-        raise UserError(
-            f"cannot read mask {path}: the file is missing, empty or damaged; replace or remove it."
-        )
-    if mask.ndim == 3:  # colour channels repeat the mask, a fourth one is opacity
-        mask = mask[..., :3].max(axis=-1)
-    full = 1 if mask.max() <= 1 else (65535 if mask.dtype == np.uint16 and mask.max() > 255 else 255)
-    return (mask > full / 2).astype(np.uint8)
-
-
-def header_size(path: Path) -> tuple[int, int] | None:
-    """Return (height, width) as `read_image` gives them from the header alone, None where that is unclear."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
-                return height, width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        pass  # decoding decides, and says what is wrong
-    return None
 
 
 def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:

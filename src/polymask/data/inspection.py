@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 
 from polymask.data.cache import file_status
 from polymask.data.decoding import check_pages, read_deep, read_values
-from polymask.data.headers import Header, read_header
+from polymask.data.headers import is_whole, read_header
 from polymask.data.images import read_image
 from polymask.data.mask_values import grey_and_alpha
 from polymask.data.reading import read_ahead
@@ -36,7 +35,6 @@ MEMORY_DIR = ".cache/samples/facts"
 _RULES = 1  # raised when files must be looked at again because their facts are other ones
 _CHUNK = 200  # files per call of a thread that asks for sizes and times
 _PATIENCE = 5.0  # seconds between notes on how far a long look has come
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"\x00\x00\x00\x00IEND\xaeB\x60\x82"}
 _MOST_COLOURS, _MOST_VALUES = 8, 1024  # kept of a file that has more
 
 Item = TypeVar("Item")
@@ -50,6 +48,7 @@ class ImageFacts(NamedTuple):
     width: int
     bits: int
     orientation: int
+    is_float: bool = False
 
 
 class MaskFacts(NamedTuple):
@@ -193,12 +192,14 @@ def look_at_image(path: Path) -> ImageFacts:
     header = read_header(path)
     if header is not None:
         check_pages(header.pages, path, "image")
-    if header is None or not _is_whole(path, header):
+    if header is None or not is_whole(path, header):
         read = read_image if header is not None and header.bits <= 8 else read_deep
         height, width = read(path).shape[:2]
-        bits, orientation = (8, 1) if header is None else (header.bits, header.orientation)
-        return ImageFacts(height, width, bits, orientation)
-    return ImageFacts(header.height, header.width, header.bits, header.orientation)
+        if header is None:
+            return ImageFacts(height, width, 8, 1)
+    else:
+        height, width = header.height, header.width
+    return ImageFacts(height, width, header.bits, header.orientation, header.is_float)
 
 
 def look_at_mask(path: Path) -> MaskFacts:
@@ -246,17 +247,6 @@ def _in_chunks(function: Callable[[Item], Value], items: Sequence[Item]) -> list
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
     answers = read_ahead(lambda chunk: [_attempt(function, item) for item in chunk], chunks)
     return [answer for chunk in answers for answer in chunk]
-
-
-def _is_whole(path: Path, header: Header) -> bool:
-    """Return whether a file ends as its format does; one that was cut off has an intact header."""
-    end = _ENDS.get(header.format)
-    if end is None:
-        return False
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(-min(file.tell(), len(end)), os.SEEK_END)
-        return file.read() == end
 
 
 def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:

@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from polymask.data.dataset import SampleKey
-from polymask.data.headers import read_header
 from polymask.data.instance_cache import InstanceCache, Sample
+from polymask.data.instance_files import image_size
 from polymask.data.instances import InstanceRecord
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
@@ -102,9 +102,8 @@ def _decode(record: InstanceRecord) -> Sample:
 
 def _smallest_size(records: Sequence[InstanceRecord]) -> tuple[int, int]:
     """Return the least height and the least width, to which every transform must apply."""
-    sizes = [header_size(record.image_path) for record in records]
-    known = [size for size in sizes if size is not None] or [read_image(records[0].image_path).shape[:2]]
-    return min(height for height, _ in known), min(width for _, width in known)
+    sizes = [image_size(record.image_path) for record in records]
+    return min(height for height, _ in sizes), min(width for _, width in sizes)
 
 
 def _check_borders(augmentation: Augmentation) -> None:

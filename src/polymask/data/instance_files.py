@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from polymask.data.headers import Header, read_header
-from polymask.data.images import read_image
-from polymask.errors import UserError
-
-# The last bytes of a whole file; what programs append comes after them.
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-_TAIL = 64
+from polymask.data.decoding import check_pages, read_deep
+from polymask.data.headers import is_whole, read_header
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -21,10 +15,10 @@ def image_size(path: Path) -> tuple[int, int]:
         UserError: The file is missing, damaged or holds several pages.
     """
     header = read_header(path)
-    if header is None or not _is_whole(path, header):
-        height, width = read_image(path).shape[:2]
+    if header is None or is_whole(path, header) is False:
+        height, width = read_deep(path).shape[:2]
         return height, width
-    check_pages(path, header, "image")
+    check_pages(header.pages, path, "image")
     return header.height, header.width
 
 
@@ -35,27 +29,7 @@ def mask_size(path: Path) -> tuple[int, int] | None:
         UserError: The file is missing or holds several pages.
     """
     header = read_header(path)
-    if header is None or not _is_whole(path, header):
+    if header is None or is_whole(path, header) is False:
         return None
-    check_pages(path, header, "label map")
+    check_pages(header.pages, path, "label map")
     return header.height, header.width
-
-
-def check_pages(path: Path, header: Header, what: str) -> None:
-    """Raise UserError when a file holds several pages: which one is meant, nobody says."""
-    if header.pages > 1:
-        raise UserError(
-            f"{what} {path} has {header.pages} pages, of which only the first would be read; save each page "
-            "as an image of its own."
-        )
-
-
-def _is_whole(path: Path, header: Header) -> bool:
-    """Return whether the file has the end that its format demands; of other formats True."""
-    end = _ENDS.get(header.format)
-    if end is None:
-        return True
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - _TAIL))
-        return end in file.read()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from polymask.data.headers import file_number_format
+from polymask.data.headers import NumberFormat
 from polymask.data.reading import read_ahead
 from polymask.errors import UserError
 
@@ -50,23 +50,26 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_depth(paths: Sequence[Path]) -> bool:
-    """Read the headers of all images of a data set; return whether they have more than 8 bits per value.
+def check_depth(formats: Mapping[Path, NumberFormat]) -> bool:
+    """Return whether the images of a data set have more than 8 bits per value.
 
     Raises:
-        UserError: A file cannot be opened, or some images have 8 bits and others more.
+        UserError: Some images have 8 bits and others more.
     """
-    formats = list(read_ahead(file_number_format, paths))
-    names = ["floating-point numbers" if f.is_float else f"{max(8, f.bits)} bits per value" for f in formats]
-    counts = Counter(names)
+    names = {path: _depth(stored) for path, stored in formats.items()}
+    counts = Counter(names.values())
     if len(counts) > 1:
-        first = {name: paths[names.index(name)] for name in counts}
+        first = {name: path for path, name in reversed(names.items())}
         listed = ", ".join(f"{count} with {name} (e.g. {first[name]})" for name, count in counts.items())
         raise UserError(
             f"the images differ in depth: {listed}. Convert them to one depth, or set data.intensity_range="
             "[low, high] if equal values mean equal intensities in all of them."
         )
-    return any(f.is_deep for f in formats)
+    return any(stored.is_deep for stored in formats.values())
+
+
+def _depth(stored: NumberFormat) -> str:
+    return "floating-point numbers" if stored.is_float else f"{max(8, stored.bits)} bits per value"
 
 
 def find_range(paths: Sequence[Path]) -> Range:

@@ -13,18 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
 
 from polymask.data.cache import file_key, file_status
+from polymask.data.decoding import read_values
 from polymask.data.groups import read_groups
-from polymask.data.images import (
-    IMAGE_SUFFIXES,
-    decode,
-    find_files,
-    read_binary_mask,
-)
+from polymask.data.images import IMAGE_SUFFIXES, find_files
 from polymask.data.instance_files import image_size as size_of_image
 from polymask.data.instance_files import mask_size
 from polymask.data.instances import (
@@ -34,6 +28,7 @@ from polymask.data.instances import (
     number_objects,
     stack_masks,
 )
+from polymask.data.mask_values import grey_and_alpha
 from polymask.data.pieces import check_pieces, separate
 from polymask.data.tables import some
 from polymask.errors import UserError, choose
@@ -77,7 +72,7 @@ class LabelMapRecord(InstanceRecord):
         for path in _mask_files(self.mask_path) if is_folder else [self.mask_path]:
             own = mask_size(path)
             if own is None:
-                own = (read_binary_mask if is_folder else read_label_map)(path).shape[:2]
+                own = (_read_mask if is_folder else read_label_map)(path).shape[:2]
             check_size(path, own, self.image_path, size)
 
     def content_key(self) -> str:
@@ -106,10 +101,10 @@ class LabelMapRecord(InstanceRecord):
         masks = []
         files = _mask_files(folder)
         for path in files:
-            mask = read_binary_mask(path)
+            mask = _read_mask(path)
             check_size(path, mask.shape, self.image_path, size)
             if mask.any():
-                masks.append(mask.astype(bool))
+                masks.append(mask)
         if len(masks) < len(files):
             log.warning("%s: %d of %d masks are empty.", folder, len(files) - len(masks), len(files))
         return stack_masks(masks, [0] * len(masks), [False] * len(masks), size)
@@ -201,11 +196,7 @@ def read_label_map(path: Path) -> np.ndarray:
     Raises:
         UserError: The file is missing or damaged, has colours, or values that are no object numbers.
     """
-    values = decode(path, cv2.IMREAD_UNCHANGED)
-    if values is None:
-        raise UserError(
-            f"cannot read label map {path}: the file is missing, empty or damaged; replace or remove it."
-        )
+    values = read_values(path, "label map")
     if values.ndim == 3:
         values = _without_colours(values, path)
     if values.dtype.kind == "f" and np.array_equal(values, np.round(values)):
@@ -219,16 +210,19 @@ def read_label_map(path: Path) -> np.ndarray:
 
 
 def _without_colours(values: np.ndarray, path: Path) -> np.ndarray:
-    """Return the numbers behind a palette, or the channel that all channels repeat."""
-    with Image.open(path) as image:
-        if image.mode == "P":  # OpenCV gives the palette's colours instead
-            return np.array(image)
+    """Return the channel that all channels repeat."""
     colours = values[..., :3]  # a fourth channel is opacity
     if (colours != colours[..., :1]).any():
         raise UserError(
             f"label map {path} has colours; it must have one channel with one whole number per object."
         )
     return colours[..., 0]
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    """Return the (H, W) bool mask of one object: what is above half of the file's largest value."""
+    grey, _ = grey_and_alpha(read_values(path, "mask"))
+    return grey > grey.max() / 2
 
 
 def _find_labels(folder: Path, images: dict[str, Path]) -> dict[str, Path]:
