@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from polymask.tracking.journal import Journal, Record
 from polymask.tracking.outbox import Outbox
+from polymask.utils.interruption import uninterrupted
 from polymask.utils.paths import resolve
 
 log = logging.getLogger(__name__)
@@ -161,8 +162,10 @@ class MlflowTracker:
         with warnings.catch_warnings():
             # Of MLflow's libraries among themselves; under `python -W error` they would stop the recording.
             warnings.simplefilter("ignore", DeprecationWarning)
-            # Before the lock: this import takes seconds, and all others would wait for it.
-            from mlflow import MlflowClient
+            # Before the lock: this import takes seconds, and all others would wait for it. Torn, it could not
+            # be repeated, and the end of the run would not be recorded.
+            with uninterrupted():
+                from mlflow import MlflowClient
 
             with _alone(self.uri):
                 self._client = self._client or MlflowClient(self.uri)

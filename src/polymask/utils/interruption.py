@@ -119,4 +119,5 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _state.depth and not _state.waiting:
         _state.waiting = True
         return
+    _state.waiting = False
     raise Interrupted
