@@ -22,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from polymask.errors import UserError
+from polymask.utils import interruption
+from polymask.utils.outputs import discard_failed_start
 from polymask.utils.paths import CONFIG_DIR, resolve
 
 
@@ -34,7 +36,7 @@ class Command:
         config: Name of the primary configuration.
         operands: Keys of the words without `=` that follow the command, in their order; a last one that ends
             in `*` takes all that are left.
-        again: What to say when the user interrupts it.
+        again: What to say when the user interrupts it, unless it gave an `interruption.advise` itself.
     """
 
     module: str
@@ -44,17 +46,18 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("polymask.runs", "config", again="resume=true goes on with it"),
+    "train": Command("polymask.runs", "config"),
     "test": Command("polymask.runs", "config"),
     "infer": Command("polymask.runs", "infer", again="the same command goes on with it"),
     "analyze": Command("polymask.studies", "analyze"),
     "compare": Command("polymask.studies", "compare", operands=("run_a", "run_b")),
     "summarize": Command("polymask.studies", "summarize", operands=("runs*",)),
+    "sync": Command("polymask.sync", "sync", operands=("run_name",), again="what was not sent still waits"),
 }
 
 _USAGE = (
     f"usage: polymask {{{','.join(COMMANDS)}}} [key=value ...]   (polymask train --help shows the keys; "
-    "compare takes RUN_A RUN_B, summarize takes RUN ...)"
+    "compare takes RUN_A RUN_B, summarize takes RUN ..., sync RUN)"
 )
 
 
@@ -64,15 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         print(_USAGE, file=sys.stdout if name in ("-h", "--help") else sys.stderr)
         sys.exit(0 if name in ("-h", "--help") else 2)
-    try:
-        run(name, overrides)
-    except KeyboardInterrupt:
-        print(f"interrupted; {COMMANDS[name].again}", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
+    with interruption.interruptible():
+        error: BaseException | None = None
+        try:
+            run(name, overrides)
+        except BaseException as raised:
+            error = raised
+        if interruption.was_interrupted(error):  # whatever a library made of it
+            print(f"interrupted; {interruption.advice() or COMMANDS[name].again}", file=sys.stderr)
+            sys.exit(interruption.exit_status())
+        if error is None:
+            return
         line = _user_message(error)
         if line is None:
-            raise
+            raise error
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
 
@@ -112,6 +120,7 @@ def run(name: str, overrides: Sequence[str]) -> Any:
             # Passing through Hydra it would print a second line. In a sweep that line says which job it was.
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
+            discard_failed_start()
             failures.append(error)
             return None
         results.append(result)

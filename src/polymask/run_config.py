@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -117,46 +116,6 @@ def stored_config(
 
 def _is_below(key: str, parents: Iterable[str]) -> bool:
     return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
-
-
-def claim_run_name(cfg: DictConfig, folder: Path) -> str:
-    """Return the name of a new run: the given one, or a default that no other run has.
-
-    A default name is reserved by creating `{name}.yaml` in the checkpoint folder, atomically, with `_2`,
-    `_3`, … when it is taken; so runs that start together never share one. A given name is only checked.
-
-    Raises:
-        UserError: The given name is not a file name, or a run of that name has checkpoints.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if cfg.run_name is not None:
-        return _claim_given(str(cfg.run_name), folder)
-    model = cfg.model.get("model") or chosen_groups().get("model", "model")
-    parts = [model, cfg.model.get("encoder_name") or cfg.model.get("backbone", "")]
-    stem = "_".join(str(part).replace("/", "-") for part in parts if part)
-    stem = f"{stem}_{datetime.now():%Y%m%d_%H%M}"
-    number = 1
-    while True:
-        name = stem if number == 1 else f"{stem}_{number}"
-        try:
-            (folder / f"{name}.yaml").open("x").close()
-        except FileExistsError:
-            number += 1
-        else:
-            return name
-
-
-def _claim_given(name: str, folder: Path) -> str:
-    if not re.fullmatch(r"[\w.+=,-]+", name) or name.startswith(".") or name.endswith(".last"):
-        raise UserError(
-            f"run_name={name!r} is no file name; use letters, digits, '_', '-', '.', '+' and '='."
-        )
-    if any((folder / f"{name}{suffix}").exists() for suffix in (".pt", ".last.pt")):
-        raise UserError(
-            f"run_name={name!r} is taken in {folder}; use resume=true to go on with it, choose another name, "
-            "or delete its files."
-        )
-    return name
 
 
 def write_config(cfg: DictConfig, *paths: Path) -> None:

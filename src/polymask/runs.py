@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from polymask.data.splits import Split, split_from_csv
-from polymask.errors import UserError, whole_number
-from polymask.evaluation.previews import EpochPreviews
+from polymask.errors import UserError
 from polymask.factories import (
     build_data,
     build_optimizer,
@@ -22,18 +20,27 @@ from polymask.factories import (
     build_trainer,
     check_fit,
 )
+from polymask.run_claim import claim_run, undisturbed
 from polymask.run_config import (
     RESUME_MAY_CHANGE,
     TEST_MAY_CHANGE,
     chosen_groups,
-    claim_run_name,
     flatten,
     plain,
     stored_config,
     write_config,
 )
+from polymask.run_files import (
+    CHECKPOINTS,
+    INFERENCE_RESULTS,
+    build_previews,
+    check_report_place,
+    evaluate_test,
+    report_place,
+    write_run_files,
+)
 from polymask.tasks.base import Task
-from polymask.tracking.base import NoTracker, Tracker
+from polymask.tracking.base import NoTracker
 from polymask.tracking.epoch_log import EpochLog
 from polymask.tracking.session import run_session
 from polymask.training.checkpoint import (
@@ -44,21 +51,16 @@ from polymask.training.checkpoint import (
     load_weights,
     run_record,
 )
-from polymask.training.distributed import Processes, leave, processes
+from polymask.training.distributed import leave, processes
 from polymask.training.seeding import seed_everything
 from polymask.training.state import TrainingState
 from polymask.training.trainer import Trainer
-from polymask.utils.files import report_folder
+from polymask.utils.files import check_writable
+from polymask.utils.outputs import output_dir
 from polymask.utils.paths import resolve
 from polymask.utils.provenance import git_commit, library_versions
 
 log = logging.getLogger(__name__)
-
-CHECKPOINTS = "models/checkpoints"
-TEST_RESULTS = "results/test"
-INFERENCE_RESULTS = "results/inference"
-ONE_FILE_PER_IMAGE = ("masks", "label_maps", "overlays")
-"""Folders of a test report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +104,11 @@ class InferResult:
 def train(cfg: DictConfig) -> TrainResult:
     """Train a model, or go on with an interrupted run; then test its best checkpoint."""
     checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
-    with processes() as own:
-        previous = _interrupted_run(cfg, checkpoints)
+    with processes() as own, claim_run(cfg, checkpoints, own) as name:
+        previous = load_checkpoint(checkpoints.last(name)) if cfg.resume else None
         if previous is not None:
             cfg = stored_config(previous, cfg, may_change=RESUME_MAY_CHANGE, command="resume")
+        check_report_place(cfg, name)
         trainer = build_trainer(cfg, processes=own)
         seed_everything(trainer.seed)
         data = build_data(cfg, split=_split_of(previous))
@@ -128,12 +131,12 @@ def train(cfg: DictConfig) -> TrainResult:
         schedule = build_schedule(cfg, optimizer, steps_per_epoch=steps, mode=task.mode)
 
         tracker = build_tracker(cfg) if own.is_main else NoTracker()
-        previews = _previews(cfg, task, data, tracker) if own.is_main else None
-        record = _record(cfg, data, previous, checkpoints, own)
+        previews = build_previews(cfg, task, data, tracker) if own.is_main else None
+        record = _record(cfg, data, previous, name)
         if own.is_main:
-            _write_run_files(cfg, record, data, task, trainer)
-        tags = _tags(record, data, trainer)
-        name, params = record.run_name, flatten(record.config)
+            write_run_files(cfg, record, data, task, trainer, checkpoints)
+        tracker.keep(checkpoints.outbox(name))
+        tags, params = _tags(record, data, trainer), flatten(record.config)
         with run_session(tracker, name, params=params, tags=tags, run_id=record.tracker_run_id):
             for file in ("config.yaml", "split.csv"):  # at once: a run that fails shall show what it was
                 tracker.log_artifact(output_dir() / file, "run")
@@ -156,8 +159,8 @@ def train(cfg: DictConfig) -> TrainResult:
             metrics: dict[str, float] = {}
             if cfg.test_after_training and own.is_main and data.split.subsets["test"]:
                 load_weights(task, inference_weights(load_checkpoint(best)), source=str(best))
-                folder = resolve(cfg.local_save_dir or TEST_RESULTS) / name
-                metrics = _evaluate_test(task, trainer, data, folder, state.state_dict(), tracker)
+                folder = report_place(cfg, name)
+                metrics = evaluate_test(task, trainer, data, folder, state.state_dict(), tracker)
     return TrainResult(
         run_name=record.run_name, task=task, state=state, test_metrics=metrics, objective=state.best_value
     )
@@ -183,18 +186,21 @@ def test(cfg: DictConfig) -> TestResult:
     load_weights(task, inference_weights(content), source=str(path))
     trainer.prepare(task)
     tracker = build_tracker(cfg)
-    folder = resolve(cfg.local_save_dir or TEST_RESULTS) / record.run_name
+    folder = report_place(cfg, record.run_name)
     course = _course(checkpoints, content)
     log.info("testing %s, epoch %d of %d", path, content["training"]["epoch"], len(course["history"]))
-    with run_session(
-        tracker,
-        record.run_name,
-        params=flatten(record.config),
-        tags=_tags(record, data, trainer),
-        run_id=record.tracker_run_id,
-        training=False,
+    with (
+        undisturbed(checkpoints, record.run_name, tracker),
+        run_session(
+            tracker,
+            record.run_name,
+            params=flatten(record.config),
+            tags=_tags(record, data, trainer),
+            run_id=record.tracker_run_id,
+            training=False,
+        ),
     ):
-        metrics = _evaluate_test(task, trainer, data, folder, course, tracker)
+        metrics = evaluate_test(task, trainer, data, folder, course, tracker)
     return TestResult(metrics=metrics, folder=folder)
 
 
@@ -216,6 +222,7 @@ def infer(cfg: DictConfig) -> InferResult:
     source = resolve(cfg.data.data_dir)
     files = find_images(source, resolve(cfg.data.file_list) if cfg.data.file_list else None)
     folder = resolve(cfg.local_save_dir or INFERENCE_RESULTS) / predictor.run_name
+    check_writable(folder, remedy="choose another local_save_dir")
     log.info("predicting %d images of %s with %s", len(files), source, predictor.path)
     write_config(cfg, output_dir() / "config.yaml")
     summary = predict_files(
@@ -238,21 +245,6 @@ def infer(cfg: DictConfig) -> InferResult:
     return InferResult(predicted=summary.predicted, skipped=summary.skipped, folder=folder)
 
 
-def _interrupted_run(cfg: DictConfig, checkpoints: CheckpointFolder) -> dict[str, Any] | None:
-    """Return the last checkpoint of the run to go on with, None for a new run."""
-    if not cfg.resume:
-        return None
-    if cfg.init_from is not None:
-        raise UserError("resume=true goes on with a run, init_from= starts a new one; give only one of them.")
-    newest = checkpoints.newest_run()
-    if cfg.run_name is None and newest is not None and not checkpoints.last(newest).is_file():
-        raise UserError(
-            f"the newest run {newest!r} was stopped before its first epoch ended, so nothing can be resumed; "
-            "start it anew, or name another run with run_name=."
-        )
-    return load_checkpoint(checkpoints.find(cfg.run_name, resumable=True))
-
-
 def _split_of(content: dict[str, Any] | None) -> Split | None:
     return split_from_csv(content["split"]) if content is not None else None
 
@@ -265,18 +257,10 @@ def _start_from(task: Task, source: str, checkpoints: CheckpointFolder, *, stric
     log.info("weights from %s", path)
 
 
-def _record(
-    cfg: DictConfig,
-    data: Any,
-    previous: dict[str, Any] | None,
-    checkpoints: CheckpointFolder,
-    own: Processes,
-) -> RunRecord:
-    """Return what the checkpoints will say of the run; a new run gets its name here."""
+def _record(cfg: DictConfig, data: Any, previous: dict[str, Any] | None, name: str) -> RunRecord:
+    """Return what the checkpoints will say of the run."""
     if previous is not None:
         return replace(run_record(previous), config=plain(cfg))
-    name = own.share(claim_run_name(cfg, checkpoints.folder) if own.is_main else "")
-    cfg.run_name = name
     cfg.data.intensity_range = list(data.intensity_range)  # found in the training images: part of the model
     return RunRecord(
         run_name=name,
@@ -289,31 +273,6 @@ def _record(
     )
 
 
-def _previews(cfg: DictConfig, task: Task, data: Any, tracker: Tracker) -> EpochPreviews | None:
-    """Return what draws validation samples every few epochs, None when that is not wanted."""
-    if cfg.preview_epochs is None:
-        return None
-    return EpochPreviews(
-        task,
-        data.subset("val"),
-        output_dir() / "previews",
-        tracker,
-        every=whole_number("preview_epochs", cfg.preview_epochs, least=1),
-        num_images=whole_number("preview_images", cfg.preview_images, least=1),
-    )
-
-
-def _write_run_files(cfg: DictConfig, record: RunRecord, data: Any, task: Task, trainer: Trainer) -> None:
-    """Write the resolved configuration and the split, and say what is about to run."""
-    folder = output_dir()
-    write_config(cfg, folder / "config.yaml", resolve(CHECKPOINTS) / f"{record.run_name}.yaml")
-    data.split.write(folder / "split.csv")
-    num_parameters = sum(parameter.numel() for parameter in task.parameters())
-    log.info("run %s in %s", record.run_name, folder)
-    log.info("split %s\n%s", record.split_sha256[:12], data.statistics())
-    log.info("%.1f M parameters on %s, %s", num_parameters / 1e6, trainer.device, trainer.precision)
-
-
 def _tags(record: RunRecord, data: Any, trainer: Trainer) -> dict[str, str]:
     return {
         "git_commit": git_commit(),
@@ -324,37 +283,6 @@ def _tags(record: RunRecord, data: Any, trainer: Trainer) -> dict[str, str]:
         "precision": str(trainer.precision).removeprefix("torch."),
         **{f"version_{name}": value for name, value in record.versions.items()},
     }
-
-
-def _evaluate_test(
-    task: Task,
-    trainer: Trainer,
-    data: Any,
-    folder: Path,
-    course: dict[str, Any],
-    tracker: Tracker,
-) -> dict[str, float]:
-    """Evaluate the test subset, write the report to `folder` and record it; return the metrics.
-
-    Raises:
-        UserError: `folder` holds something else than an earlier report, which must not be replaced.
-    """
-    with report_folder(folder) as staging:
-        report = task.report(staging, data)
-        loader = data.evaluation_loader("test")
-        metrics = trainer.evaluate(task, loader, title="test", consume=report.add)
-        report.finish(course["history"], course["best_epoch"])
-    for line in report.summary(metrics):
-        log.info("%s", line)
-    log.info("test results in %s", folder)
-    # MLflow compares values of step 0 as bars, one per run; at the best epoch they would be single dots.
-    tracker.log_metrics({f"test/{name}": value for name, value in metrics.items()}, step=0)
-    tracker.set_tags({"best_epoch": str(course["best_epoch"])})
-    for path in sorted(folder.iterdir()):
-        if path.name not in ONE_FILE_PER_IMAGE:  # too many for a tracker
-            # Figures lie at the top: its comparison shows only those of the runs side by side.
-            tracker.log_artifact(path, path.name if path.is_dir() else "")
-    return metrics
 
 
 def _keeps_split(content: dict[str, Any], cfg: DictConfig) -> bool:
@@ -373,10 +301,3 @@ def _course(checkpoints: CheckpointFolder, content: dict[str, Any]) -> dict[str,
     """Return the course of a run: of its last checkpoint where there is one, which knows all epochs."""
     last = checkpoints.last(content["run_name"])
     return (load_checkpoint(last) if last.is_file() else content)["training"]
-
-
-def output_dir() -> Path:
-    """Return the folder of this execution, `outputs/YYYY-MM-DD/HH-MM-SS`."""
-    if HydraConfig.initialized():
-        return Path(HydraConfig.get().runtime.output_dir)
-    return resolve("outputs") / "python"

@@ -15,11 +15,12 @@ from polymask.data.splits import split_from_csv
 from polymask.errors import UserError, nearest
 from polymask.factories import build_data, build_task, build_tracker
 from polymask.run_config import chosen_groups, flatten, plain, write_config
-from polymask.runs import CHECKPOINTS, TEST_RESULTS, output_dir
+from polymask.run_files import CHECKPOINTS, TEST_RESULTS
 from polymask.tracking.base import Tracker
 from polymask.tracking.session import run_session
 from polymask.training.checkpoint import CheckpointFolder, load_checkpoint
 from polymask.utils.files import report_folder
+from polymask.utils.outputs import output_dir
 from polymask.utils.paths import resolve
 from polymask.utils.provenance import git_commit
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polymask.tracking.mlflow_tracker import MlflowTracker
+from polymask.tracking.mlflow_tracker import MlflowTracker, allowed_name
 
 
 def start(tracker: MlflowTracker, name: str = "first", run_id: str = "", **params: Any) -> None:
@@ -98,7 +98,7 @@ def test_a_record_that_cannot_be_taken_does_not_hold_up_the_others(
     tracker.finish("FINISHED")
     run = only_run(client)
     assert run.info.status == "FINISHED"
-    assert run.data.metrics == {"dice_naevus _common__pooled": 0.5}
+    assert run.data.metrics == {allowed_name("dice_naevus (common)_pooled"): 0.5}
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert "gone.pt" in warning
 
@@ -160,3 +160,45 @@ def test_a_test_of_a_killed_run_leaves_it_killed(project: Path) -> None:
     run = client.get_run(before.run_id)
     assert (run.info.status, run.info.end_time) == ("KILLED", ended)
     assert run.data.metrics == {"test/loss": 0.5}
+
+
+@pytest.mark.parametrize("reopen", [True, False])
+def test_a_run_that_was_deleted_in_the_tracker_is_followed_by_a_new_one(client: Any, reopen: bool) -> None:
+    before = MlflowTracker()
+    start(before)
+    before.finish("FINISHED")
+    client.delete_run(before.run_id)
+    after = MlflowTracker()
+    after.start("first", params={"epochs": 3}, tags={}, run_id=before.run_id, reopen=reopen)
+    after.log_metrics({"test/loss": 0.5}, step=0)
+    after.finish("FINISHED" if reopen else None)
+    run = only_run(client)
+    assert run.info.run_id == after.run_id != before.run_id
+    assert (run.info.status, run.data.metrics, run.data.params) == (
+        "FINISHED",
+        {"test/loss": 0.5},
+        {"epochs": "3"},
+    )
+
+
+def test_distinct_names_stay_distinct_and_are_taken(client: Any) -> None:
+    names = ["Film (blue)", "Film [blue]", "Film _blue_", "a//b", "../a", "/a", ".", "x" * 300, "x" * 301]
+    tracker = MlflowTracker()
+    start(tracker)
+    tracker.log_metrics({f"test/dice_{name}": float(n) for n, name in enumerate(names)}, step=1)
+    tracker.log_metrics({name: float(n) for n, name in enumerate(names)}, step=1)
+    tracker.finish("FINISHED")
+    assert sorted(only_run(client).data.metrics.values()) == sorted([*range(len(names))] * 2)
+    assert allowed_name("test/dice_Film _blue_") == "test/dice_Film _blue_"
+
+
+def test_the_source_is_the_command_and_not_the_end_of_an_override(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["polymask train", "data.data_dir=/somewhere/images"])
+    tracker = MlflowTracker()
+    start(tracker)
+    tracker.finish("FINISHED")
+    tags = only_run(client).data.tags
+    assert tags["mlflow.source.name"] == "polymask train"
+    assert tags["command"] == "polymask train data.data_dir=/somewhere/images"

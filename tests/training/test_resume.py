@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from stub_task import MetricList, StubTask, assert_equal, fit, make_trainer, train_loader, weights
 
 from polymask.training import schedulers
@@ -14,6 +16,7 @@ from polymask.training.loop import TrainingLoop
 from polymask.training.optimizers import adamw, sgd
 from polymask.training.schedulers import Schedule
 from polymask.training.state import TrainingState
+from polymask.utils.paths import CONFIG_DIR
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -146,3 +149,21 @@ def test_run_without_gradient_scaling_goes_on_with_it():
     loop = TrainingLoop(trainer, task, optimizer, Schedule())
     assert loop.scaler.is_enabled()
     assert loop.restore(saved).epoch == 2
+
+
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONFIG_DIR / "scheduler").glob("*.yaml")))
+@pytest.mark.parametrize("done", [1, 3])
+def test_with_more_epochs_every_rate_is_that_of_a_run_of_the_new_length(tmp_path, option, done):
+    build = instantiate(OmegaConf.load(CONFIG_DIR / "scheduler" / f"{option}.yaml"), _partial_=True)
+
+    def rates(folder: Path, epochs: int, **options: Any) -> list[float]:
+        metric_log, task = MetricList(), StubTask(course=[3.0, *[4.0] * 12])
+        options = {"build_schedule": build, "metric_log": metric_log, **options}
+        fit(make_trainer(epochs=epochs), task, folder, **options)
+        return [row["learning_rate"] for row in metric_log.logged[-1]]
+
+    rates(tmp_path / "parts", done)
+    content = load_checkpoint(tmp_path / "parts" / "run.last.pt")
+    resumed = rates(tmp_path / "parts", 9, resume_from=content)
+    assert resumed[done:] == rates(tmp_path / "whole", 9)[done:]
+    assert len(resumed) == 9

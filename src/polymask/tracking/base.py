@@ -13,6 +13,9 @@ class Tracker(Protocol):
     run_id: str
     """The tracker's own id of the run, "" when there is none."""
 
+    def keep(self, path: Path) -> None:
+        """Keep in a file what cannot be delivered, and deliver what an earlier process left there."""
+
     def start(
         self,
         run_name: str,
@@ -44,6 +47,9 @@ class NoTracker:
     """Records nothing (`tracker=none`, and all processes but the main one)."""
 
     run_id = ""
+
+    def keep(self, path: Path) -> None:
+        """Do nothing."""
 
     def start(
         self,

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import logging
 import os
+import posixpath
 import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from polymask.tracking.journal import Journal, Record
 from polymask.tracking.outbox import Outbox
+from polymask.utils.interruption import uninterrupted
 from polymask.utils.paths import resolve
 
 log = logging.getLogger(__name__)
 
 _MAX_PARAM_LENGTH = 6000  # MLflow refuses longer values
+_MAX_TAG_LENGTH = 5000
+_MAX_NAME_LENGTH = 240  # 250, with room for a hash
 _LOCK_SECONDS = 120
 _SQLITE = "sqlite:///"
 # MLflow's own defaults retry for minutes; an epoch must not wait that long for a server that is down, and
@@ -38,7 +43,9 @@ class MlflowTracker:
     """Records a run in MLflow.
 
     What cannot be recorded now (server down, database busy) waits in order and is tried again with later
-    calls, with its own time stamp; at the end what is still waiting is counted in a warning.
+    calls, with its own time stamp; what still waits at the end is counted in a warning and, after `keep`,
+    stays in a file, from which `polymask sync` or the next start of the run delivers it. Sending a record
+    again changes nothing, for MLflow keeps a value once per key, step and time.
 
     Args:
         tracking_uri: Where to, when `MLFLOW_TRACKING_URI` is not set; relative SQLite paths are meant from
@@ -52,15 +59,38 @@ class MlflowTracker:
         self.uri = _absolute(os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri)
         self.experiment = experiment
         self.run_id = ""
+        self.run_name = ""
         self._client: Any = None
         self._is_open = self._is_new = False
-        self._reopens = True
+        self._journal: Journal | None = None
         self._outbox = Outbox(
             f"MLflow at {self.uri}",
             session=self._session,
             # Without a run nothing can be recorded, so its opening is never given up.
             is_refused=lambda error: self._is_open and _is_refused(error),
+            send=self._send,
+            on_wait=self._keep_waiting,
+            on_put=lambda record: self._journal.append(record) if self._journal is not None else None,
         )
+        for name, value in _DEFAULTS.items():
+            os.environ.setdefault(name, value)
+
+    def keep(self, path: Path) -> None:
+        """Keep in a file what cannot be delivered, and deliver what an earlier process left there."""
+        self._journal = Journal(path)
+        known, records = self._journal.read()
+        self.run_id, self._is_new = known.get("run_id", ""), known.get("is_new", False)
+        self._is_open = bool(self.run_id)
+        self._outbox.restore(records)
+
+    def deliver(self) -> tuple[int, str]:
+        """Send what waits, and nothing else; return how many records still wait, and why."""
+        waiting = self._outbox.waiting()
+        if waiting and waiting[-1]["kind"] not in ("finish", "abandon"):
+            # Its process was killed. When, nobody knows better than its last record.
+            self._outbox.append(_record("abandon", moment=waiting[-1]["moment"]))
+        self._outbox.flush()
+        return len(self._outbox), self._outbox.trouble
 
     def start(
         self,
@@ -72,72 +102,56 @@ class MlflowTracker:
         reopen: bool = True,
     ) -> None:
         """Open a run, or go on with `run_id`; where MLflow does not know that one, open a new run."""
-        self._reopens = reopen
-        for name, value in _DEFAULTS.items():
-            os.environ.setdefault(name, value)
         # Even while MLflow is away the checkpoints must keep the id, or a later resume would lose the run.
-        self.run_id = run_id
-        begun = _now()
-        self._outbox.put(lambda: self._open(run_name, tags, begun))
-        self._outbox.put(lambda: self._log_params(params))
+        self.run_id, self.run_name = run_id or self.run_id, run_name
+        own = {
+            "mlflow.source.name": sys.argv[0],
+            "mlflow.user": _user(),
+            "command": " ".join(sys.argv)[:_MAX_TAG_LENGTH],
+        }
+        tags = {name: str(value) for name, value in {**own, **tags}.items()}
+        self._put("open", run_name=run_name, run_id=run_id, tags=tags, reopen=reopen)
+        self._put("params", params={name: str(value) for name, value in params.items()})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics in one request; NaN is left out, since charts cannot show it."""
-        moment = _now()
-        finite = {_allowed_name(name): float(value) for name, value in metrics.items() if value == value}
-
-        def send() -> None:
-            from mlflow.entities import Metric
-
-            batch = [Metric(name, value, moment, step) for name, value in finite.items()]
-            self._client.log_batch(self.run_id, metrics=batch)
-
-        self._outbox.put(send)
+        finite = {allowed_name(name): float(value) for name, value in metrics.items() if value == value}
+        self._put("metrics", metrics=finite, step=step)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Keep a file, or all files of a folder."""
-
-        def send() -> None:
-            keep = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-            keep(self.run_id, str(path), folder or None)
-
-        self._outbox.put(send)
+        self._put("artifact", path=str(path), folder=folder)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
-
-        def send() -> None:
-            from mlflow.entities import RunTag
-
-            self._client.log_batch(
-                self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()]
-            )
-
-        self._outbox.put(send)
+        self._put("tags", tags={name: str(value) for name, value in tags.items()})
 
     def adopt(self, run_ids: Sequence[str]) -> None:
         """Show other runs below this one, wherever they stood before."""
         for run_id in filter(None, run_ids):
             # One record each: a run that is gone must not keep the others from their new place.
-            self._outbox.put(partial(self._adopt_one, run_id))
+            self._put("adopt", child=run_id)
 
     def finish(self, status: str | None) -> None:
         """Close the run; None leaves the end of a run as it was, unless the run is new."""
-        ended = _now()
-
-        def send() -> None:
-            if status is not None or self._is_new:
-                self._client.set_terminated(self.run_id, status or "FINISHED", ended)
-
-        self._outbox.put(send)
+        self._put("finish", status=status)
         if self._outbox:  # the last chance, also during the pause between two attempts
             self._outbox.flush()
         if self._outbox:
             log.warning(
-                "%d records did not reach MLflow at %s; the metrics are also in metrics.csv.",
+                "%d records did not reach MLflow at %s; the metrics are also in metrics.csv.%s",
                 len(self._outbox),
                 self.uri,
+                f" polymask sync {self.run_name} delivers them later." if self._journal is not None else "",
             )
+
+    def _put(self, kind: str, **content: Any) -> None:
+        self._outbox.put(_record(kind, moment=_now(), **content))
+
+    def _keep_waiting(self, records: list[Record]) -> None:
+        if self._journal is not None:
+            known = {"uri": self.uri, "experiment": self.experiment}
+            self._journal.replace(known | {"run_id": self.run_id, "is_new": self._is_new}, records)
 
     @contextmanager
     def _session(self) -> Iterator[None]:
@@ -148,33 +162,81 @@ class MlflowTracker:
         with warnings.catch_warnings():
             # Of MLflow's libraries among themselves; under `python -W error` they would stop the recording.
             warnings.simplefilter("ignore", DeprecationWarning)
-            # Before the lock: this import takes seconds, and all others would wait for it.
-            from mlflow import MlflowClient
+            # Before the lock: this import takes seconds, and all others would wait for it. Torn, it could not
+            # be repeated, and the end of the run would not be recorded.
+            with uninterrupted():
+                from mlflow import MlflowClient
 
             with _alone(self.uri):
                 self._client = self._client or MlflowClient(self.uri)
                 yield
 
-    def _open(self, run_name: str, tags: Mapping[str, str], begun: int) -> None:
-        if not (self.run_id and self._reopen()):
-            own = {"mlflow.source.name": " ".join(sys.argv), "mlflow.user": _user()}
+    def _send(self, record: Record) -> None:
+        content = dict(record)
+        _SENDERS[content.pop("kind")](self, **content)
+
+    def _open(
+        self, *, run_name: str, run_id: str, tags: Mapping[str, str], reopen: bool, moment: int
+    ) -> None:
+        # The id that the record came with, or that of the run which an earlier record opened.
+        self.run_id = self.run_id or run_id
+        if not (self.run_id and self._reopen(reopen)):
             run = self._client.create_run(
-                self._experiment_id(), start_time=begun, tags={**own, **tags}, run_name=run_name
+                self._experiment_id(), start_time=moment, tags=tags, run_name=run_name
             )
             self.run_id, self._is_new = run.info.run_id, True
         self._is_open = True
 
-    def _reopen(self) -> bool:
+    def _reopen(self, reopen: bool) -> bool:
+        """Return whether the run is there to go on with; `reopen` marks it as running."""
         try:
-            self._client.get_run(self.run_id)
-            if self._reopens:
+            run = self._client.get_run(self.run_id)
+            is_there = run.info.lifecycle_stage == "active"  # deleted runs are found, but take nothing
+            if is_there and reopen:
                 self._client.update_run(self.run_id, status="RUNNING")
         except Exception as error:
             if not _is_refused(error):
                 raise
+            is_there = False
+        if not is_there:
             log.warning("MLflow at %s has no run %s to go on with; a new one begins.", self.uri, self.run_id)
-            return False
-        return True
+        return is_there
+
+    def _send_params(self, *, params: Mapping[str, str], moment: int) -> None:
+        from mlflow.entities import Param
+
+        if not self._is_new:  # MLflow refuses to change the parameters of a run
+            return
+        entries = [Param(allowed_name(name), value[:_MAX_PARAM_LENGTH]) for name, value in params.items()]
+        for start in range(0, len(entries), 100):  # MLflow takes a hundred at a time
+            self._client.log_batch(self.run_id, params=entries[start : start + 100])
+
+    def _send_metrics(self, *, metrics: Mapping[str, float], step: int, moment: int) -> None:
+        from mlflow.entities import Metric
+
+        batch = [Metric(name, value, moment, step) for name, value in metrics.items()]
+        self._client.log_batch(self.run_id, metrics=batch)
+
+    def _send_artifact(self, *, path: str, folder: str, moment: int) -> None:
+        keep = self._client.log_artifacts if Path(path).is_dir() else self._client.log_artifact
+        keep(self.run_id, path, folder or None)
+
+    def _send_tags(self, *, tags: Mapping[str, str], moment: int) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def _send_adoption(self, *, child: str, moment: int) -> None:
+        self._client.set_tag(child, "mlflow.parentRunId", self.run_id)
+
+    def _send_abandonment(self, *, moment: int) -> None:
+        if self._client.get_run(self.run_id).info.status == "RUNNING":
+            self._client.set_tag(self.run_id, "run_state", "interrupted")
+            self._client.set_terminated(self.run_id, "KILLED", moment)
+
+    def _send_end(self, *, status: str | None, moment: int) -> None:
+        if status is not None or self._is_new:
+            self._client.set_terminated(self.run_id, status or "FINISHED", moment)
 
     def _experiment_id(self) -> str:
         experiment = self._client.get_experiment_by_name(self.experiment)
@@ -185,19 +247,22 @@ class MlflowTracker:
             location = (Path(self.uri.removeprefix(_SQLITE)).parent / "artifacts").as_uri()
         return self._client.create_experiment(self.experiment, artifact_location=location)
 
-    def _adopt_one(self, run_id: str) -> None:
-        self._client.set_tag(run_id, "mlflow.parentRunId", self.run_id)
 
-    def _log_params(self, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
+_SENDERS: dict[str, Callable[..., None]] = {
+    "open": MlflowTracker._open,
+    "params": MlflowTracker._send_params,
+    "metrics": MlflowTracker._send_metrics,
+    "artifact": MlflowTracker._send_artifact,
+    "tags": MlflowTracker._send_tags,
+    "adopt": MlflowTracker._send_adoption,
+    "finish": MlflowTracker._send_end,
+    "abandon": MlflowTracker._send_abandonment,
+}
+"""What sends a record, by its kind."""
 
-        if not self._is_new:  # MLflow refuses to change the parameters of a run
-            return
-        entries = [
-            Param(_allowed_name(name), str(value)[:_MAX_PARAM_LENGTH]) for name, value in params.items()
-        ]
-        for start in range(0, len(entries), 100):  # MLflow takes a hundred at a time
-            self._client.log_batch(self.run_id, params=entries[start : start + 100])
+
+def _record(kind: str, **content: Any) -> Record:
+    return {"kind": kind, **content}
 
 
 @contextmanager
@@ -221,9 +286,18 @@ def _is_refused(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError)  # an artifact that is gone
 
 
-def _allowed_name(name: str) -> str:
-    """Replace the characters that MLflow refuses in names, such as brackets in the name of a class."""
-    return re.sub(r"[^\w./ -]", "_", name)
+def allowed_name(name: str) -> str:
+    """Return a name that MLflow takes; distinct names, such as `Film (blue)` and `Film [blue]`, stay so.
+
+    A name that has to change, for its characters, its length or because it is no plain path, gets six digits
+    of its hash at the end.
+    """
+    allowed = re.sub(r"[^\w./ -]", "_", name)[:_MAX_NAME_LENGTH]
+    if posixpath.normpath(allowed) != allowed or allowed.startswith((".", "/")):
+        allowed = re.sub(r"^\.+|/", "_", allowed)
+    if allowed == name:
+        return name
+    return f"{allowed}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def _absolute(uri: str) -> str:

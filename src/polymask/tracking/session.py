@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from polymask.tracking.base import Tracker
+from polymask.utils.interruption import Interrupted, interruptible, uninterrupted, was_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def run_session(
             end as they were, so that an interrupted training does not look finished, nor a good one failed.
     """
     state_tag = "run_state" if training else "test_state"
-    with _terminable():
+    with interruptible():
         state, status = "failed", "FAILED"
         try:
             tracker.start(
@@ -51,28 +50,15 @@ def run_session(
             tracker.set_tags({state_tag: "running"})
             yield
             state, status = "finished", "FINISHED"
-        except KeyboardInterrupt:
+        except BaseException as error:
+            if not was_interrupted(error):
+                raise
             state, status = "interrupted", "KILLED"
             log.warning("run %s was interrupted", run_name)
-            raise
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise Interrupted from error  # a library made something else of it
         finally:
-            tracker.set_tags({state_tag: state})
-            tracker.finish(status if training else None)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into a KeyboardInterrupt inside the block."""
-    if threading.current_thread() is not threading.main_thread():  # the only one that may handle signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        # None: a handler that was not installed from Python, which cannot be put back.
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+            with uninterrupted():
+                tracker.set_tags({state_tag: state})
+                tracker.finish(status if training else None)

@@ -59,10 +59,20 @@ class CheckpointFolder:
         """Return the path of the newest checkpoint of a run, which also holds the training state."""
         return self.folder / f"{run_name}.last.pt"
 
+    def marker(self, run_name: str) -> Path:
+        """Return the path of the run's configuration, whose time is that of the run's last start."""
+        return self.folder / f"{run_name}.yaml"
+
+    def outbox(self, run_name: str) -> Path:
+        """Return the path of the records that the tracker has not taken yet."""
+        return self.folder / f"{run_name}.outbox.jsonl"
+
     def newest_run(self) -> str | None:
         """Return the run that was started last, with or without a checkpoint; None when there is none."""
-        files = sorted(self.folder.glob("*.yaml"), key=lambda path: path.stat().st_mtime_ns)
-        return files[-1].stem if files else None
+        started = {path.stem: path.stat().st_mtime_ns for path in self.folder.glob("*.yaml")}
+        for path in self.folder.glob("*.last.pt"):  # where somebody removed the configuration
+            started.setdefault(path.name.removesuffix(".last.pt"), path.stat().st_mtime_ns)
+        return max(started, key=lambda name: started[name]) if started else None
 
     def run_names(self, *, resumable: bool = False) -> list[str]:
         """Return the runs that have a best (or, `resumable`, a last) checkpoint, newest first."""

@@ -39,10 +39,21 @@ class Schedule:
         return scheduler.state_dict() if scheduler is not None else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned; call it after the optimizer has its own state back.
+
+        A course over the steps of a run is a function of the step and the number of all steps. So a run that
+        goes on to more epochs has from its next step on the rate of a run of the new length; the optimizer's
+        own state has that of the old length. A plateau keeps its rate and what it counted.
+        """
         scheduler = self._per_step or self._per_epoch
         if scheduler is not None:
             scheduler.load_state_dict(state)
+        if self._per_step is not None:
+            course = self._per_step
+            for group, peak, factor in zip(
+                course.optimizer.param_groups, course.base_lrs, course.lr_lambdas, strict=True
+            ):
+                group["lr"] = peak * factor(course.last_epoch)
 
 
 def constant(optimizer: Optimizer, *, steps_per_epoch: int, epochs: int, mode: str) -> Schedule:

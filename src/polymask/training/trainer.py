@@ -22,6 +22,7 @@ from polymask.training.optimizers import learning_rates
 from polymask.training.progress import Progress, log_epoch
 from polymask.training.schedulers import Schedule
 from polymask.training.state import TrainingState
+from polymask.utils.interruption import raise_if_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class Trainer:
         if state.epoch == 0:
             self._check_monitor(task, val_loader)
         elif self.processes.is_main:
-            log.info("going on after epoch %d of %d", state.epoch, self.epochs)
+            self._say_how_it_goes_on(state)
             metric_log.log_epoch(state.history)  # the run may have been killed between saving and logging
         while not state.should_stop(epochs=self.epochs, patience=self.patience):
             rates = learning_rates(optimizer)
@@ -209,7 +210,21 @@ class Trainer:
     def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches of an epoch, on the device."""
         for batch in itertools.islice(loader, self.limit_batches):
+            raise_if_interrupted()
             yield move_batch(batch, self.device)
+
+    def _say_how_it_goes_on(self, state: TrainingState) -> None:
+        if state.epoch >= self.epochs:
+            log.info("all %d epochs are done; epochs=%d trains longer", state.epoch, 2 * state.epoch)
+        elif state.should_stop(epochs=self.epochs, patience=self.patience):
+            log.info(
+                "stopped after epoch %d, %d without a better value; trainer.patience=%d goes on",
+                state.epoch,
+                state.epochs_since_best,
+                state.epochs_since_best + 10,
+            )
+        else:
+            log.info("going on after epoch %d of %d", state.epoch, self.epochs)
 
     def _check_monitor(self, task: Task, loader: Any) -> None:
         """Find a mistyped metric before training, and warn of one without a value."""

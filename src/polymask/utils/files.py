@@ -2,36 +2,129 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 from polymask.errors import UserError
+from polymask.utils.interruption import uninterrupted
+
+_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""What the place of a file can do to its writer: full, over quota, read-only, broken."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, sync: bool = True) -> None:
     """Write a file under a temporary name beside it, sync it to disk, then move it into place.
 
+    Ctrl-C and SIGTERM wait for its end.
+
     Args:
         path: Final name; its folder is created.
         write: Called with the open binary file.
         sync: Wait until the disk has the content, so that even a power cut leaves no half file.
+
+    Raises:
+        UserError: The disk does not take the file: it is full, read-only, over quota. What stood there before
+            stays whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    needed = 0
+    with uninterrupted():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                patient = _PatientFile(file)
+                _write_patiently(patient, write)
+                needed = patient.num_bytes
+                if patient.error is not None:
+                    raise patient.error
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise _disk_error(path, error, needed) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class _PatientFile:
+    """A file that takes whatever is written after an error of the disk, and keeps the error for its owner.
+
+    Writers in C, such as that of `torch.save`, turn an exception of `write` into errors of their own.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+        self.num_bytes = 0
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self.num_bytes += size
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _write_patiently(file: _PatientFile, write: Callable[[IO[bytes]], object]) -> None:
     try:
-        with temporary.open("wb") as file:
-            write(file)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write(cast("IO[bytes]", file))
+    except Exception:
+        if file.error is None:  # else what the writer makes of a file that stopped growing
+            raise
+
+
+def _disk_error(path: Path, error: OSError, needed: int) -> OSError | UserError:
+    """Return one line for what the place of `path` did to its writer; other errors as they are."""
+    if error.errno not in _DISK_TROUBLE:
+        return error
+    path, sizes = Path(error.filename or path), ""
+    if needed:
+        sizes = (
+            f"; it needs {needed / 1e6:.1f} MB, {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free"
+        )
+    return UserError(
+        f"{path} cannot be written ({error.strerror}{sizes}). Make room or mend the permissions there, then "
+        "run it again; whatever had that name before is whole."
+    )
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` left; only for its one writer."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path, *, remedy: str) -> None:
+    """Raise UserError when `folder` is not there and cannot be made, or nothing can be written into it.
+
+    Nothing is created.
+
+    Args:
+        folder: The folder.
+        remedy: What to do instead, for the message.
+    """
+    existing = next(place for place in (folder, *folder.parents) if place.exists() or place.is_symlink())
+    if not existing.is_dir():
+        reason = f"{existing} is a file"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = f"{existing} may not be written to"
+    else:
+        return
+    raise UserError(f"{folder} is needed for results, but {reason}; mend that, or {remedy}.")
 
 
 REPORT_NAME = "metrics.json"
@@ -45,16 +138,15 @@ def report_folder(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: `folder` holds something else than an earlier report, which must not be replaced.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT_NAME).is_file():
-        raise UserError(
-            f"{folder} holds other files than a report, and a report would replace them; choose another "
-            "local_save_dir."
-        )
+    check_report_folder(folder)
     staging, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        yield staging
+        try:
+            yield staging
+        except OSError as error:
+            raise _disk_error(folder, error, 0) from error
         # Moved aside first: deleting takes time, in which a kill would leave half of the old folder.
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
@@ -63,6 +155,19 @@ def report_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def check_report_folder(folder: Path) -> None:
+    """Raise UserError when a report cannot take the place of `folder`; nothing is created."""
+    remedy = "choose another local_save_dir"
+    if folder.is_dir():
+        if any(folder.iterdir()) and not (folder / REPORT_NAME).is_file():
+            raise UserError(
+                f"{folder} holds other files than a report, and a report would replace them; {remedy}."
+            )
+    elif folder.exists():
+        raise UserError(f"{folder} is a file, where a report would be written; remove it, or {remedy}.")
+    check_writable(folder.parent, remedy=remedy)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,97 @@
+"""What the runs write, and where; and whether they will be able to."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from polymask.errors import whole_number
+from polymask.evaluation.previews import EpochPreviews
+from polymask.run_config import write_config
+from polymask.tasks.base import Task
+from polymask.tracking.base import Tracker
+from polymask.training.checkpoint import CheckpointFolder, RunRecord
+from polymask.training.trainer import Trainer
+from polymask.utils.files import check_report_folder, report_folder
+from polymask.utils.outputs import output_dir
+from polymask.utils.paths import resolve
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "models/checkpoints"
+TEST_RESULTS = "results/test"
+INFERENCE_RESULTS = "results/inference"
+ONE_FILE_PER_IMAGE = ("masks", "label_maps", "overlays")
+"""Folders of a test report."""
+
+
+def check_report_place(cfg: DictConfig, run_name: str) -> None:
+    """Raise UserError when the test at the end could not write its report: said before the first epoch."""
+    if cfg.test_after_training:
+        check_report_folder(report_place(cfg, run_name))
+
+
+def report_place(cfg: DictConfig, run_name: str) -> Path:
+    """Return the folder of a run's test report."""
+    return resolve(cfg.local_save_dir or TEST_RESULTS) / run_name
+
+
+def build_previews(cfg: DictConfig, task: Task, data: Any, tracker: Tracker) -> EpochPreviews | None:
+    """Return what draws validation samples every few epochs, None when that is not wanted."""
+    if cfg.preview_epochs is None:
+        return None
+    return EpochPreviews(
+        task,
+        data.subset("val"),
+        output_dir() / "previews",
+        tracker,
+        every=whole_number("preview_epochs", cfg.preview_epochs, least=1),
+        num_images=whole_number("preview_images", cfg.preview_images, least=1),
+    )
+
+
+def write_run_files(
+    cfg: DictConfig, record: RunRecord, data: Any, task: Task, trainer: Trainer, checkpoints: CheckpointFolder
+) -> None:
+    """Write the resolved configuration and the split, and say what is about to run."""
+    folder = output_dir()
+    write_config(cfg, folder / "config.yaml", checkpoints.marker(record.run_name))
+    data.split.write(folder / "split.csv")
+    num_parameters = sum(parameter.numel() for parameter in task.parameters())
+    log.info("run %s in %s", record.run_name, folder)
+    log.info("split %s\n%s", record.split_sha256[:12], data.statistics())
+    log.info("%.1f M parameters on %s, %s", num_parameters / 1e6, trainer.device, trainer.precision)
+
+
+def evaluate_test(
+    task: Task,
+    trainer: Trainer,
+    data: Any,
+    folder: Path,
+    course: dict[str, Any],
+    tracker: Tracker,
+) -> dict[str, float]:
+    """Evaluate the test subset, write the report to `folder` and record it; return the metrics.
+
+    Raises:
+        UserError: `folder` holds something else than an earlier report, which must not be replaced.
+    """
+    with report_folder(folder) as staging:
+        report = task.report(staging, data)
+        loader = data.evaluation_loader("test")
+        metrics = trainer.evaluate(task, loader, title="test", consume=report.add)
+        report.finish(course["history"], course["best_epoch"])
+    for line in report.summary(metrics):
+        log.info("%s", line)
+    log.info("test results in %s", folder)
+    # MLflow compares values of step 0 as bars, one per run; at the best epoch they would be single dots.
+    tracker.log_metrics({f"test/{name}": value for name, value in metrics.items()}, step=0)
+    tracker.set_tags({"best_epoch": str(course["best_epoch"])})
+    for path in sorted(folder.iterdir()):
+        if path.name not in ONE_FILE_PER_IMAGE:  # too many for a tracker
+            # Figures lie at the top: its comparison shows only those of the runs side by side.
+            tracker.log_artifact(path, path.name if path.is_dir() else "")
+    return metrics
