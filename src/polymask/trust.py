@@ -222,7 +222,8 @@ def _is_what_it_says(target: Target) -> bool:
         found = get_object(target.name)
     except (ImportError, AttributeError, ValueError):  # the builder says that it cannot be imported
         return True
-    return is_trusted_module(str(getattr(found, "__module__", None)))
+    home, own_name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
+    return is_trusted_module(f"{home}.{own_name}")
 
 
 def _is_subclass(name: str, package: str, bases: Mapping[str, Sequence[str]]) -> bool:

@@ -65,7 +65,8 @@ def split_from_csv(text: str) -> Split:
     """Return the split that `Split.to_csv` wrote as `text`.
 
     Raises:
-        UserError: An id is no name of a file, a column is missing, an id occurs twice, a subset is unknown or a group is split.
+        UserError: A column is missing, an id occurs twice or is no name of a file, a subset is unknown or a
+            group is split.
     """
     rows = parse_csv(text, "the split")
     for column in _COLUMNS:

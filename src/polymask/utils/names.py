@@ -42,6 +42,6 @@ def check_inside(names: Iterable[object], source: str) -> None:
     bad = next((name for name in names if not stays_inside(name)), None)
     if bad is not None:
         raise UserError(
-            f"{source} names {str(bad)[:120]!r}, which is no name of a file below a folder; rename it, or use "
-            "the original file."
+            f"{source} names {str(bad)[:120]!r}, which is no name of a file below a folder; rename it, or "
+            "use the original file."
         )
