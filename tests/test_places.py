@@ -108,7 +108,7 @@ def stranger(trained: Path, project: Path, outside: Path) -> Path:
 
 
 def test_a_test_writes_into_the_project_and_says_so(
-    stranger: Path, project: Path, outside: Path, caplog: pytest.LogCaptureFixture
+    stranger: Path, project: Path, outside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert load_checkpoint(stranger)["moved"].keys() == {
         "local_save_dir",
@@ -119,15 +119,18 @@ def test_a_test_writes_into_the_project_and_says_so(
     assert result.folder == project / "results" / "test" / "evil"
     assert (project / "mlruns" / "mlflow.db").is_file()
     assert list(outside.iterdir()) == []
+    printed = capsys.readouterr().out
     assert (
         f"data.cache_dir={outside / 'data.cache_dir'} of the checkpoint lies outside of the project"
-        in caplog.text
+        in printed
     )
-    assert "local_save_dir" in caplog.text
+    assert "local_save_dir" in printed
 
 
-def test_what_is_typed_again_is_used(stranger: Path, outside: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_typed_again_is_used(
+    stranger: Path, outside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = run("test", "run_name=evil", "tracker=none", f"local_save_dir={outside / 'mine'}")
     assert result.folder == outside / "mine" / "evil"
     assert [path.name for path in outside.iterdir()] == ["mine"]
-    assert "local_save_dir" not in caplog.text
+    assert "local_save_dir" not in capsys.readouterr().out

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polymask.trust import trusted_entries
+from polymask.utils.names import has_control_characters
 from polymask.utils.paths import resolve
 
 _DRAWING_READERS = ("polymask.data.synthetic.read_records",)
@@ -42,6 +43,8 @@ def keep_inside(config: MutableMapping[str, Any]) -> dict[str, Any]:
 
 def _is_inside_folder(path: str) -> bool:
     """Return whether a path lies below the project root or a trusted folder."""
+    if has_control_characters(path):
+        return False
     folders = [resolve(""), *(Path(entry) for entry in trusted_entries() if entry.startswith(("/", "~")))]
     # As it is written, too: a link that the user has put into the project may lead out of it.
     try:
@@ -50,7 +53,7 @@ def _is_inside_folder(path: str) -> bool:
             for change in (os.path.normpath, os.path.realpath)
             for folder in folders
         )
-    except (RuntimeError, ValueError):  # `~nobody`, or characters that no path can have
+    except RuntimeError:  # `~nobody`
         return False
 
 

@@ -32,11 +32,15 @@ def read_tensors(path: Path, *, checksums: bool = True) -> Any:
 def _verify(file: IO[bytes]) -> None:
     """Raise BadZipFile unless every record of an archive is stored as it is and agrees with its checksum."""
     size = file.seek(0, 2)
+    folder = 0x10  # the mark of a folder, for which torch.load would leave a tensor's memory as it was
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         # torch.save compresses nothing: what unpacks to more than the file itself is meant to fill memory.
-        stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
-        if not stored or sum(record.file_size for record in records) > size:
+        plain = all(
+            record.compress_type == zipfile.ZIP_STORED and not record.external_attr & folder
+            for record in records
+        )
+        if not plain or sum(record.file_size for record in records) > size:
             raise zipfile.BadZipFile("not an archive of torch.save")
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
