@@ -33,7 +33,7 @@ def original(project: Path) -> Path:
         "train",
         "run_name=orig",
         f"data.data_dir={write_lesions(project / 'lesions')}",
-        "data.classes=[]",
+        "data.classes=[MEL,NV,BKL]",
         "task=segmentation",
         "data.image_size=32",
         "data.num_workers=0",
