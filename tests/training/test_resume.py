@@ -8,6 +8,7 @@ import pytest
 import torch
 from stub_task import MetricList, StubTask, assert_equal, fit, make_trainer, train_loader, weights
 
+from polymask.errors import UserError
 from polymask.training import schedulers
 from polymask.training.checkpoint import CheckpointFolder, load_checkpoint
 from polymask.training.loop import TrainingLoop
@@ -146,3 +147,17 @@ def test_run_without_gradient_scaling_goes_on_with_it():
     loop = TrainingLoop(trainer, task, optimizer, Schedule())
     assert loop.scaler.is_enabled()
     assert loop.restore(saved).epoch == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"optimizer": {}}, {"optimizer": {"state": 3, "param_groups": [{}]}}, {"schedule": {}}]
+)
+def test_training_state_that_does_not_fit_is_told_in_one_line(tmp_path, change):
+    fit(make_trainer(epochs=1), StubTask(), tmp_path)
+    content = load_checkpoint(tmp_path / "run.last.pt") | change
+    if "schedule" in change:
+        content["optimizer"]["param_groups"].append({})
+    with pytest.raises(
+        UserError, match=r"training state of the last checkpoint does not fit its run \(\w+: "
+    ):
+        fit(make_trainer(), StubTask(), tmp_path, resume_from=content)
