@@ -12,9 +12,11 @@ from omegaconf import OmegaConf
 from polymask import cli
 
 
-def checkpoint_of(root: Path, name: str = "tiny") -> dict[str, Any]:
-    """Return the content of a last checkpoint, of everything that a run keeps."""
-    return torch.load(root / "models" / "checkpoints" / f"{name}.last.pt", weights_only=True)
+def checkpoint_of(root: Path, name: str = "tiny", *, whole: bool = False) -> dict[str, Any]:
+    """Return the content of a last checkpoint; unless it is to be `whole`, without what makes it large."""
+    content = torch.load(root / "models" / "checkpoints" / f"{name}.last.pt", weights_only=True)
+    small = {key: value for key, value in content["model"].items() if value.numel() <= 64}
+    return {**content, "optimizer": {}, "model": content["model"] if whole else small}
 
 
 def write_changed(

@@ -104,7 +104,7 @@ def stranger(trained: Path, project: Path, outside: Path) -> Path:
         tracker = {"_target_": "polymask.tracking.mlflow_tracker.MlflowTracker", "tracking_uri": uri}
         put(content["config"], "tracker", {**tracker, "experiment": "x"})
 
-    return write_changed(project, checkpoint_of(trained), change)
+    return write_changed(project, checkpoint_of(trained, whole=True), change)
 
 
 def test_a_test_writes_into_the_project_and_says_so(

@@ -307,10 +307,8 @@ def test_traps_for_whoever_walks_through_are_noticed() -> None:
             check_config({"model": {"head": trap}}, "x.pt")
 
 
-def test_yaml_beside_a_checkpoint_changes_nothing(
-    content: dict[str, Any], project: Path, marker: Path
-) -> None:
-    path = write_changed(project, content, lambda changed: None)
+def test_yaml_beside_a_checkpoint_changes_nothing(trained: Path, project: Path, marker: Path) -> None:
+    path = write_changed(project, checkpoint_of(trained, whole=True), lambda changed: None)
     gadget = f"!!python/object/apply:os.system ['touch \"{marker}\"']"
     evil = f"model: {{_target_: spy_module.build}}\nrun_name: ../../x\nloss: {gadget}\n"
     for name in ("evil.yaml", "config.yaml"):
