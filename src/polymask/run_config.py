@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from polymask.errors import UserError
 from polymask.utils.files import write_text
+
+log = logging.getLogger(__name__)
 
 ANYTIME = (
     "run_name",
@@ -95,6 +98,16 @@ def stored_config(
     """
     result, groups = OmegaConf.create(content["config"]), content["groups"]
     choices = chosen_groups()
+    for key, place in content.get("moved", {}).items():
+        if not _is_below(key, typed_overrides()):
+            log.warning(
+                "%s=%s of the checkpoint lies outside of the project, so %s is used; type %s=%s to use it.",
+                key,
+                place,
+                OmegaConf.select(result, key) or "the default",
+                key,
+                place,
+            )
     for key in typed_overrides():
         if key in choices:
             old, new = groups.get(key, "None"), choices[key]

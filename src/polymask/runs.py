@@ -50,6 +50,7 @@ from polymask.training.checkpoint import (
     load_checkpoint,
     load_weights,
     run_record,
+    stored_weights,
 )
 from polymask.training.distributed import leave, processes
 from polymask.training.seeding import seed_everything
@@ -158,7 +159,7 @@ def train(cfg: DictConfig) -> TrainResult:
             tracker.log_artifact(best, "run")
             metrics: dict[str, float] = {}
             if cfg.test_after_training and own.is_main and data.split.subsets["test"]:
-                load_weights(task, inference_weights(load_checkpoint(best)), source=str(best))
+                load_weights(task, stored_weights(best), source=str(best))
                 folder = report_place(cfg, name)
                 metrics = evaluate_test(task, trainer, data, folder, state.state_dict(), tracker)
     return TrainResult(
@@ -281,6 +282,7 @@ def _tags(record: RunRecord, data: Any, trainer: Trainer) -> dict[str, str]:
         "split_sha256": record.split_sha256,
         "device": str(trainer.device),
         "precision": str(trainer.precision).removeprefix("torch."),
+        **({"parent_run": record.parent_run} if record.parent_run else {}),
         **{f"version_{name}": value for name, value in record.versions.items()},
     }
 

@@ -137,7 +137,8 @@ def test_results_of_other_options_or_images_are_not_mixed(
     before = (folder / "predictions.csv").read_bytes()
     other = tmp_path / "other"
     shutil.copytree(pictures, other)
-    checkpoint = tmp_path / "other.pt"
+    checkpoint = tmp_path / "another" / "tiny.pt"
+    checkpoint.parent.mkdir()
     shutil.copy(trained / "models" / "checkpoints" / "tiny.last.pt", checkpoint)
     for change, word in {
         "tta=true": "tta",

@@ -171,3 +171,44 @@ def test_normalisation_comes_with_the_weights_of_a_checkpoint(tmp_path):
     assert rebuilt.mean == (0.485, 0.456, 0.406)
     rebuilt.load_state_dict(trained.state_dict())
     assert rebuilt.mean == trained.mean
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: {"model_state_dict": weights, "optimizer_state_dict": optimizer_state(), "epoch": 3},
+        lambda weights: {"net": weights, "acc": 0.9, "epoch": torch.tensor(3)},
+        lambda weights: {"state_dict": weights, "state_dict_ema": {}, "step": torch.tensor(3)},
+        lambda weights: {"model": {"state_dict": weights}},
+        lambda weights: {"module": weights},
+        lambda weights: {"teacher": weights},
+        lambda weights: {"anything": weights, "config": {"lr": 0.1, "classes": ["a"]}},
+        lambda weights: {"checkpoint": {"my_net": weights}},
+        lambda weights: {"model": weights, "ema": {"num_updates": 3, **weights}},
+    ],
+)
+def test_weights_inside_of_dicts_are_found(tmp_path, encoder, wrap):
+    torch.save(wrap(encoder.state_dict()), tmp_path / "wrapped.pt")
+    assert_same_weights(build(tmp_path / "wrapped.pt").encoder.state_dict(), encoder.state_dict())
+
+
+def optimizer_state():
+    return {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
+
+
+def test_of_several_weights_the_one_that_is_meant_must_be_named(tmp_path, encoder):
+    content = {"teacher": encoder.state_dict(), "student": encoder.state_dict(), "epoch": 3}
+    torch.save(content, tmp_path / "both.pt")
+    message = r"both\.pt: the file holds several state dicts \(teacher, student\); save the one that is meant"
+    with pytest.raises(UserError, match=message):
+        build(tmp_path / "both.pt")
+
+
+def test_a_flipped_bit_in_weights_is_told(tmp_path, encoder):
+    path = tmp_path / "w.pt"
+    torch.save({"net": encoder.state_dict()}, path)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"w\.pt: not a file of weights only \(the checksum of"):
+        build(path)

@@ -14,6 +14,7 @@ from polymask.metrics.accumulator import Accumulator
 from polymask.tasks.base import Task
 from polymask.training import schedulers
 from polymask.training.checkpoint import CheckpointFolder, RunRecord
+from polymask.training.checkpoint_content import SECTIONS
 from polymask.training.optimizers import sgd
 from polymask.training.schedulers import Schedule
 from polymask.training.state import TrainingState
@@ -153,7 +154,8 @@ def make_trainer(**options: Any) -> Trainer:
 
 
 def make_record(name: str = "run") -> RunRecord:
-    return RunRecord(run_name=name, config={}, groups={}, class_names=[], split="", split_sha256="")
+    config: dict[str, Any] = {section: {} for section in SECTIONS}
+    return RunRecord(run_name=name, config=config, groups={}, class_names=[], split="", split_sha256="")
 
 
 class MetricList:

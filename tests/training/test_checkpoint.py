@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,17 @@ from polymask.training.checkpoint import (
     run_record,
     save_checkpoint,
 )
+from polymask.training.checkpoint_content import SECTIONS
 
 
 def make_record(name: str = "run") -> RunRecord:
     return RunRecord(
         run_name=name,
-        config={"seed": 0, "data": {"classes": ["MEL", "NV"], "cache_dir": None, "fractions": [0.5, 0.5]}},
+        config={
+            **{section: {} for section in SECTIONS},
+            "seed": 0,
+            "data": {"classes": ["MEL", "NV"], "cache_dir": None, "fractions": [0.5, 0.5]},
+        },
         groups={"data": "demo"},
         class_names=["MEL", "NV"],
         split="id,group,label,subset\na,a,MEL,train\n",
@@ -79,8 +85,8 @@ def test_failure_while_writing_leaves_the_old_file_and_no_other(tmp_path):
 
 def test_new_file_takes_the_place_of_the_old_one(tmp_path):
     path = written(tmp_path / "run.pt")
-    save_checkpoint(path, make_record("other"), make_state(make_model()))
-    assert load_checkpoint(path)["run_name"] == "other"
+    save_checkpoint(path, replace(make_record(), class_names=["BKL"]), make_state(make_model()))
+    assert load_checkpoint(path)["class_names"] == ["BKL"]
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from stub_task import MetricList, StubTask, assert_equal, fit, make_trainer, train_loader, weights
 
+from polymask.errors import UserError
 from polymask.training import schedulers
 from polymask.training.checkpoint import CheckpointFolder, load_checkpoint
 from polymask.training.loop import TrainingLoop
@@ -167,3 +168,17 @@ def test_with_more_epochs_every_rate_is_that_of_a_run_of_the_new_length(tmp_path
     resumed = rates(tmp_path / "parts", 9, resume_from=content)
     assert resumed[done:] == rates(tmp_path / "whole", 9)[done:]
     assert len(resumed) == 9
+
+
+@pytest.mark.parametrize(
+    "change", [{"optimizer": {}}, {"optimizer": {"state": 3, "param_groups": [{}]}}, {"schedule": {}}]
+)
+def test_training_state_that_does_not_fit_is_told_in_one_line(tmp_path, change):
+    fit(make_trainer(epochs=1), StubTask(), tmp_path)
+    content = load_checkpoint(tmp_path / "run.last.pt") | change
+    if "schedule" in change:
+        content["optimizer"]["param_groups"].append({})
+    with pytest.raises(
+        UserError, match=r"training state of the last checkpoint does not fit its run \(\w+: "
+    ):
+        fit(make_trainer(), StubTask(), tmp_path, resume_from=content)

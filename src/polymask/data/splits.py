@@ -16,6 +16,7 @@ from polymask.data.split_drawing import deal, set_apart
 from polymask.data.tables import parse_csv, read_csv, some
 from polymask.errors import UserError, choose, nearest
 from polymask.utils.files import write_text
+from polymask.utils.names import check_inside
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +65,13 @@ def split_from_csv(text: str) -> Split:
     """Return the split that `Split.to_csv` wrote as `text`.
 
     Raises:
-        UserError: A column is missing, an id occurs twice, a subset is unknown or a group is split.
+        UserError: A column is missing, an id occurs twice or is no name of a file, a subset is unknown or a
+            group is split.
     """
     rows = parse_csv(text, "the split")
     for column in _COLUMNS:
         _find_column(rows, (column,), "the split")
+    check_inside((row["id"] for row in rows), "the split")
     subset_of = _subset_of_rows([(row["id"], row["subset"]) for row in rows], "the split")
     groups = {row["id"]: row["group"] for row in rows}
     _check_groups(subset_of, groups, "the split")

@@ -11,6 +11,7 @@ import numpy as np
 
 from polymask.errors import UserError
 from polymask.utils.files import write_atomically
+from polymask.utils.names import check_inside
 
 SAMPLES_NAME = "samples.npz"
 
@@ -47,9 +48,11 @@ def read_samples(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         # Opened here, because NumPy leaves a file open in which it finds no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             rows = dict(content)
-        return rows, rows.pop("groups").tolist()
+        groups, ids = rows.pop("groups").tolist(), rows["ids"].tolist()
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}); {remedy} to write it anew.") from error
+    check_inside(ids, str(path))
+    return rows, groups
 
 
 def common_samples(

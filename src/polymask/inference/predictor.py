@@ -14,7 +14,7 @@ from torch import Tensor
 from polymask.data.images import as_image, read_image, resize_image
 from polymask.data.intensity import EIGHT_BIT, Range, parse_range
 from polymask.data.module import parse_image_size
-from polymask.errors import UserError
+from polymask.errors import UserError, whole_number
 from polymask.factories import build_task
 from polymask.tasks.base import Task
 from polymask.training.checkpoint import (
@@ -105,10 +105,12 @@ class Predictor:
             cfg.task[name] = value
         task = build_task(cfg, class_names=content["class_names"], pretrained=False)
         load_weights(task, inference_weights(content), source=str(path))
-        configured = content["config"]["data"]["image_size"]
+        configured = cfg.data.get("image_size")
         size = None if configured is None else parse_image_size(configured)
         # What fitted into memory in training will do so now.
-        batch_size = cfg.data.eval_batch_size or 2 * cfg.data.batch_size
+        batch_size = cfg.data.get("eval_batch_size") or 2 * whole_number(
+            "data.batch_size", cfg.data.get("batch_size"), least=1
+        )
         return cls(
             task=task,
             image_size=size,

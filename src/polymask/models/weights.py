@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,18 +9,19 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
-import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from polymask.errors import UserError, choose
 from polymask.models.smp_encoders import TIMM
+from polymask.utils.archives import read_tensors
 from polymask.utils.paths import resolve
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "module", "weights")
+"""Names under which training programs keep the weights of the network itself."""
 CLASSIFIERS = ("fc", "_fc", "last_linear", "classifier", "head", "head_dist", "fc_norm", "logits")
 REMEDY = (
     "Use model.encoder_weights=null (random weights), model.encoder_weights=/path/to/file "
@@ -83,34 +83,52 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     """Read the tensors of a weights file.
 
     Args:
-        path: A `.safetensors` file or one of `torch.save` that holds a state dict, or a dict whose entry
-            `model` (a checkpoint of polymask) or `state_dict` is one.
+        path: A `.safetensors` file or one of `torch.save` that holds a state dict, as it is or inside of
+            dicts, such as {"model": ...}, {"model_state_dict": ...} or {"net": {"state_dict": ...}}.
 
     Raises:
-        UserError: The file is absent, unreadable or holds something else.
+        UserError: The file is absent, unreadable, holds something else, or several state dicts of which none
+            has a name in `WRAPPERS`.
     """
     file = resolve(path)
     if not file.is_file():
         raise UserError(f"model.encoder_weights={path}: there is no such file. {REMEDY}")
     try:
         content: Any = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
+            load_file(file) if file.suffix == ".safetensors" else read_tensors(file, checksums=False)
         )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
         first_line = str(error).partition("\n")[0]
         raise UserError(
             f"model.encoder_weights={path}: not a file of weights only ({first_line})."
         ) from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    entries = content.items() if isinstance(content, Mapping) else ()
-    tensors = {key: value for key, value in entries if isinstance(value, Tensor)}
+    tensors = _unwrapped(content, path)
     if not tensors:
         raise UserError(f"model.encoder_weights={path}: the file holds no state dict.")
     return tensors
+
+
+def _unwrapped(content: Any, path: str, depth: int = 0) -> dict[str, Tensor]:
+    """Return the state dict inside of dicts, empty when there is none.
+
+    Beside the weights such files hold an optimizer's state, averages, counters: of several state dicts the
+    one of the first name in `WRAPPERS` is meant, else there must be only one.
+    """
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content) or depth > 3:
+        return {}
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    for name in WRAPPERS:
+        if found := _unwrapped(content.get(name), path, depth + 1):
+            return found
+    if tensors:
+        return tensors
+    inside = {key: found for key, value in content.items() if (found := _unwrapped(value, path, depth + 1))}
+    if len(inside) > 1:
+        raise UserError(
+            f"model.encoder_weights={path}: the file holds several state dicts ({', '.join(inside)}); save "
+            "the one that is meant alone: torch.save(content[name], file)."
+        )
+    return next(iter(inside.values()), {})
 
 
 def load_encoder_weights(encoder: nn.Module, source: Mapping[str, Tensor], path: str) -> None:

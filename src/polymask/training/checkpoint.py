@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError, nearest
+from polymask.training.checkpoint_content import FORMAT, checked_content, checked_weights
+from polymask.utils.archives import read_tensors
 from polymask.utils.files import write_atomically
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class RunRecord:
         split_sha256: Its hash.
         tracker_run_id: The tracker's own id of the run, "" when there is no tracker.
         versions: Versions of the libraries that wrote the file.
+        parent_run: The run of which this one's first checkpoint was a copy, "" for none.
     """
 
     run_name: str
@@ -39,6 +40,7 @@ class RunRecord:
     split_sha256: str
     tracker_run_id: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    parent_run: str = ""
 
 
 class CheckpointFolder:
@@ -112,27 +114,37 @@ def save_checkpoint(path: Path, record: RunRecord, state: Mapping[str, Any]) -> 
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU, whoever wrote it; the only way from such a file to objects.
+
+    Returns:
+        Its content, as `polymask.training.checkpoint_content.checked_content` leaves it.
+
+    Raises:
+        UserError: The file is missing, damaged, not a polymask checkpoint, or would run code.
+    """
+    return checked_content(_read(path), path)
+
+
+def stored_weights(path: Path) -> dict[str, Tensor]:
+    """Return the weights to predict with of a checkpoint, and nothing to build from.
 
     Raises:
         UserError: The file is missing, damaged, or not a polymask checkpoint.
     """
+    return inference_weights(checked_weights(_read(path), path))
+
+
+def _read(path: Path) -> Any:
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist; give a run_name of models/checkpoints or a path.")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"checkpoint {path} {found}; give a run_name of models/checkpoints or a path.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return read_tensors(path)
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
         raise UserError(
             f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged, or src/train.py did "
             "not write it; copy it again or train anew."
         ) from error
-    if not isinstance(content, dict) or "format" not in content or "model" not in content:
-        raise UserError(f"{path} is not a polymask checkpoint; give a file that src/train.py wrote.")
-    if content["format"] > FORMAT:
-        raise UserError(
-            f"{path} has checkpoint format {content['format']}; this version reads up to {FORMAT}."
-        )
-    return content
 
 
 def run_record(content: Mapping[str, Any]) -> RunRecord:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from polymask.errors import UserError
 from polymask.tasks.base import Batch, Task
 from polymask.training.checkpoint import load_weights
 from polymask.training.devices import autocast
@@ -126,12 +127,22 @@ class TrainingLoop:
         }
 
     def restore(self, content: dict[str, Any]) -> TrainingState:
-        """Take over the content of a last checkpoint."""
+        """Take over the content of a last checkpoint.
+
+        Raises:
+            UserError: It does not fit the run.
+        """
         load_weights(self.task, content["model"], source="the last checkpoint")
-        if self.average is not None and content["ema"] is not None:
-            self.average.load_state_dict(content["ema"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.schedule.load_state_dict(content["schedule"])
-        if content["scaler"]:  # empty when the run was interrupted on a device that needs no scaling
-            self.scaler.load_state_dict(content["scaler"])
+        try:
+            if self.average is not None and content["ema"] is not None:
+                self.average.load_state_dict(content["ema"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.schedule.load_state_dict(content["schedule"])
+            if content["scaler"]:  # empty when the run was interrupted on a device that needs no scaling
+                self.scaler.load_state_dict(content["scaler"])
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"the training state of the last checkpoint does not fit its run ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}); start a new run from its weights with init_from=."
+            ) from error
         return TrainingState(**content["training"])

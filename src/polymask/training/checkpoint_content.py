@@ -1,0 +1,182 @@
+"""What a checkpoint must hold, and what becomes of it before anything else of polymask sees it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from polymask.errors import UserError
+from polymask.places import keep_inside
+from polymask.training.state import TrainingState
+from polymask.trust import check_config
+from polymask.utils.names import has_control_characters, is_file_name
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+SECTIONS = ("data", "transforms", "model", "task", "loss", "optimizer", "scheduler", "tracker", "trainer")
+"""Parts of a configuration, each with keys of its own."""
+
+
+def run_name_of(path: Path) -> str:
+    """Return the name of the run that a checkpoint file belongs to: that of the file.
+
+    Raises:
+        UserError: It is no name for the files and folders of a run.
+    """
+    name = path.name.removesuffix(".pt").removesuffix(".last")
+    if not is_file_name(name):
+        raise UserError(f"checkpoint {path}: {name!r} cannot be the name of a run; rename the file.")
+    return name
+
+
+def checked_weights(content: Any, path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint, of which only the weights were looked at.
+
+    Raises:
+        UserError: It is no checkpoint, one of a later version, or its weights are none.
+    """
+    if not isinstance(content, dict) or "format" not in content or "model" not in content:
+        raise UserError(
+            f"{path} is not a polymask checkpoint; give a file that src/train.py wrote (weights alone are "
+            "read by model.encoder_weights=, those of a Mask R-CNN by model.weights=)."
+        )
+    if isinstance(content["format"], int) and content["format"] > FORMAT:
+        raise UserError(
+            f"{path} has checkpoint format {content['format']}; this version reads up to {FORMAT}."
+        )
+    _check_fields(content, {name: _REQUIRED[name] for name in ("format", "model", "ema")}, path)
+    return content
+
+
+def checked_content(content: Any, path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint, safe to build from whoever wrote it.
+
+    Every field is of its type; the configuration names allowed constructors only and writes inside the
+    project (`moved` holds what else it said); the run is called like the file. A copy of another run's file
+    goes on as a run of its own: it has a `parent_run`, and no run of the tracker yet.
+
+    Raises:
+        UserError: Something of it is not so.
+    """
+    content = checked_weights(content, path)
+    _check_fields(content, _REQUIRED, path)
+    if path.name.endswith(".last.pt"):
+        _check_fields(content, _RESUMABLE, path)
+    content = {**_DEFAULTS, **content}
+    _check_fields(content, _OPTIONAL, path)
+    check_config(content["config"], str(path))
+    content["training"] = TrainingState(**content["training"]).state_dict()
+    content["moved"] = keep_inside(content["config"])
+    return _called_like_its_file(content, path)
+
+
+def _called_like_its_file(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    name, written = run_name_of(path), content["run_name"]
+    if name == written:
+        return content
+    best = path.with_name(f"{name}.pt")
+    if path != best and content["training"]["best_epoch"] and not best.is_file():
+        raise UserError(
+            f"{path} is a copy of run {written!r} without its best epoch; copy {written}.pt to {best}, too."
+        )
+    log.info("%s was written by run %s; it is taken as a run of its own, %s", path.name, written, name)
+    content["config"]["run_name"] = name
+    return {**content, "run_name": name, "parent_run": written, "tracker_run_id": ""}
+
+
+def _check_fields(content: Mapping[str, Any], wanted: Mapping[str, _Check], path: Path) -> None:
+    for name, (is_valid, what) in wanted.items():
+        if name in content and is_valid(content[name]):
+            continue
+        value = content.get(name)
+        found = f"is {_shown(value)}" if name in content else "is missing"
+        raise UserError(
+            f"checkpoint {path} is not valid: {name} {found}, and must be {what}. It is damaged, or "
+            "src/train.py did not write it; copy it again or train anew."
+        )
+
+
+def _shown(value: Any) -> str:
+    """Return a small value as it is, and what kind of thing any other is."""
+    return repr(value)[:60] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+
+
+def _mapping(of: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return the check of a dict with text as keys and such values."""
+    return lambda value: (
+        isinstance(value, dict) and all(isinstance(key, str) and of(item) for key, item in value.items())
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _is_class_names(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        _is_text(name) and not has_control_characters(name) for name in value
+    )
+
+
+def _is_config(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(section), dict) for section in SECTIONS)
+
+
+def _is_training(value: Any) -> bool:
+    known = {field.name for field in fields(TrainingState)}
+    if not isinstance(value, dict) or not known.issuperset(value):
+        return False
+    history, best = value.get("history", []), value.get("best_value")
+    counts = [item for name, item in value.items() if name not in ("history", "best_value")]
+    return (
+        all(map(_is_whole, counts))
+        and (best is None or _is_number(best))
+        and isinstance(history, list)
+        and all(map(_mapping(_is_number), history))
+    )
+
+
+_Check = tuple[Callable[[Any], bool], str]
+_TEXTS: _Check = (_mapping(_is_text), "a dict of texts")
+_STATE: _Check = (lambda value: isinstance(value, dict), "a dict")
+
+_REQUIRED: dict[str, _Check] = {
+    "format": (lambda value: _is_whole(value) and 0 < value <= FORMAT, f"a number from 1 to {FORMAT}"),
+    "model": (_mapping(lambda value: isinstance(value, Tensor)), "a dict of tensors"),
+    "ema": (
+        lambda value: value is None or _mapping(lambda item: isinstance(item, Tensor | int))(value),
+        "a dict of tensors or None",
+    ),
+    "run_name": (is_file_name, "a name without folders"),
+    "config": (_is_config, f"a configuration with {', '.join(SECTIONS)}"),
+    "groups": _TEXTS,
+    "class_names": (_is_class_names, "a list of texts"),
+    "split": (_is_text, "text"),
+    "split_sha256": (_is_text, "text"),
+    "training": (_is_training, "the state of a training"),
+}
+"""Field -> whether a value is right, and in words what is."""
+
+_RESUMABLE = {"optimizer": _STATE, "schedule": _STATE, "scaler": _STATE}
+"""What a last checkpoint holds besides."""
+
+_OPTIONAL: dict[str, _Check] = {
+    "tracker_run_id": (lambda value: value == "" or is_file_name(value), "the id of a run"),
+    "versions": _TEXTS,
+    "parent_run": (lambda value: value == "" or is_file_name(value), "a name without folders"),
+}
+_DEFAULTS: dict[str, Any] = {"tracker_run_id": "", "versions": {}, "parent_run": ""}
