@@ -274,6 +274,7 @@ def test_every_epoch_is_logged_with_all_before_it(tmp_path):
         "train/epoch_index",
         "train/images_per_second",
         "learning_rate",
+        "epoch_seconds",
         "val/loss",
         "val/bias",
     }

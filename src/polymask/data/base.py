@@ -14,13 +14,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from polymask.data.analysis import OriginalSample, TitledSample
-from polymask.data.reading import num_cores, read_ahead
+from polymask.data.reading import read_ahead
 from polymask.data.records import Record
 from polymask.data.samplers import EvaluationBatches, TrainBatches
 from polymask.data.split_statistics import format_statistics
 from polymask.data.splits import Split, draw_fold, draw_split, read_split_file
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, choose, whole_number
+from polymask.utils.cores import num_cores
 from polymask.utils.paths import resolve
 
 SAMPLERS = ("shuffle", "weighted")

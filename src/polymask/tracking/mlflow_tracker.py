@@ -157,7 +157,7 @@ class MlflowTracker:
 
     def _open(self, run_name: str, tags: Mapping[str, str], begun: int) -> None:
         if not (self.run_id and self._reopen()):
-            own = {"mlflow.source.name": " ".join(sys.argv), "mlflow.user": _user()}
+            own = {"mlflow.source.name": sys.argv[0], "command": " ".join(sys.argv), "mlflow.user": _user()}
             run = self._client.create_run(
                 self._experiment_id(), start_time=begun, tags={**own, **tags}, run_name=run_name
             )
