@@ -121,8 +121,9 @@ def run(name: str, overrides: Sequence[str]) -> Any:
         function = getattr(importlib.import_module(chosen.module), name)
         entered.append(True)
         own = HydraConfig.get()
-        job = partial(SweepJob, number=own.job.get("num", 0), overrides=list(own.overrides.task))
         in_sweep = own.mode == RunMode.MULTIRUN
+        number = own.job.num if in_sweep else 0
+        job = partial(SweepJob, number=number, overrides=list(own.overrides.task))
         try:
             _check_complete(cfg)
             result = function(cfg)
@@ -145,7 +146,11 @@ def run(name: str, overrides: Sequence[str]) -> Any:
         finally:
             if sweep and jobs:
                 print(sweep_table(jobs))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: flags that exclude another
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        ValueError,
+    ) as error:  # ValueError: flags that exclude another
         if entered:  # a defect in a run, not a mistake in the command line
             raise
         from polymask.config_errors import explain

@@ -25,7 +25,7 @@ def nearest(word: str, options: Iterable[str]) -> str:
 
 
 def listed(word: str, options: Iterable[str], *, how_to_list: str = "") -> str:
-    """Return a sentence with all options, or with the five nearest to `word` where there are too many to read.
+    """Return a sentence with all options, or the five nearest to `word` where there are too many.
 
     Args:
         word: The user's choice.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -53,7 +52,7 @@ def run_summary(
         *_where_tracked(tracker, metrics_file),
         ("test", command("test", name)),
         ("infer", command("infer", name | {"data.data_dir": "images/"})),
-        ("go on", command("train", {"resume": "true"} | name | more)),
+        ("resume", command("train", {"resume": "true"} | name | more)),
     ]
     return text_table(f"run {run_name}: epoch {state.epoch} of {epochs}, {how}", rows)
 
@@ -77,7 +76,8 @@ def _program(name: str, arguments: list[str]) -> str:
 def _times(seconds: list[float]) -> str:
     if not seconds:
         return "unknown"
-    return f"{sum(seconds) / len(seconds):.1f} s per epoch, {duration(sum(seconds))} in {len(seconds)} epochs"
+    total = sum(seconds)
+    return f"{total / len(seconds):.1f} s per epoch, {duration(total)} in all"
 
 
 def _where_tracked(tracker: Any, metrics_file: Path) -> list[tuple[str, str]]:
@@ -85,6 +85,6 @@ def _where_tracked(tracker: Any, metrics_file: Path) -> list[tuple[str, str]]:
     if uri.startswith(("http:", "https:")):
         rows.append(("MLflow", f"{uri} (run {tracker.run_id})"))
     elif uri:
-        quiet = "" if "MLFLOW_DISABLE_TELEMETRY" not in os.environ else "MLFLOW_DISABLE_TELEMETRY=true "
-        rows.append(("MLflow", f"{quiet}mlflow ui --backend-store-uri {shlex.quote(uri)}"))
+        ui = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        rows.append(("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {ui}"))
     return rows

@@ -1,7 +1,7 @@
 """Keys whose value is text: they take what is typed, whatever Hydra's grammar would read into it.
 
-Without this, `run_name=20251203_0016` is the number 202512030016, `1e5` is 100000.0, and `=`, `(` or `~` in a
-path are errors. So these values get Hydra's quotes before it sees them, and the shell's are all that one types.
+Without this, `run_name=20251203_0016` is the number 202512030016, `1e5` is 100000.0, and `=`, `(` or `~` in
+a path are errors. So these values get Hydra's quotes before it sees them, and the shell's are all that one types.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TEXT_KEYS = frozenset(
         "trainer.precision",
     }
 )
-"""Keys of one text. A test looks at the arguments of all that the YAML files build, and finds a missing one."""
+"""Keys of one text. A test looks at the arguments of all that the YAML files build for missing ones."""
 
 TEXT_LIST_KEYS = frozenset({"data.classes", "runs", "running_metrics"})
 """Keys of a list of texts."""
@@ -89,7 +89,7 @@ def _quoted_override(text: str, *, sweep: bool) -> str:
 
 
 def _text_value(value: str) -> str:
-    """Return one text in quotes; null, interpolations and what is empty or quoted already stay as they are."""
+    """Return one text in quotes; null, interpolations and what is empty or quoted stay as they are."""
     as_it_is = value in ("", "null") or "${" in value or _QUOTED.fullmatch(value)
     return value if as_it_is else quote(value)
 

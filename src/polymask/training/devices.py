@@ -33,7 +33,7 @@ def select_device(name: str, *, local_rank: int = 0) -> torch.device:
         raise UserError(
             f"trainer.device={name}: Apple's GPUs are not supported, only CUDA is; use trainer.device=cpu."
         )
-    known = kind if kind != "auto" and number.isdigit() else str(name)
+    known = kind if kind in ("cpu", "cuda") and number.isdigit() else str(name)
     choose("trainer.device", known, ("auto", "cpu", "cuda"), meant=_MEANT_DEVICES | _numbered(str(name)))
     if kind == "cpu":
         return torch.device("cpu")

@@ -33,6 +33,17 @@ def use_threads(threads: int | None) -> int:
         torch.set_num_threads(max(1, cores // share))
     chosen = torch.get_num_threads()
     if os.environ.get("RANK", "0") == "0":
-        why = "trainer.threads" if threads is not None else "OMP_NUM_THREADS" if given else "trainer.threads=null"
+        why = (
+            "trainer.threads"
+            if threads is not None
+            else "OMP_NUM_THREADS"
+            if given
+            else "trainer.threads=null"
+        )
         log.info("%d threads per process (%s; %d cores, processes here: %d)", chosen, why, cores, share)
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        if chosen > 1 and load > 1.5 * cores:
+            log.warning(
+                "other programs keep %d cores busy (load %.1f); trainer.threads=1 may be faster", cores, load
+            )
     return chosen
