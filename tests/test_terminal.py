@@ -124,12 +124,12 @@ def test_long_lists_are_cut_to_the_nearest_five() -> None:
     assert listed("b", ["a", "c"]) == "Allowed: a, c."
 
 
-def summary(epoch: int, *, tracker: object = None, **options: object) -> dict[str, str]:
+def summary(epoch: int, *, tracker: object = None) -> dict[str, str]:
     history = [{"epoch": n + 1, "epoch_seconds": 10.0 + n} for n in range(epoch)]
     state = TrainingState(epoch=epoch, best_value=0.25, best_epoch=2, epochs_since_best=3, history=history)
     text = run_summary(
         "my run", state, epochs=5, patience=3, monitor="val/loss", seed=4, tracker=tracker,
-        checkpoint=Path("/m/my run.pt"), report=Path("/r/my run"), metrics_file=Path("/o/metrics.csv"), **options,
+        checkpoint=Path("/m/my run.pt"), report=Path("/r/my run"), metrics_file=Path("/o/metrics.csv"),
     )  # fmt: skip
     lines = text.splitlines()
     return {"title": lines[0], **dict(re.split(r"  +", line, maxsplit=1) for line in lines[2:-1])}
@@ -195,7 +195,8 @@ def test_a_run_ends_with_its_box_and_a_sweep_with_its_table(
     project: Path, lesion_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [
-        f"data.data_dir={lesion_folder}", "data.classes=[MEL,NV,BKL]", "data.image_size=32", "data.batch_size=8",
+        f"data.data_dir={lesion_folder}", "data.classes=[MEL,NV,BKL]", "data.image_size=32",
+        "data.batch_size=8",
         "data.num_workers=0", "transforms=none", "model.encoder_name=resnet18", "model.encoder_weights=null",
         "trainer.device=cpu", "tracker=none", "epochs=1", "test_after_training=false",
     ]  # fmt: skip

@@ -62,7 +62,8 @@ def test_all_texts_that_the_configurations_build_with_are_in_the_table() -> None
 
 TYPED = [
     "20251203_0016", "1e5", "2018_07", "2025", "true", "007", "a,b", "NULL", "~/ham", "/d/HAM (1)",
-    "models/epoch=3.pt", "a_lr=0.1", "it's", r"(\d+)_'x", r"(.+)\'", "a\\", "[1,2]", "{a:1}", " x ", "ü", "50%",
+    "models/epoch=3.pt", "a_lr=0.1", "it's", r"(\d+)_'x", r"(.+)\'", "a\\", "[1,2]", "{a:1}", " x ", "ü",
+    "50%",
 ]  # fmt: skip
 
 

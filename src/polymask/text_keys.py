@@ -1,7 +1,7 @@
 """Keys whose value is text: they take what is typed, whatever Hydra's grammar would read into it.
 
 Without this, `run_name=20251203_0016` is the number 202512030016, `1e5` is 100000.0, and `=`, `(` or `~` in
-a path are errors. So these values get Hydra's quotes before it sees them, and the shell's are all that one types.
+a path are errors. So these values get Hydra's quotes first, and the shell's are all that one types.
 """
 
 from __future__ import annotations
