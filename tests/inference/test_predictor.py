@@ -120,6 +120,6 @@ def test_multiclass_masks_hold_the_most_probable_class_of_each_pixel(
 def test_repr_says_what_it_is(trained: Path) -> None:
     shown = repr(Predictor.from_checkpoint("tiny", device="cpu", precision="fp32"))
     assert shown == (
-        "Predictor(run='tiny', task=MultiTask, classes=['MEL', 'NV', 'BKL'], image_size=(32, 48), "
+        "Predictor(run='tiny', task=MultitaskTask, classes=['MEL', 'NV', 'BKL'], image_size=(32, 48), "
         "device=cpu, precision=float32)"
     )
