@@ -42,6 +42,8 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("data.batch_size=0", "data.batch_size=0 is not valid"),
         ("trainer.precision=bf61", "Did you mean 'bf16'?"),
         ("trainer.device=cuda:9", "trainer.device=cuda:9 is not on this machine"),
+        ("trainer.device=gpu", "Did you mean 'cuda'?"),
+        ("trainer.threads=0", "trainer.threads=0 is not valid"),
         ("data.data_dir=nowhere", "nowhere"),
         (
             "+transforms.affine.scal=2",
@@ -81,8 +83,10 @@ def test_keys_of_the_chosen_groups_are_known(capsys: pytest.CaptureFixture[str],
 def test_a_value_that_needs_quotes_is_shown_with_them(
     capsys: pytest.CaptureFixture[str], project: Path, lesion_folder: Path
 ) -> None:
-    line = fails(capsys, "train", "data=coco", "data.reader.group_pattern=(.+)_tile")
-    assert "'data.reader.group_pattern=\"(.+)_tile\"'" in line
+    line = fails(capsys, "train", "data=coco", "hydra.run.dir=(.+)_tile")
+    assert "'hydra.run.dir=\"(.+)_tile\"'" in line
+    typed = ["data.reader.group_pattern=(.+)_tile", f"data.data_dir={lesion_folder}"]  # a text: as it is
+    assert "no annotations.json" in fails(capsys, "train", "data=coco", *typed)
     quoted = ['data.reader.group_pattern="(.+)_tile"', f"data.data_dir={lesion_folder}"]
     assert "no annotations.json" in fails(capsys, "train", "data=coco", *quoted)
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from polymask.errors import UserError
+from polymask.sweep_table import SweepJob, sweep_table
+from polymask.text_keys import quote, quoted_overrides
 from polymask.utils import interruption
 from polymask.utils.outputs import discard_failed_start
 from polymask.utils.paths import CONFIG_DIR, resolve
+from polymask.words import check_pairs, split_words
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ _USAGE = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a mistake of the user ends as one line on standard error and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a letter that the terminal lacks must not stop a run
+            stream.reconfigure(errors="backslashreplace")
     name, *overrides = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name not in COMMANDS:
         print(_USAGE, file=sys.stdout if name in ("-h", "--help") else sys.stderr)
@@ -99,8 +106,15 @@ def run(name: str, overrides: Sequence[str]) -> Any:
         UserError: A mistake of the user.
     """
     chosen = COMMANDS[name]
-    overrides = _with_operands(name, overrides)
-    sys.argv = [f"polymask {name}", *overrides]
+    flags, words, sweep = split_words(overrides, chosen.config)
+    words = _with_operands(name, words)
+    check_pairs(words, chosen.config)
+    overrides = quoted_overrides(words, sweep=sweep)
+    sys.argv = [f"polymask {name}", *flags, *overrides]
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Threads of PyTorch wait for one another in a busy loop. Where other programs want the cores, too, a
+        # short one is nearly twice as fast as the default, and elsewhere it costs nothing.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Hydra would shorten tracebacks and end with status 1; we tell mistakes from defects ourselves.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     OmegaConf.register_new_resolver("project_root", lambda: str(resolve("")), replace=True)
@@ -108,27 +122,44 @@ def run(name: str, overrides: Sequence[str]) -> Any:
     results: list[Any] = []
     failures: list[UserError] = []
     entered: list[bool] = []
+    jobs: list[SweepJob] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=chosen.config)
     def command(cfg: DictConfig) -> Any:
         function = getattr(importlib.import_module(chosen.module), name)
         entered.append(True)
+        own = HydraConfig.get()
+        in_sweep = own.mode == RunMode.MULTIRUN
+        number = own.job.num if in_sweep else 0
+        job = partial(SweepJob, number=number, overrides=list(own.overrides.task))
         try:
             _check_complete(cfg)
             result = function(cfg)
-        except UserError as error:
+        except Exception as error:
             # Passing through Hydra it would print a second line. In a sweep that line says which job it was.
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise
-            discard_failed_start()
-            failures.append(error)
-            return None
-        results.append(result)
+            if isinstance(error, UserError) and not in_sweep:
+                discard_failed_start()
+                failures.append(error)
+                return None
+            jobs.append(job(error=_user_message(error) or repr(error)))
+            raise
+        if in_sweep:
+            jobs.append(job(result=result))
+        else:
+            results.append(result)
         return result.objective
 
     try:
-        command()
-    except (HydraException, OmegaConfBaseException) as error:
+        try:
+            command()
+        finally:
+            if sweep and jobs:
+                print(sweep_table(jobs))
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        ValueError,
+    ) as error:  # ValueError: flags that exclude another
         if entered:  # a defect in a run, not a mistake in the command line
             raise
         from polymask.config_errors import explain
@@ -136,13 +167,13 @@ def run(name: str, overrides: Sequence[str]) -> Any:
         raise UserError(explain(error, chosen.config, overrides)) from error
     if failures:
         raise failures[0]
-    return results[0] if len(results) == 1 else None
+    return results[0] if results else None
 
 
 def _with_operands(name: str, words: Sequence[str]) -> list[str]:
     """Return the command line with words such as the RUN_A of `compare RUN_A RUN_B` as key=value."""
     keys = COMMANDS[name].operands
-    operands = [word for word in words if "=" not in word and not word.startswith(("-", "~", "+"))]
+    operands = [word for word in words if _is_operand(word)] if keys else []
     if not keys or not operands:
         return list(words)
     if len(operands) > len(keys) and not keys[-1].endswith("*"):
@@ -150,17 +181,18 @@ def _with_operands(name: str, words: Sequence[str]) -> list[str]:
             f"polymask {name} takes {len(keys)} words ({', '.join(keys)}), not {len(operands)}: "
             f"{' '.join(operands)}. Everything else is key=value."
         )
-    quoted = [_quoted(word) for word in operands]
+    quoted = [quote(word) for word in operands]
     pairs = [f"{key}={word}" for key, word in zip(keys, quoted, strict=False) if not key.endswith("*")]
     if keys[-1].endswith("*"):
         pairs.append(f"{keys[-1][:-1]}=[{','.join(quoted[len(keys) - 1 :])}]")
     return [*pairs, *(word for word in words if word not in operands)]
 
 
-def _quoted(word: str) -> str:
-    """Return a word as Hydra's grammar takes any text."""
-    escaped = word.replace("'", "\\'")
-    return f"'{escaped}'"
+def _is_operand(word: str) -> bool:
+    """Return whether a word is no key=value; a run may have a `=` in its name."""
+    if "=" not in word:
+        return not word.startswith(("~", "+"))
+    return "/" not in word and any(resolve("models/checkpoints").glob(f"{word}.pt"))
 
 
 def _check_complete(cfg: DictConfig) -> None:
@@ -193,3 +225,7 @@ def _user_message(error: BaseException) -> str | None:
             return str(cause)
         cause = cause.__cause__
     return None
+
+
+if __name__ == "__main__":  # as the module that others import, of which there must not be two
+    importlib.import_module("polymask.cli").main()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, OverrideParseException
 
-from polymask.errors import nearest
+from polymask.errors import listed, nearest
 from polymask.utils.paths import CONFIG_DIR
 
 
@@ -27,22 +29,40 @@ def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str
         return _unknown_option(match[1], match[2])
     if match := re.search(r"Could not (?:append|override) .*?'([^']+)'.*No match in the defaults list", text):
         return _unknown_key(match[1], config_name, overrides)
-    if match := re.search(r"Error parsing override '([\w.+~@/-]+)=(?![\[{\"'])", text):
-        return _not_quoted(match[1], overrides) or text
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    if "Ambiguous value for argument" in text and (match := re.search(r"argument '([^']+)'", text)):
+        key, _, value = match[1].partition("=")
+        return f"{match[1]} has several values: add -m for one run each, or give one list: '{key}=[{value}]'."
     return f"{text} (command line: {' '.join(overrides)})" if overrides else text
 
 
-def _not_quoted(key: str, overrides: Sequence[str]) -> str | None:
-    """Return how to write a value of which Hydra takes some characters as its own, None without one."""
-    value = next((text.partition("=")[2] for text in overrides if text.startswith(f"{key}=")), None)
-    if value is None or '"' in value or "'" in value:
-        return None
-    quoted = f"'{key}=\"{value}\"'"
-    return f"{key}={value} has characters that need quotes, those of the shell and Hydra's: {quoted}."
+def _unreadable(override: str) -> str:
+    """Return how to write a value of which Hydra takes some characters as its own."""
+    key, _, value = override.partition("=")
+    if value[:1] in ("[", "{", "'", '"'):
+        return f"{override} cannot be read; lists are written '{key}=[a,b]', texts '{key}=\"a text\"'."
+    quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
+    return f"{override} has characters that need quotes, those of the shell and Hydra's: {quoted}."
 
 
 def _unknown_key(key: str, config_name: str, overrides: Sequence[str]) -> str:
+    near = nearest_key(key, config_name, overrides)
+    hint = f" Did you mean '{near}'?" if near else ""
+    return f"'{key}' is not a configuration key.{hint} All keys: add --cfg job to the command."
+
+
+def nearest_key(key: str, config_name: str, overrides: Sequence[str]) -> str | None:
+    """Return the configuration key that `key` most likely means, None when there is none like it.
+
+    Args:
+        key: What was typed.
+        config_name: Name of the primary configuration.
+        overrides: The command line, which chooses groups.
+    """
     keys = _all_keys(config_name, overrides)
+    if key in keys:
+        return key
     leaf = key.rpartition(".")[2]
     # First the same last word elsewhere in the tree (`batch_size`).
     matches = [known for known in keys if known.rpartition(".")[2] == leaf]
@@ -52,8 +72,7 @@ def _unknown_key(key: str, config_name: str, overrides: Sequence[str]) -> str:
     matches = matches or [
         k for k in keys if difflib.get_close_matches(leaf, [k.rpartition(".")[2]], cutoff=0.7)
     ]
-    hint = f" Did you mean '{matches[0]}'?" if matches else ""
-    return f"'{key}' is not a configuration key.{hint} All keys: add --cfg job to the command."
+    return matches[0] if matches else None
 
 
 def _initials(key: str) -> str:
@@ -67,7 +86,7 @@ def _unknown_option(group: str, option: str) -> str:
         return (
             f"there is no configuration group '{group}'.{nearest(group, groups)} Groups: {', '.join(groups)}."
         )
-    return f"{group}={option} is unknown.{nearest(option, options)} Allowed: {', '.join(options)}."
+    return f"{group}={option} is unknown.{nearest(option, options)} {listed(option, options)}"
 
 
 def _all_keys(config_name: str, overrides: Sequence[str]) -> list[str]:

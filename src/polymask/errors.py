@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -24,20 +24,50 @@ def nearest(word: str, options: Iterable[str]) -> str:
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
-def choose(what: str, word: str, options: Iterable[str]) -> str:
+def listed(word: str, options: Iterable[str], *, how_to_list: str = "") -> str:
+    """Return a sentence with all options, or the five nearest to `word` where there are too many.
+
+    Args:
+        word: The user's choice.
+        options: What is allowed.
+        how_to_list: Where all of them can be seen, for the case that they are not shown.
+    """
+    allowed = [str(option) for option in options]
+    if len(allowed) <= _MOST_OPTIONS_SHOWN:
+        return f"Allowed: {', '.join(allowed)}."
+    near = ", ".join(difflib.get_close_matches(str(word), allowed, n=5, cutoff=0.0))
+    rest = f"; all of them: {how_to_list}" if how_to_list else ""
+    return f"The nearest of {len(allowed)} are: {near}{rest}."
+
+
+_MOST_OPTIONS_SHOWN = 30
+
+
+def choose(
+    what: str,
+    word: str,
+    options: Iterable[str],
+    *,
+    meant: Mapping[str, str] | None = None,
+    how_to_list: str = "",
+) -> str:
     """Return `word` when it is one of `options`.
 
     Args:
         what: Where the word was given, for the message (a configuration key such as `model.model`).
         word: The user's choice.
         options: What is allowed.
+        meant: The option that another word for it means, where their spelling does not tell.
+        how_to_list: See `listed`.
 
     Raises:
         UserError: `word` is not an option; the message lists them and names the nearest.
     """
     allowed = list(options)
     if word not in allowed:
-        raise UserError(f"{what}={word!r} is unknown.{nearest(word, allowed)} Allowed: {', '.join(allowed)}.")
+        known = (meant or {}).get(str(word).lower())
+        hint = f" Did you mean '{known}'?" if known else nearest(word, allowed)
+        raise UserError(f"{what}={word!r} is unknown.{hint} {listed(word, allowed, how_to_list=how_to_list)}")
     return word
 
 

@@ -23,6 +23,7 @@ ANYTIME = (
     "data.num_workers",
     "data.cache_dir",
     "trainer.device",
+    "trainer.threads",
     "tracker",
     "preview_epochs",
     "preview_images",

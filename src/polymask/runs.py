@@ -39,6 +39,7 @@ from polymask.run_files import (
     report_place,
     write_run_files,
 )
+from polymask.run_summary import run_summary
 from polymask.tasks.base import Task
 from polymask.tracking.base import NoTracker
 from polymask.tracking.epoch_log import EpochLog
@@ -55,6 +56,7 @@ from polymask.training.checkpoint import (
 from polymask.training.distributed import leave, processes
 from polymask.training.seeding import seed_everything
 from polymask.training.state import TrainingState
+from polymask.training.threads import use_threads
 from polymask.training.trainer import Trainer
 from polymask.utils.files import check_writable
 from polymask.utils.outputs import output_dir
@@ -158,10 +160,27 @@ def train(cfg: DictConfig) -> TrainResult:
             best = checkpoints.best(name)
             tracker.log_artifact(best, "run")
             metrics: dict[str, float] = {}
+            folder = None
             if cfg.test_after_training and own.is_main and data.split.subsets["test"]:
                 load_weights(task, stored_weights(best), source=str(best))
                 folder = report_place(cfg, name)
                 metrics = evaluate_test(task, trainer, data, folder, state.state_dict(), tracker)
+    if own.is_main:
+        log.info(
+            "%s",
+            run_summary(
+                record.run_name,
+                state,
+                epochs=trainer.epochs,
+                patience=trainer.patience,
+                monitor=task.monitor,
+                seed=trainer.seed,
+                checkpoint=best,
+                report=folder,
+                tracker=tracker,
+                metrics_file=output_dir() / "metrics.csv",
+            ),
+        )
     return TrainResult(
         run_name=record.run_name, task=task, state=state, test_metrics=metrics, objective=state.best_value
     )
@@ -211,6 +230,7 @@ def infer(cfg: DictConfig) -> InferResult:
     from polymask.inference.inputs import find_images
     from polymask.inference.predictor import Predictor
 
+    use_threads(cfg.trainer.threads)
     predictor = Predictor.from_checkpoint(
         cfg.run_name,
         pixel_size=cfg.data.pixel_size,

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,32 @@ def test_names_that_are_no_text_are_told(tmp_path: Path) -> None:
         pytest.skip("this file system takes only UTF-8 names")
     with pytest.raises(UserError, match=r"1 file names are not UTF-8, e\.g\. 'k\\udcf6ln\.jpg'"):
         find_images(tmp_path)
+
+
+def test_names_that_only_the_locale_keeps_python_from_reading(tmp_path: Path) -> None:
+    touch(tmp_path / "k\u00f6ln.jpg")
+    code = (
+        "import sys; from pathlib import Path; from polymask.errors import UserError\n"
+        "from polymask.inference.inputs import find_images\n"
+        "try:\n    print(len(find_images(Path(sys.argv[1]))))\n"
+        "except UserError as error:\n    print(error)\n"
+    )
+    bare = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    printed = {}
+    for mode in ("0", "1"):
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(
+            command, env=bare | {"PYTHONUTF8": mode}, capture_output=True, text=True, check=True
+        )
+        printed[mode] = done.stdout.strip()
+    assert "set PYTHONUTF8=1" in printed["0"]
+    assert "convmv" not in printed["0"]
+    assert printed["1"] == "1"  # the remedy works
 
 
 def test_a_list_keeps_its_order_and_takes_each_file_once(tmp_path: Path) -> None:

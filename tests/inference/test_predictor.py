@@ -115,3 +115,11 @@ def test_multiclass_masks_hold_the_most_probable_class_of_each_pixel(
     written = cv2.imread(str(tmp_path / "masks" / "x.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(written, result.mask)
     assert row["lesion_pixels"] == np.count_nonzero(result.mask)
+
+
+def test_repr_says_what_it_is(trained: Path) -> None:
+    shown = repr(Predictor.from_checkpoint("tiny", device="cpu", precision="fp32"))
+    assert shown == (
+        "Predictor(run='tiny', task=MultitaskTask, classes=['MEL', 'NV', 'BKL'], image_size=(32, 48), "
+        "device=cpu, precision=float32)"
+    )

@@ -42,6 +42,26 @@ def test_unknown_device_is_a_user_error(name):
         select_device(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("gpu", "cuda"), ("GPU", "cuda"), ("nvidia", "cuda"), ("cuda0", "cuda:0"), ("gpu:1", "cuda:1")],
+)
+def test_other_words_for_a_device(name, meant):
+    with pytest.raises(UserError, match=f"Did you mean '{meant}'"):
+        select_device(name)
+
+
+def test_apples_gpus_are_answered():
+    with pytest.raises(UserError, match=r"Apple's GPUs are not supported.* use trainer\.device=cpu"):
+        select_device("mps")
+
+
+@pytest.mark.parametrize(("name", "meant"), [("32", "fp32"), (16, "fp16"), ("bfloat16", "bf16")])
+def test_other_words_for_a_precision(name, meant):
+    with pytest.raises(UserError, match=f"Did you mean '{meant}'"):
+        select_precision(name, CPU)
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_precision_by_name(name, dtype):
     assert select_precision(name, CPU) == dtype

@@ -3,9 +3,11 @@ from __future__ import annotations
 import logging
 import os
 import pty
+import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,46 @@ def test_speed_counts_images_since_the_start():
     assert progress.images_per_second == pytest.approx(100 / elapsed, rel=0.2)
 
 
+TRAINING = """
+import sys
+from pathlib import Path
+from stub_task import StubTask, fit, make_trainer
+fit(make_trainer(epochs=2), StubTask(), Path(sys.argv[1]))
+"""
+
+
+def test_a_training_on_a_terminal_warns_of_nothing_and_shows_the_time_left(tmp_path):
+    path = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])
+    environment = {**os.environ, "PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "140"}
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-W", "error:Converting:UserWarning", "-c", TRAINING, str(tmp_path)]
+    done = subprocess.run(command, env=environment, stderr=theirs, check=False, timeout=60)
+    os.close(theirs)
+    shown = ""
+    with suppress(OSError):  # how Linux says that all was read
+        while part := os.read(ours, 100_000):
+            shown += part.decode()
+    os.close(ours)
+    assert done.returncode == 0, shown
+    assert "Warning" not in shown
+    assert re.search(r"epoch 1 .*loss \d.*all epochs 0:00:\d\d", shown)
+
+
+def test_time_left_over_all_epochs(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    first, later = Progress("epoch 1", epochs_left=3), Progress("epoch 2", epochs_left=2, epoch_seconds=50.0)
+    for progress in (first, later):
+        with progress.over(4):
+            progress.advance(1)
+        now[0] += 10.0
+        progress.advance(1)
+        now[0] -= 10.0
+    now[0] += 10.0
+    assert first.seconds_left == 3 * 20 - 10  # two of four batches took 10 seconds
+    assert later.seconds_left == 2 * 50 - 10  # with the validation that earlier epochs had
+
+
 def test_line_of_an_epoch_shows_each_value_once(caplog):
     metrics = {
         "train/loss": 0.5,
@@ -101,12 +143,14 @@ def test_line_of_an_epoch_shows_each_value_once(caplog):
         "train/images_per_second": 123.4,
     }
     with caplog.at_level(logging.INFO):
-        log_epoch(3, 10, metrics, monitor="val/loss", best=True)
-        log_epoch(4, 10, metrics, monitor="val/other", best=False)
-    begin, *pairs, speed, best = caplog.messages[0].split("  ")
-    assert (begin, speed, best) == ("epoch 3/10", "123 images/s", "best")
+        log_epoch(3, 10, metrics, monitor="val/loss", best=True, seconds_left=61.0)
+        log_epoch(4, 10, metrics, monitor="val/other", best=False, seconds_left=120.0)
+        log_epoch(10, 10, metrics, monitor="val/other", best=False)
+    begin, *pairs, speed, left, best = caplog.messages[0].split("  ")
+    assert (begin, speed, left, best) == ("epoch 3/10", "123 images/s", "0:01:01 left", "best")
     values = {name: float(value) for name, value in (pair.split(" ") for pair in pairs)}
     names = ("train/loss", "val/loss", "val/dice_lesion_image", "learning_rate")
     assert values == {name: metrics[name] for name in names}
     assert "val/other 0.125" in caplog.messages[1]
-    assert caplog.messages[1].endswith("images/s")
+    assert caplog.messages[1].endswith("0:02:00 left")
+    assert caplog.messages[2].endswith("images/s")

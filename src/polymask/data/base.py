@@ -18,13 +18,14 @@ from polymask.data.headers import NumberFormat
 from polymask.data.inspection import FileMemory, Foreground, image_facts
 from polymask.data.intensity import EIGHT_BIT, Range, check_depth, find_range, parse_range
 from polymask.data.mask_checks import check_foregrounds, drawn_foregrounds
-from polymask.data.reading import num_cores, read_ahead
+from polymask.data.reading import read_ahead
 from polymask.data.records import Record
 from polymask.data.samplers import EvaluationBatches, TrainBatches
 from polymask.data.split_statistics import format_statistics
 from polymask.data.splits import SUBSETS, Split, draw_fold, draw_split, read_split_file
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, choose, whole_number
+from polymask.utils.cores import num_cores
 from polymask.utils.paths import resolve
 
 SAMPLERS = ("shuffle", "weighted")

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from polymask.utils.cores import num_cores
+
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 _MOST_THREADS = 16
-
-
-def num_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_ahead(read: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:

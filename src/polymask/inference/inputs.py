@@ -60,11 +60,24 @@ def _listed(folder: Path, file_list: Path) -> list[Path]:
 def _checked(files: list[Path]) -> list[Path]:
     """Return `files` if their names can be written into a table; bytes that are no text are surrogates."""
     bad = [str(file) for file in files if any("\ud800" <= letter <= "\udfff" for letter in str(file))]
+    if bad and all(_is_utf8(name) for name in bad):  # Python reads names as its locale says, here as ASCII
+        raise UserError(
+            f"{len(bad)} file names have letters that Python does not read in this locale, e.g. {bad[0]!a}; "
+            "set PYTHONUTF8=1 (or LC_ALL=C.UTF-8) and run again."
+        )
     if bad:
         raise UserError(
             f"{len(bad)} file names are not UTF-8, e.g. {bad[0]!a}; rename these files (convmv does so)."
         )
     return files
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        os.fsencode(name).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def output_names(files: Sequence[Path]) -> dict[Path, Path]:

@@ -123,6 +123,14 @@ class Predictor:
             **options,
         )
 
+    def __repr__(self) -> str:
+        precision = str(self.precision).removeprefix("torch.")
+        return (
+            f"Predictor(run={self.run_name!r}, task={type(self.task).__name__}, "
+            f"classes={list(self.task.class_names)}, image_size={self.image_size}, device={self.device}, "
+            f"precision={precision})"
+        )
+
     def predict(
         self, images: Sequence[str | Path | np.ndarray], *, batch_size: int | None = None
     ) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,44 +12,41 @@ import torch
 from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
 from torch import nn
 
-from polymask.errors import UserError, nearest
+from polymask.errors import UserError, choose, listed
 
 TIMM = "tu-"
 """Prefix of the encoders that segmentation-models-pytorch takes from timm."""
+
+
+_LIST_SMP = (
+    "python -c 'import segmentation_models_pytorch as s; print(*s.encoders.get_encoder_names())', and tu- "
+    "followed by the name of any timm model that returns feature maps"
+)
+_LIST_TIMM = "python -c 'import timm; print(*timm.list_models(pretrained=True))'"
 
 
 def check_encoder_name(name: str) -> str:
     """Return `name` when it is an encoder of segmentation-models-pytorch or, after `tu-`, of timm.
 
     Raises:
-        UserError: It is neither; the message lists what is.
+        UserError: It is neither; the message names the nearest and how to list all.
     """
     if name.startswith(TIMM):
         return _check_timm_name(name)
-    names = smp.encoders.get_encoder_names()
-    if name not in names:
-        raise UserError(
-            f"model.encoder_name={name!r} is unknown.{nearest(name, names)} Allowed: {', '.join(names)}, "
-            "and 'tu-' followed by the name of any timm model that returns feature maps."
-        )
-    return name
+    return choose("model.encoder_name", name, smp.encoders.get_encoder_names(), how_to_list=_LIST_SMP)
 
 
 def _check_timm_name(name: str) -> str:
     """Check the architecture of a `tu-` encoder and the tag after its dot, which names the weights."""
     architecture, _, tag = name.removeprefix(TIMM).partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.0)
-        raise UserError(
-            f"model.encoder_name={name!r} is unknown to timm. "
-            f"The nearest are: {', '.join(TIMM + model for model in near)}."
-        )
+        models = [TIMM + model for model in timm.list_models()]
+        choose("model.encoder_name", TIMM + architecture, models, how_to_list=_LIST_TIMM)
     tags = [model.partition(".")[2] for model in timm.list_models(f"{architecture}.*", pretrained=True)]
     if tag and tag not in tags:
-        with_tags = ", ".join(f"{TIMM}{architecture}.{known}" for known in tags)
+        known = [TIMM + architecture, *(f"{TIMM}{architecture}.{known}" for known in tags)]
         raise UserError(
-            f"model.encoder_name={name!r}: timm has no weights {tag!r} for it. "
-            f"Allowed: {', '.join(filter(None, [TIMM + architecture, with_tags]))}."
+            f"model.encoder_name={name!r}: timm has no weights {tag!r} for it. {listed(name, known)}"
         )
     return name
 

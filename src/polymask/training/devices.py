@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 
 from polymask.errors import UserError, choose
+
+_MEANT_DEVICES = dict.fromkeys(("gpu", "nvidia", "nvidia_gpu", "gpus"), "cuda") | {"0": "cuda:0"}
+_MEANT_PRECISIONS = {
+    **dict.fromkeys(("32", "float32", "float", "full"), "fp32"),
+    **dict.fromkeys(("16", "float16", "half", "amp", "mixed"), "fp16"),
+    **dict.fromkeys(("bfloat16", "b16"), "bf16"),
+}
+"""What other libraries call the same."""
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -20,8 +29,12 @@ def select_device(name: str, *, local_rank: int = 0) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = str(name).partition(":")
-    known = kind if kind != "auto" and number.isdigit() else str(name)
-    choose("trainer.device", known, ("auto", "cpu", "cuda"))
+    if kind == "mps":
+        raise UserError(
+            f"trainer.device={name}: Apple's GPUs are not supported, only CUDA is; use trainer.device=cpu."
+        )
+    known = kind if kind in ("cpu", "cuda") and number.isdigit() else str(name)
+    choose("trainer.device", known, ("auto", "cpu", "cuda"), meant=_MEANT_DEVICES | _numbered(str(name)))
     if kind == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -31,6 +44,12 @@ def select_device(name: str, *, local_rank: int = 0) -> torch.device:
             f"trainer.device={name} is not on this machine ({count} CUDA devices); use trainer.device=cpu."
         )
     return torch.device("cuda", index)
+
+
+def _numbered(name: str) -> dict[str, str]:
+    """Return what `cuda0`, `gpu:1` and the like mean."""
+    match = re.fullmatch(r"(?:cuda|gpu)[:_-]?(\d+)", name.lower())
+    return {name.lower(): f"cuda:{match[1]}"} if match else {}
 
 
 def select_precision(name: str, device: torch.device) -> torch.dtype:
@@ -43,7 +62,7 @@ def select_precision(name: str, device: torch.device) -> torch.dtype:
         UserError: Unknown, or fp16 on a CPU.
     """
     if name != "auto":
-        dtype = PRECISIONS[choose("trainer.precision", name, ("auto", *PRECISIONS))]
+        dtype = PRECISIONS[choose("trainer.precision", name, ("auto", *PRECISIONS), meant=_MEANT_PRECISIONS)]
         if dtype == torch.float16 and device.type == "cpu":
             raise UserError("trainer.precision=fp16 needs a CUDA device; use bf16, fp32 or auto on a CPU.")
         return dtype

@@ -55,7 +55,12 @@ class TrainingLoop:
         total = trainer.num_batches(loader)
         # On a CPU reading a loss is free, so there every loss is checked before it reaches the weights.
         steps = StepLog(every=_CUDA_STEPS_BETWEEN_READS if trainer.device.type == "cuda" else 1)
-        progress = Progress(f"epoch {epoch + 1}", enabled=trainer.processes.is_main)
+        progress = Progress(
+            f"epoch {epoch + 1}",
+            enabled=trainer.processes.is_main,
+            epochs_left=trainer.epochs - epoch,
+            epoch_seconds=state.epoch_seconds(),
+        )
         with progress.over(total):
             for number, batch in enumerate(trainer.batches(loader)):
                 parts = self._training_step(batch, number, total, steps)
@@ -63,7 +68,7 @@ class TrainingLoop:
                     self._optimizer_step()
                     state.step += 1
                 if progress.advance(len(batch["ids"])):
-                    progress.note(float(parts["loss"]))
+                    progress.note(parts["loss"].item())
         speed = progress.images_per_second * trainer.processes.world_size
         means = trainer.processes.mean(steps.means())
         return {**means, **self.task.training_metrics(), "images_per_second": speed}

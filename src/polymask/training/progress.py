@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from polymask.utils.text_tables import duration
+
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_UPDATES = 0.5
@@ -20,10 +22,16 @@ class Progress:
     Args:
         title: What stands before the bar.
         enabled: False for silence (all processes but the main one).
+        epochs_left: Epochs of the run that are left, this one included; 0 for a pass that is no epoch.
+        epoch_seconds: How long an epoch takes with its validation, 0 when none is done yet.
     """
 
-    def __init__(self, title: str, *, enabled: bool = True) -> None:
+    def __init__(
+        self, title: str, *, enabled: bool = True, epochs_left: int = 0, epoch_seconds: float = 0.0
+    ) -> None:
         self.title = title
+        self._epochs_left, self._epoch_seconds = epochs_left, epoch_seconds
+        self._batches = self._total = 0
         self.images = 0
         self._show = enabled and sys.stderr.isatty()
         self._start = time.perf_counter()
@@ -34,6 +42,7 @@ class Progress:
     @contextmanager
     def over(self, total: int) -> Iterator[Progress]:
         """Show the bar for `total` batches inside the block."""
+        self._total = total
         if not self._show:
             yield self
             return
@@ -55,6 +64,7 @@ class Progress:
     def advance(self, images: int) -> bool:
         """Count one batch; return whether it is time to show the loss (reading it waits for the device)."""
         self.images += images
+        self._batches += 1
         if self._bar is None:
             return False
         self._bar.advance(self._task)
@@ -66,7 +76,17 @@ class Progress:
 
     def note(self, loss: float) -> None:
         """Show the loss and the speed beside the bar."""
-        self._bar.update(self._task, note=f"loss {loss:.4f}  {self.images_per_second:.0f} images/s")
+        text = f"loss {loss:.4f}  {self.images_per_second:.0f} images/s"
+        if self._epochs_left:
+            text += f"  all epochs {duration(self.seconds_left)}, this one"
+        self._bar.update(self._task, note=text)
+
+    @property
+    def seconds_left(self) -> float:
+        """Return the time until all epochs are done, as far as the finished ones and this one tell."""
+        elapsed = time.perf_counter() - self._start
+        seconds = self._epoch_seconds or elapsed * self._total / max(self._batches, 1)
+        return max(seconds * self._epochs_left - elapsed, 0.0)
 
     @property
     def images_per_second(self) -> float:
@@ -74,12 +94,16 @@ class Progress:
         return self.images / max(time.perf_counter() - self._start, 1e-9)
 
 
-def log_epoch(epoch: int, epochs: int, metrics: dict[str, float], *, monitor: str, best: bool) -> None:
-    """Log the one line of an epoch: losses, the monitored metric, a few more, speed."""
+def log_epoch(
+    epoch: int, epochs: int, metrics: dict[str, float], *, monitor: str, best: bool, seconds_left: float = 0.0
+) -> None:
+    """Log the one line of an epoch: losses, the monitored metric, a few more, speed, time left."""
     shown = ("train/loss", "val/loss", monitor, *_SUMMARY)
     parts = [f"{key} {metrics[key]:.4g}" for key in dict.fromkeys(shown) if key in metrics]
     speed = f"{metrics['train/images_per_second']:.0f} images/s"
-    log.info("epoch %d/%d  %s  %s%s", epoch, epochs, "  ".join(parts), speed, "  best" if best else "")
+    left = f"  {duration(seconds_left)} left" if epoch < epochs else ""
+    end = "  best" if best else ""
+    log.info("epoch %d/%d  %s  %s%s%s", epoch, epochs, "  ".join(parts), speed, left, end)
 
 
 _SUMMARY = ("val/dice_lesion_image", "val/balanced_accuracy", "learning_rate")

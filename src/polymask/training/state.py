@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 
@@ -42,6 +43,11 @@ class TrainingState:
     def should_stop(self, *, epochs: int, patience: int | None) -> bool:
         """Return whether all epochs are done or patience has run out."""
         return self.epoch >= epochs or (patience is not None and self.epochs_since_best >= patience)
+
+    def epoch_seconds(self) -> float:
+        """Return how long an epoch takes, validation included: the median of the newest five; 0 before."""
+        seconds = [row["epoch_seconds"] for row in self.history[-5:] if "epoch_seconds" in row]
+        return median(seconds) if seconds else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the fields as a dict."""

@@ -6,13 +6,14 @@ import itertools
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
 
-from polymask.errors import UserError, nearest, number, whole_number
+from polymask.errors import UserError, listed, nearest, number, whole_number
 from polymask.tasks.base import Batch, Task
 from polymask.training.checkpoint import CheckpointFolder, RunRecord, save_checkpoint
 from polymask.training.devices import autocast, move_batch, select_device, select_precision
@@ -22,6 +23,7 @@ from polymask.training.optimizers import learning_rates
 from polymask.training.progress import Progress, log_epoch
 from polymask.training.schedulers import Schedule
 from polymask.training.state import TrainingState
+from polymask.training.threads import use_threads
 from polymask.utils.interruption import raise_if_interrupted
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,8 @@ class Trainer:
         patience: Stop after this many epochs without a better monitored metric, None for never.
         limit_batches: Batches per epoch at most, in training and evaluation; for quick looks.
         deterministic: Only deterministic CUDA kernels (slower).
+        threads: Threads that compute an operation on a CPU; None for `OMP_NUM_THREADS`, else for this
+            process' share of the cores.
         processes: This process among those of the run.
 
     Raises:
@@ -79,6 +83,7 @@ class Trainer:
         patience: int | None = None,
         limit_batches: int | None = None,
         deterministic: bool = False,
+        threads: int | None = None,
         processes: Processes | None = None,
     ) -> None:
         self.processes = processes or Processes()
@@ -99,6 +104,7 @@ class Trainer:
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else its products are refused
         torch.use_deterministic_algorithms(deterministic)
+        self.threads = use_threads(threads)
 
     def prepare(self, task: Task) -> Task:
         """Move a task to the device, in the memory layout of the run."""
@@ -154,6 +160,7 @@ class Trainer:
             self._say_how_it_goes_on(state)
             metric_log.log_epoch(state.history)  # the run may have been killed between saving and logging
         while not state.should_stop(epochs=self.epochs, patience=self.patience):
+            begun = time.perf_counter()
             rates = learning_rates(optimizer)
             metrics = {f"train/{k}": v for k, v in loop.train_epoch(state, train_loader).items()} | rates
             with loop.averaged_weights():
@@ -161,6 +168,7 @@ class Trainer:
                 draw = previews.consumer(state.epoch + 1) if previews is not None else None
                 evaluated = self.evaluate(task, val_loader, title="val", consume=draw)
             metrics |= {f"val/{name}": float(value) for name, value in evaluated.items()}
+            metrics["epoch_seconds"] = time.perf_counter() - begun
             best = state.end_epoch(metrics, task.monitor, task.mode)
             schedule.end_epoch(metrics[task.monitor])
             if self.processes.is_main:
@@ -174,7 +182,10 @@ class Trainer:
                 metric_log.log_epoch(state.history)
                 if previews is not None:
                     previews.finish()
-                log_epoch(state.epoch, self.epochs, metrics, monitor=task.monitor, best=best)
+                left = state.epoch_seconds() * (self.epochs - state.epoch)
+                log_epoch(
+                    state.epoch, self.epochs, metrics, monitor=task.monitor, best=best, seconds_left=left
+                )
         if self.processes.is_main and state.epoch < self.epochs:
             log.info("stopped: no better %s for %d epochs", task.monitor, state.epochs_since_best)
         if state.best_value is None:
@@ -236,7 +247,7 @@ class Trainer:
         if task.monitor not in metrics:
             raise UserError(
                 f"task.monitor={task.monitor!r} is not a metric of this task."
-                f"{nearest(task.monitor, list(metrics))} Metrics: {', '.join(metrics)}."
+                f"{nearest(task.monitor, list(metrics))} {listed(task.monitor, metrics)}"
             )
         if self.processes.is_main:
             log.warning(

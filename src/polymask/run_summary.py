@@ -1,0 +1,90 @@
+"""The box at the end of a training: what came out, and the commands that go on from here."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from polymask.training.state import TrainingState
+from polymask.utils.text_tables import duration, text_table
+
+
+def run_summary(
+    run_name: str,
+    state: TrainingState,
+    *,
+    epochs: int,
+    patience: int | None,
+    monitor: str,
+    seed: int,
+    checkpoint: Path,
+    report: Path | None,
+    tracker: Any,
+    metrics_file: Path,
+) -> str:
+    """Return the box.
+
+    Args:
+        run_name: Name of the run.
+        state: Its course.
+        epochs: Epochs that were asked for.
+        patience: Epochs without a better value after which it stops.
+        monitor: The metric that says which epoch is best.
+        seed: Seed of the run.
+        checkpoint: File of the best epoch.
+        report: Folder of the test's report, None when it was not tested.
+        tracker: The tracker.
+        metrics_file: Table of the metrics of all epochs.
+    """
+    stopped = state.epoch < epochs
+    how = f"stopped after {state.epochs_since_best} epochs without a better {monitor}" if stopped else "done"
+    seconds = [row["epoch_seconds"] for row in state.history if "epoch_seconds" in row]
+    more = {"trainer.patience": str(2 * (patience or 1))} if stopped else {"epochs": str(2 * epochs)}
+    name = {"run_name": run_name}
+    rows = [
+        ("best", f"epoch {state.best_epoch}: {monitor} {state.best_value:.6g}"),
+        ("checkpoint", str(checkpoint)),
+        ("report", str(report) if report else "not tested"),
+        ("time", _times(seconds)),
+        ("seed", str(seed)),
+        *_where_tracked(tracker, metrics_file),
+        ("test", command("test", name)),
+        ("infer", command("infer", name | {"data.data_dir": "images/"})),
+        ("resume", command("train", {"resume": "true"} | name | more)),
+    ]
+    return text_table(f"run {run_name}: epoch {state.epoch} of {epochs}, {how}", rows)
+
+
+def command(name: str, pairs: dict[str, str]) -> str:
+    """Return a command line for the shell, with the program as this process was started."""
+    words = [shlex.quote(f"{key}={value}") for key, value in pairs.items()]
+    return " ".join([_program(name, sys.orig_argv), *words])
+
+
+def _program(name: str, arguments: list[str]) -> str:
+    """Return `polymask NAME`, or the script NAME.py beside the one that was started."""
+    script = next((Path(word) for word in arguments[1:] if word.endswith(".py")), None)
+    if script is not None and script.stem in ("train", "test", "infer"):
+        return f"python {shlex.quote(str(script.with_name(f'{name}.py')))}"
+    if "-m" in arguments[:3] and arguments[2] in ("polymask", "polymask.cli"):
+        return f"python -m polymask {name}"
+    return f"polymask {name}"
+
+
+def _times(seconds: list[float]) -> str:
+    if not seconds:
+        return "unknown"
+    total = sum(seconds)
+    return f"{total / len(seconds):.1f} s per epoch, {duration(total)} in all"
+
+
+def _where_tracked(tracker: Any, metrics_file: Path) -> list[tuple[str, str]]:
+    rows, uri = [("metrics", str(metrics_file))], getattr(tracker, "uri", "")
+    if uri.startswith(("http:", "https:")):
+        rows.append(("MLflow", f"{uri} (run {tracker.run_id})"))
+    elif uri:
+        ui = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        rows.append(("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {ui}"))
+    return rows
