@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -105,6 +106,10 @@ def test_only_some_maps_of_a_large_set_are_looked_at(tmp_path, monkeypatch) -> N
     assert len(set(opened)) == len(opened) == 64
     first = sorted(opened)
     opened.clear()
+    read_records(folder)
+    assert not opened  # known from before
+    for path in folder.rglob("*.png"):
+        os.utime(path, ns=(1, 1))
     read_records(folder)
     assert sorted(opened) == first
     # Spread over the set, rather than its beginning.

@@ -7,6 +7,7 @@ many objects each. Read as one, it would give wrong objects without a word.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -39,7 +40,13 @@ def look_at(records: Sequence[InstanceRecord]) -> list[tuple[InstanceRecord, Loo
     """Decode up to `MOST_LOOKED_AT` of the records, always the same random ones, and count."""
     order = np.random.default_rng(0).permutation(len(records))[:MOST_LOOKED_AT]
     chosen = [records[index] for index in sorted(order.tolist())]
-    return list(read_ahead(lambda record: (record, count(record.read_instances())), chosen))
+    return list(read_ahead(lambda record: (record, _look(record, record.content_key())), chosen))
+
+
+@lru_cache(maxsize=2 * MOST_LOOKED_AT)
+def _look(record: InstanceRecord, content_key: str) -> Look:
+    # Remembered, because a start asks twice: is this a label map, and how many objects are there.
+    return count(record.read_instances())
 
 
 def count(instances: Instances) -> Look:
