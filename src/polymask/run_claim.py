@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -181,12 +182,14 @@ def _sweep_suffix() -> str:
         return ""
     job = HydraConfig.get()
     file = Path(job.sweep.dir) / "multirun.yaml"  # what was typed; not every sweeper writes it
-    typed = set(OmegaConf.load(file).hydra.overrides.task) if file.is_file() else set()
-    swept = [text for text in job.overrides.task if text not in typed]
-    if file.is_file() and any(text.startswith("run_name=") for text in swept):
+    if not file.is_file():
+        return f"_{job.job.num}"
+    typed = OverridesParser.create().parse_overrides(list(OmegaConf.load(file).hydra.overrides.task))
+    swept = [override.get_key_element() for override in typed if override.is_sweep_override()]
+    if "run_name" in swept:
         return ""
-    pairs = [text.lstrip("+").rpartition("=") for text in swept]
-    suffix = "".join(f"_{key.rpartition('.')[2]}={value}" for key, _, value in pairs)
-    if file.is_file() and re.fullmatch(r"[\w.+=,-]{1,60}", suffix):
-        return suffix
-    return f"_{job.job.num}"
+    pairs = [text.partition("=") for text in job.overrides.task]
+    suffix = "".join(
+        f"_{key.lstrip('+').rpartition('.')[2]}={value}" for key, _, value in pairs if key in swept
+    )
+    return suffix if re.fullmatch(r"[\w.+=,-]{1,60}", suffix) else f"_{job.job.num}"

@@ -147,6 +147,13 @@ def test_multirun_gives_each_job_its_own_run(project: Path, lesion_folder: Path)
     assert len(list((root / "outputs" / "multirun").rglob("metrics.csv"))) == 2
 
 
+def test_a_sweep_with_one_name_tells_its_runs_apart(project: Path, lesion_folder: Path) -> None:
+    options = [f"data.data_dir={lesion_folder}", *OPTIONS, "debug=fast_dev_run", "test_after_training=false"]
+    finish(command(project, "train", "-m", *options, "tracker=none", "run_name=study", "seed=1,2"))
+    names = {path.name for path in (project / "models" / "checkpoints").glob("*.last.pt")}
+    assert names == {"study_seed=1.last.pt", "study_seed=2.last.pt"}
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_run(project: Path, lesion_folder: Path) -> None:
     options = [f"data.data_dir={lesion_folder}", *OPTIONS, "epochs=2", "run_name=two", "data.batch_size=2"]
