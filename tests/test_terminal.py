@@ -205,11 +205,11 @@ def test_a_run_ends_with_its_box_and_a_sweep_with_its_table(
     printed = capsys.readouterr().out
     table = printed[printed.index("sweep of 4 runs, best first; 2 failed") :]
     assert {path.stem for path in project.glob("models/checkpoints/*.last.pt")} == {
-        "20251203_0016.last",
-        "1e5.last",
+        "20251203_0016_learning_rate=0.001.last",
+        "1e5_learning_rate=0.001.last",
     }
     assert table.count("failed: ") == 2
     assert "optimizer.learning_rate" in table
     logs = [path.read_text(encoding="utf-8") for path in project.glob("outputs/multirun/*/*/*/*.log")]
-    assert sum("run 1e5: epoch 1 of 1, done" in log for log in logs) == 1
+    assert sum("run 1e5_learning_rate=0.001: epoch 1 of 1, done" in log for log in logs) == 1
     assert any("thread" in log for log in logs)

@@ -41,7 +41,7 @@ def keep_inside(config: MutableMapping[str, Any]) -> dict[str, Any]:
     return moved
 
 
-def _is_inside_folder(path: str) -> bool:
+def is_inside_folder(path: str) -> bool:
     """Return whether a path lies below the project root or a trusted folder."""
     if has_control_characters(path):
         return False
@@ -57,13 +57,13 @@ def _is_inside_folder(path: str) -> bool:
         return False
 
 
-def _is_inside_store(uri: str) -> bool:
+def is_inside_store(uri: str) -> bool:
     """Return whether a tracker's address is a SQLite file of the project, or trusted."""
     if any(uri == entry or uri.startswith(f"{entry.rstrip('/')}/") for entry in trusted_entries()):
         return True
     # Without options: `?uri=true` would give the path another meaning.
     match = re.fullmatch(r"sqlite:///([^?#:%]+)", uri)
-    return match is not None and _is_inside_folder(match[1])
+    return match is not None and is_inside_folder(match[1])
 
 
 def _writes_nothing(key: str, config: Mapping[str, Any]) -> bool:
@@ -77,10 +77,10 @@ def _writes_nothing(key: str, config: Mapping[str, Any]) -> bool:
 
 
 _PLACES: dict[str, tuple[Callable[[str], bool], str | None]] = {
-    "local_save_dir": (_is_inside_folder, None),
-    "data.data_dir": (_is_inside_folder, "data/demo"),
-    "data.cache_dir": (_is_inside_folder, ".cache/samples"),
-    "data.reader.memory_dir": (_is_inside_folder, ".cache/pairs"),
-    "tracker.tracking_uri": (_is_inside_store, "sqlite:///mlruns/mlflow.db"),
+    "local_save_dir": (is_inside_folder, None),
+    "data.data_dir": (is_inside_folder, "data/demo"),
+    "data.cache_dir": (is_inside_folder, ".cache/samples"),
+    "data.reader.memory_dir": (is_inside_folder, ".cache/pairs"),
+    "tracker.tracking_uri": (is_inside_store, "sqlite:///mlruns/mlflow.db"),
 }
 """Key to write to -> what is inside, and what stands there instead."""

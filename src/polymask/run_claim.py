@@ -176,7 +176,7 @@ def _busy(name: str) -> UserError:
 def _sweep_suffix() -> str:
     """Return what tells the runs of a sweep with one `run_name` apart: `_seed=1`, or the job's number.
 
-    "" outside of a sweep, and in one that gives each of its runs a name.
+    "" outside of a sweep, and in one that gives each of its runs a name of its own.
     """
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return ""
@@ -186,10 +186,14 @@ def _sweep_suffix() -> str:
         return f"_{job.job.num}"
     typed = OverridesParser.create().parse_overrides(list(OmegaConf.load(file).hydra.overrides.task))
     swept = [override.get_key_element() for override in typed if override.is_sweep_override()]
-    if "run_name" in swept:
+    if any(override.get_key_element() == "run_name" and "${" in str(override.value()) for override in typed):
+        return ""  # composed of what differs
+    if swept == ["run_name"]:
         return ""
     pairs = [text.partition("=") for text in job.overrides.task]
     suffix = "".join(
-        f"_{key.lstrip('+').rpartition('.')[2]}={value}" for key, _, value in pairs if key in swept
+        f"_{key.lstrip('+').rpartition('.')[2]}={value}"
+        for key, _, value in pairs
+        if key in swept and key != "run_name"
     )
     return suffix if re.fullmatch(r"[\w.+=,-]{1,60}", suffix) else f"_{job.job.num}"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from polymask.errors import UserError, nearest
+from polymask.places import is_inside_folder, is_inside_store
 from polymask.run_claim import run_lock
 from polymask.run_files import CHECKPOINTS
-from polymask.tracking.journal import Journal
+from polymask.tracking.journal import Journal, Record
 from polymask.tracking.mlflow_tracker import MlflowTracker
-from polymask.training.checkpoint import CheckpointFolder
-from polymask.utils.files import write_atomically
+from polymask.training.checkpoint import CheckpointFolder, set_tracker_run
+from polymask.trust import TRUSTED
 from polymask.utils.locks import try_lock
 from polymask.utils.paths import resolve
 
@@ -73,6 +75,7 @@ def _deliver(name: str, checkpoints: CheckpointFolder) -> int:
         if not records:
             path.unlink(missing_ok=True)
             return 0
+        _check_places(name, known, records)
         tracker = MlflowTracker(tracking_uri=known["uri"], experiment=known["experiment"])
         tracker.keep(path)
         left, trouble = tracker.deliver()
@@ -87,13 +90,30 @@ def _deliver(name: str, checkpoints: CheckpointFolder) -> int:
     return len(records)
 
 
+def _check_places(name: str, known: Mapping[str, Any], records: Sequence[Record]) -> None:
+    """Refuse records that came from elsewhere, and would carry files of this machine to a stranger's server.
+
+    Raises:
+        UserError: The tracker, or a file to keep there, is neither of this project nor trusted.
+    """
+    uri = str(known.get("uri"))
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not is_inside_store(uri):
+        raise UserError(
+            f"the records of {name} wait for MLflow at {uri}, which is not of this project: set "
+            f"MLFLOW_TRACKING_URI={uri} if you know it."
+        )
+    outside = [path for record in records if (path := record.get("path")) and not is_inside_folder(str(path))]
+    if outside:
+        raise UserError(
+            f"the records of {name} hold the file {outside[0]}, which is not of this project: set "
+            f"{TRUSTED}={Path(outside[0]).parent} if it is to be sent."
+        )
+
+
 def _note_run_id(path: Path, run_id: str) -> None:
     """Let a checkpoint that was written while the tracker was away know the tracker's run."""
     if not path.is_file():
         return
-    content, times = torch.load(path, map_location="cpu", weights_only=True), path.stat()
-    if content["tracker_run_id"] == run_id:
-        return
-    content["tracker_run_id"] = run_id
-    write_atomically(path, lambda file: torch.save(content, file))
+    times = path.stat()
+    set_tracker_run(path, run_id)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # it is no newer than before

@@ -24,7 +24,9 @@ def checkpoints(project: Path) -> Path:
     folder = project / "models" / "checkpoints"
     folder.mkdir(parents=True)
     for name in ("run.pt", "run.last.pt"):
-        torch.save({"format": 1, "tracker_run_id": "", "model": {"w": torch.arange(3)}}, folder / name)
+        torch.save(
+            {"format": 1, "ema": None, "tracker_run_id": "", "model": {"w": torch.arange(3)}}, folder / name
+        )
     return folder
 
 
@@ -37,12 +39,30 @@ def locked(database: Path) -> Iterator[None]:
         other.execute("ROLLBACK")
 
 
+class ImpatientCursor(sqlite3.Cursor):
+    """MLflow asks SQLite to wait 20 seconds for a lock; here it waits a moment."""
+
+    def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+        if "busy_timeout" in statement:
+            statement = "PRAGMA busy_timeout = 50;"
+        return super().execute(statement, *parameters)
+
+
+class ImpatientConnection(sqlite3.Connection):
+    def cursor(self, factory: Any = ImpatientCursor) -> Any:
+        return super().cursor(factory)
+
+
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a locked database up at once, as is done after seconds otherwise."""
     connect = sqlite3.dbapi2.connect
     monkeypatch.setattr(
-        sqlite3.dbapi2, "connect", lambda *args, **options: connect(*args, **options | {"timeout": 0.05})
+        sqlite3.dbapi2,
+        "connect",
+        lambda *args, **options: connect(
+            *args, **options | {"timeout": 0.05, "factory": ImpatientConnection}
+        ),
     )
     monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_MAX_RETRIES", "1")
 
@@ -156,3 +176,32 @@ def test_a_run_that_goes_on_or_does_not_exist_is_refused(project: Path, checkpoi
     (checkpoints / "run.outbox.jsonl").write_text("{}\n{}\n")
     with try_lock(checkpoints / ".run.lock"), pytest.raises(UserError, match="run is still going on"):
         cli.run("sync", ["run"])
+
+
+def test_records_of_a_stranger_carry_no_file_of_this_machine_to_a_stranger(
+    project: Path,
+    checkpoints: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secret = tmp_path_factory.mktemp("elsewhere") / "key"
+    secret.write_text("secret")
+    known = {"uri": "http://127.0.0.1:9", "experiment": "polymask", "run_id": "", "is_new": False}
+    artifact = {"kind": "artifact", "path": str(secret), "folder": "", "moment": 0}
+    outbox = checkpoints / "run.outbox.jsonl"
+
+    def write(**changed: str) -> None:
+        outbox.write_text(f"{json.dumps(known | changed)}\n{json.dumps(artifact)}\n")
+
+    write()
+    with pytest.raises(UserError, match=r"at http://127\.0\.0\.1:9, which is not of this project"):
+        cli.run("sync", ["run"])
+    write(uri=f"sqlite:///{tmp_path_factory.mktemp('other') / 'theirs.db'}")
+    with pytest.raises(UserError, match="which is not of this project"):
+        cli.run("sync", ["run"])
+    write(uri=f"sqlite:///{project}/mlruns/mlflow.db")
+    with pytest.raises(UserError, match=f"hold the file {secret}, which is not of this project"):
+        cli.run("sync", ["run"])
+    assert not (project / "mlruns").exists()
+    monkeypatch.setenv("POLYMASK_TRUSTED", str(secret.parent))
+    assert cli.run("sync", ["run"]).delivered == {"run": 1}

@@ -134,6 +134,18 @@ def stored_weights(path: Path) -> dict[str, Tensor]:
     return inference_weights(checked_weights(_read(path), path))
 
 
+def set_tracker_run(path: Path, run_id: str) -> None:
+    """Let a checkpoint know the tracker's run, where that was opened after the checkpoint was written.
+
+    Raises:
+        UserError: The file is missing, damaged, or not a polymask checkpoint.
+    """
+    content = checked_weights(_read(path), path)
+    if content.get("tracker_run_id") != run_id:
+        content["tracker_run_id"] = run_id
+        write_atomically(path, lambda file: torch.save(content, file))
+
+
 def _read(path: Path) -> Any:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
