@@ -3,8 +3,10 @@
 
 # Tried in this order: the first that is Python 3.11 or newer makes .venv.
 PYTHON ?= python3.11 python3
-# Added to the pytest command: make test ARGS="-x -k dice"
+# Added to the pytest command: make test ARGS="-x -k dice"; ARGS="-n 0 --pdb" for a debugger
 ARGS ?=
+# One process per core, each with one thread; a file stays in one process, which makes its fixtures once.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 # Added to the uv command: make lock UV_ARGS=--upgrade
 UV_ARGS ?=
 
@@ -64,7 +66,7 @@ demo: $(READY)  ## Train, test and infer on made-up images; a GPU is not needed
 	@echo "MLflow       make ui, then open http://127.0.0.1:5000"
 
 test: $(READY)  ## Run the fast tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(READY)  ## Run the tests that take minutes
 	$(BIN)/pytest -m slow $(ARGS)
