@@ -20,15 +20,18 @@ def _threads_as_before(monkeypatch):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("cores", "processes", "expected"), [(8, 1, 8), (8, 3, 2), (2, 4, 1)])
-def test_the_cores_are_shared_by_the_processes(monkeypatch, caplog, cores, processes, expected):
+@pytest.mark.parametrize(
+    ("cores", "busy", "processes", "expected"),
+    [(8, 0.4, 1, 8), (8, 5.0, 1, 3), (2, 0.9, 1, 1), (2, 2.0, 1, 1), (8, 8.0, 3, 2), (2, 0.0, 4, 1)],
+)
+def test_a_process_takes_the_cores_that_are_left_to_it(monkeypatch, caplog, cores, busy, processes, expected):
     monkeypatch.setattr(threads, "num_cores", lambda: cores)
+    monkeypatch.setattr(threads, "busy_cores", lambda: busy)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0.5, 0.5))
     with caplog.at_level(logging.INFO):
         assert use_threads(None) == torch.get_num_threads() == expected
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith(f"{expected} threads per process")
+    assert caplog.messages[0].startswith(f"computing with {expected} thread")
 
 
 def test_the_environment_and_the_key_win(monkeypatch):
@@ -44,14 +47,12 @@ def test_no_number_of_threads(value):
         use_threads(value)
 
 
-def test_a_busy_machine_is_told(monkeypatch, caplog):
-    monkeypatch.setattr(threads, "num_cores", lambda: 2)
-    monkeypatch.setattr(os, "getloadavg", lambda: (9.9, 0.5, 0.5))
-    use_threads(None)
-    assert "load 9.9" in caplog.messages[-1]
-    caplog.clear()
-    use_threads(1)
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+def test_a_run_goes_on_with_the_threads_it_had(monkeypatch):
+    monkeypatch.setattr(threads, "num_cores", lambda: 4)
+    monkeypatch.setattr(threads, "busy_cores", lambda: 3.0)
+    assert use_threads(None, before=2) == 2
+    assert use_threads(None, before=9) == 4  # on a smaller machine
+    assert use_threads(3, before=2) == 3
 
 
 def test_only_one_process_says_so(monkeypatch, caplog):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
-from polymask.utils.cores import cpu_quota, num_cores
+from polymask.utils.cores import busy_cores, cpu_quota, num_cores
 
 
 def test_affinity_is_respected():
@@ -38,3 +40,24 @@ def test_quota_of_control_groups(tmp_path, groups, files, expected):
 
 def test_no_control_groups(tmp_path):
     assert cpu_quota(tmp_path, tmp_path / "absent") is None
+
+
+def test_a_core_that_another_program_keeps_busy_is_seen():
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})  # the program inherits it
+    other = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
+    )
+    try:
+        other.stdout.readline()
+        assert 0.8 < busy_cores() <= 1.0
+    finally:
+        other.kill()
+        other.communicate()
+        os.sched_setaffinity(0, before)
+
+
+def test_cores_are_idle_where_the_system_does_not_tell(tmp_path):
+    assert busy_cores(0.0, tmp_path / "absent") == 0.0
+    (tmp_path / "stat").write_text("cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n")
+    assert busy_cores(0.0, tmp_path / "stat") == 0.0

@@ -17,6 +17,7 @@ class TrainingState:
         best_value: Best value of the monitored metric so far, None before the first epoch.
         best_epoch: Epoch (from 1) of that value, 0 before the first.
         epochs_since_best: Epochs without improvement.
+        threads: Threads that it was computed with, 0 where that is not known.
         history: Metrics of each epoch, with `epoch` (from 1).
     """
 
@@ -25,6 +26,7 @@ class TrainingState:
     best_value: float | None = None
     best_epoch: int = 0
     epochs_since_best: int = 0
+    threads: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
     def end_epoch(self, metrics: dict[str, float], monitor: str, mode: str) -> bool:

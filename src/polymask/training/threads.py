@@ -8,42 +8,45 @@ import os
 import torch
 
 from polymask.errors import whole_number
-from polymask.utils.cores import num_cores
+from polymask.utils.cores import busy_cores, num_cores
 
 log = logging.getLogger(__name__)
 
 
-def use_threads(threads: int | None) -> int:
+def use_threads(threads: int | None, *, before: int = 0) -> int:
     """Let PyTorch compute with so many threads, and say so in the log; return the number.
 
-    Loader workers do not count: with the cache they are idle most of the time, and results that depend on
-    their number could not be repeated with another one. Each of them computes with one thread.
+    Threads wait for one another, so where another program takes one of two cores, two threads are slower
+    than one. Loader workers do not count: with the cache they are idle most of the time, and results that
+    depend on their number could not be repeated with another one. Each of them computes with one thread.
 
     Args:
-        threads: The number; None for `OMP_NUM_THREADS`, or else for this process' share of the cores.
+        threads: The number; None for `OMP_NUM_THREADS`, or else for the cores that other programs leave to
+            this process now; of the cores of a job of several processes for this one's share.
+        before: The number of the run to go on with, 0 for a new one. It is kept where nothing else is said:
+            sums of other parts differ in their last bits.
 
     Raises:
         UserError: No whole number above 0.
     """
     share = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores, given = num_cores(), os.environ.get("OMP_NUM_THREADS")
+    cores = num_cores()
     if threads is not None:
-        torch.set_num_threads(whole_number("trainer.threads", threads, least=1))
-    elif not given:
+        why = "trainer.threads"
+        torch.set_num_threads(whole_number(why, threads, least=1))
+    elif os.environ.get("OMP_NUM_THREADS"):
+        why = "OMP_NUM_THREADS"
+    elif before:
+        why = "as before"
+        torch.set_num_threads(min(before, cores))
+    elif share > 1:
+        why = f"{cores} cores for {share} processes"
         torch.set_num_threads(max(1, cores // share))
+    else:
+        busy = round(busy_cores())
+        why = f"{cores} cores, {busy} of them busy with other programs"
+        torch.set_num_threads(max(1, cores - busy))
     chosen = torch.get_num_threads()
     if os.environ.get("RANK", "0") == "0":
-        why = (
-            "trainer.threads"
-            if threads is not None
-            else "OMP_NUM_THREADS"
-            if given
-            else "trainer.threads=null"
-        )
-        log.info("%d threads per process (%s; %d cores, processes here: %d)", chosen, why, cores, share)
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-        if chosen > 1 and load > 1.5 * cores:
-            log.warning(
-                "other programs keep %d cores busy (load %.1f); trainer.threads=1 may be faster", cores, load
-            )
+        log.info("computing with %d thread%s (%s)", chosen, "" if chosen == 1 else "s", why)
     return chosen

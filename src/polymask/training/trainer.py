@@ -61,8 +61,7 @@ class Trainer:
         patience: Stop after this many epochs without a better monitored metric, None for never.
         limit_batches: Batches per epoch at most, in training and evaluation; for quick looks.
         deterministic: Only deterministic CUDA kernels (slower).
-        threads: Threads that compute an operation on a CPU; None for `OMP_NUM_THREADS`, else for this
-            process' share of the cores.
+        threads: Threads that compute an operation on a CPU, see `use_threads`.
         processes: This process among those of the run.
 
     Raises:
@@ -104,7 +103,7 @@ class Trainer:
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else its products are refused
         torch.use_deterministic_algorithms(deterministic)
-        self.threads = use_threads(threads)
+        self._given_threads, self.threads = threads, use_threads(threads)
 
     def prepare(self, task: Task) -> Task:
         """Move a task to the device, in the memory layout of the run."""
@@ -154,6 +153,9 @@ class Trainer:
         """
         loop = TrainingLoop(self, task, optimizer, schedule)
         state = loop.restore(resume_from) if resume_from else TrainingState()
+        if state.threads:
+            self.threads = use_threads(self._given_threads, before=state.threads)
+        state.threads = self.threads
         if state.epoch == 0:
             self._check_monitor(task, val_loader)
         elif self.processes.is_main:

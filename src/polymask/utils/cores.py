@@ -1,8 +1,9 @@
-"""How many processor cores this process may use."""
+"""How many processor cores this process may use, and how many of them others keep busy."""
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 
@@ -11,6 +12,41 @@ def num_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def busy_cores(seconds: float = 0.25, statistics: Path = Path("/proc/stat")) -> float:
+    """Return how many of this process' cores other programs keep busy, 0.0 where the system does not tell.
+
+    Programs that gave way by `nice` do not count.
+
+    Args:
+        seconds: How long to look; this process must not compute meanwhile.
+        statistics: The kernel's counts of time, a line `cpuN user nice system idle iowait irq softirq steal …`
+            for each core.
+    """
+    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    before = _times(statistics)
+    time.sleep(seconds)
+    after = _times(statistics)
+    shares = []
+    for core in own & before.keys() & after.keys():
+        busy, total = (late - early for early, late in zip(before[core], after[core], strict=True))
+        shares.append(busy / total if total > 0 else 0.0)
+    return sum(shares)
+
+
+def _times(statistics: Path) -> dict[int, tuple[int, int]]:
+    """Return (busy, all) ticks of each core since the system started."""
+    found = {}
+    for line in _read(statistics).splitlines():
+        name, *numbers = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and len(numbers) >= 8:
+            user, nice, system, idle, waiting, *rest = map(int, numbers[:8])
+            found[int(name[3:])] = (
+                user + system + sum(rest),
+                user + nice + system + idle + waiting + sum(rest),
+            )
+    return found
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
