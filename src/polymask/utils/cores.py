@@ -21,8 +21,8 @@ def busy_cores(seconds: float = 0.25, statistics: Path = Path("/proc/stat")) -> 
 
     Args:
         seconds: How long to look; this process must not compute meanwhile.
-        statistics: The kernel's counts of time, a line `cpuN user nice system idle iowait irq softirq steal …`
-            for each core.
+        statistics: The kernel's counts of time, for each core a line
+            `cpuN user nice system idle iowait irq softirq steal …`.
     """
     own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     before = _times(statistics)
