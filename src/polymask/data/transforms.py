@@ -28,8 +28,8 @@ class Augmentation:
             if not isinstance(transform, A.BasicTransform | A.BaseCompose):
                 kind = type(transform)
                 raise UserError(
-                    f"transforms: {kind.__module__}.{kind.__qualname__} is no transform of albumentations; use "
-                    "one of these, or leave it out."
+                    f"transforms: {kind.__module__}.{kind.__qualname__} is no transform of albumentations; "
+                    "use one of these, or leave it out."
                 )
         # Loader workers are the parallelism; OpenCV threads inside them only fight for the cores.
         cv2.setNumThreads(0)
