@@ -269,3 +269,51 @@ def test_an_image_of_another_size_is_found_at_once(tmp_path):
         cv2.imwrite(str(image), np.zeros((20, 30, 3), np.uint8))
         with pytest.raises(UserError, match="both must have one size"):
             InstanceData(reader=reader, data_dir=str(folder), classes=[], batch_size=2)
+
+
+@pytest.mark.parametrize("kind", ["coco", "label maps"])
+def test_description_names_objects_foreground_and_images(kind, coco_folder, label_folder):
+    folder, read, read_masks = {
+        "coco": (coco_folder, coco.read_records, semantic.read_coco),
+        "label maps": (label_folder, label_maps.read_records, semantic.read_label_maps),
+    }[kind]
+    masks = [record.read_mask() for record in masks_of(folder, read_masks).records]
+    share = np.mean([(mask == 1).mean() for mask in masks])
+    line = objects_of(folder, read).description()
+    assert f" objects in {NUM_IMAGES} images" in line
+    assert f", {share:.1%} foreground; {NUM_IMAGES} images of " in line
+    assert line.endswith(" pixels), 8-bit") or line.endswith(" pixels, 8-bit")
+
+
+def write_maps(folder: Path, label: Callable[[int], np.ndarray]) -> Path:
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    for number in range(8):
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), np.zeros((16, 24, 3), np.uint8))
+        cv2.imwrite(str(folder / "labels" / f"{number}.png"), label(number))
+    return folder
+
+
+def test_images_that_are_one_object_each_are_refused(tmp_path):
+    full = np.ones((16, 24), np.uint8)
+    folder = write_maps(tmp_path / "full", lambda number: full)
+    with pytest.raises(
+        UserError, match=r"each of the \d train images .* is one object that covers all of it"
+    ):
+        objects_of(folder, label_maps.read_records).check_masks()
+    tiled = np.where(np.arange(24) < 12, full, 2 * full)  # cells side by side leave no background
+    folder = write_maps(tmp_path / "tiled", lambda number: tiled)
+    objects_of(folder, label_maps.read_records).check_masks()
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_objects_in_the_alpha_channel_are_refused(tmp_path, in_folder):
+    values = np.full((16, 24, 4), 255, np.uint8)
+    values[..., 3] = np.where(np.arange(24) < 9, 1, 0)
+    folder = write_maps(tmp_path / "alpha", lambda number: values)
+    if in_folder:
+        for path in sorted((folder / "labels").iterdir()):
+            path.with_suffix("").mkdir()
+            path.rename(path.with_suffix("") / "one.png")
+    with pytest.raises(UserError, match=r"has one colour, and what it shows in the alpha channel; save it"):
+        objects_of(folder, label_maps.read_records)

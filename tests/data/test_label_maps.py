@@ -147,8 +147,13 @@ def test_labels_of_another_size_than_the_image_are_a_user_error(folder, name):
 
 
 def test_missing_labels_are_counted_and_named(folder):
-    (folder / "labels" / "photo0_tile0.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 6 images of .* have no labels in labels/: photo0_tile0\."):
+    path = folder / "labels" / "photo0_tile0.png"
+    path.rename(path.with_name("photo0_tile0_mask.png"))
+    with pytest.raises(
+        UserError,
+        match=r"1 of 6 images of .* have no labels in labels/: photo0_tile0; "
+        r"nearest to photo0_tile0: photo0_tile0_mask\.png\. Expected are ",
+    ):
         read_records(folder)
 
 

@@ -120,6 +120,18 @@ def test_subset_whose_masks_are_all_empty_or_all_full_is_refused(lesion_folder, 
     data.check_masks([name for name in ("train", "val", "test") if name != subset])
 
 
+def test_remedy_of_a_subset_without_foreground_follows_the_other_subsets(lesion_folder):
+    ids = make_data(lesion_folder).split.subsets["val"]
+    change_masks(lesion_folder, np.zeros_like, ids)
+    with pytest.raises(
+        UserError, match=r"Choose the subsets otherwise \(data\.split_seed, .*or mend the masks"
+    ):
+        make_data(lesion_folder).check_masks()
+    change_masks(lesion_folder, np.zeros_like)
+    with pytest.raises(UserError, match=r"Mend the masks, or say with data\.mask_values"):
+        make_data(lesion_folder).check_masks()
+
+
 def test_one_mask_with_foreground_is_enough(lesion_folder):
     ids = make_data(lesion_folder).split.subsets["train"]
     change_masks(lesion_folder, np.zeros_like, ids[1:])
@@ -134,8 +146,9 @@ def test_objects_without_any_pixel_are_refused_too(tmp_path):
         Image.new("RGB", (16, 16)).save(folder / "images" / f"{number}.png")
         Image.new("L", (16, 16)).save(folder / "labels" / f"{number}.png")
     data = make_data(folder, reader=read_label_maps, classes=[])
-    with pytest.raises(UserError, match="masks of the train subset are empty"):
+    with pytest.raises(UserError, match="masks of the train subset are empty") as caught:
         data.check_masks()
+    assert "mask_values" not in str(caught.value)  # which is not for objects
     with pytest.raises(
         UserError, match=r"data\.mask_values=nonzero is for mask files, but .* drawn from objects"
     ):

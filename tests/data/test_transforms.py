@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from polymask.data.transforms import Augmentation
+from polymask.errors import UserError
 
 
 def numbered_image(height: int = 6, width: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -134,3 +135,10 @@ def test_quarter_turns_keep_the_size_of_oblong_images() -> None:
         assert (turned[..., 0] == turned_mask).all()
         seen.add(turned.tobytes())
     assert seen == {image.tobytes(), np.rot90(image, 2).tobytes()}
+
+
+def test_transforms_of_other_libraries_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"builtins\.dict is no transform of albumentations; use one of these"
+    ):
+        Augmentation([A.HorizontalFlip(), {}])  # type: ignore[list-item]

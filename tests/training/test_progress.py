@@ -115,7 +115,7 @@ def test_a_training_on_a_terminal_warns_of_nothing_and_shows_the_time_left(tmp_p
     os.close(ours)
     assert done.returncode == 0, shown
     assert "Warning" not in shown
-    assert re.search(r"epoch 1 .*loss \d.*all epochs 0:00:\d\d", shown)
+    assert re.search(r"epoch 1 .*loss \d.*all 0:00:\d\d", shown)
 
 
 def test_time_left_over_all_epochs(monkeypatch):

@@ -69,6 +69,12 @@ class CocoRecord(InstanceRecord):
         return sum(not item.crowd for item in self.objects)
 
     @property
+    def foreground(self) -> float:
+        """Return the share of the image that objects cover."""
+        objects = [{"size": list(self.size), "counts": one.counts} for one in self.objects if not one.crowd]
+        return float(rle.union(objects, self.size).mean())
+
+    @property
     def num_crowds(self) -> int:
         """Return the number of crowd regions."""
         return sum(item.crowd for item in self.objects)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 from polymask.data.images import IMAGE_SUFFIXES, find_files
 from polymask.data.records import Record
-from polymask.data.tables import read_csv, some
+from polymask.data.tables import nearest_files, read_csv, some
 from polymask.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ def _find_table(data_dir: Path) -> Path:
     for name in TABLE_NAMES:
         if (data_dir / name).is_file():
             return data_dir / name
-    tables = sorted(path.name for path in data_dir.glob("*.csv"))
+    tables = sorted(path.name for path in data_dir.glob("[!.]*.csv"))
     remedy = f"Rename the right one of: {some(tables)}." if tables else f"Put {layout} there."
     raise UserError(f"{data_dir} has no table {' or '.join(TABLE_NAMES)}. {remedy}")
 
@@ -223,20 +222,10 @@ def _find_masks(rows: Sequence[_Row], folder: Path) -> tuple[dict[str, Path], st
         if stem is not None:
             masks[row.id] = files[stem]
     missing = [row.id for row in rows if row.id not in masks]
-    hint = f"{looked}; {_nearest_files(missing, folder)}"
+    hint = f"{looked}; {nearest_files(missing, folder)}"
     if missing:
         log.warning("%d of %d images have no mask. %s", len(missing), len(rows), hint)
     return masks, hint
-
-
-def _nearest_files(ids: Sequence[str], folder: Path) -> str:
-    """Return which files of a folder may have been meant as the masks of some ids."""
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    for id_ in ids[:3]:
-        near = [name for name in names if id_ in name] or get_close_matches(id_, names, n=1)
-        if near:
-            return f"nearest to {id_}: {some(near[:3])}."
-    return f"it holds {some(names)}." if names else "it is empty."
 
 
 def _format_counts(counts: Counter[str]) -> str:

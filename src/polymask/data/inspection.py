@@ -211,6 +211,7 @@ def look_at_mask(path: Path) -> MaskFacts:
     """
     values = _whole_numbers(read_values(path, "mask"), path)
     header = read_header(path)
+    is_lossy = header is not None and header.format in ("JPEG", "MPO")
     grey, alpha = grey_and_alpha(values)
     counts, alpha_counts = _counts(grey), None if alpha is None else _counts(alpha)
     # Of the channel that may be the mask: constant greys say nothing.
@@ -222,9 +223,9 @@ def look_at_mask(path: Path) -> MaskFacts:
         width=grey.shape[1],
         bits=8 * values.itemsize if header is None else header.bits,
         orientation=1 if header is None else header.orientation,
-        lossy=header is not None and header.format in ("JPEG", "MPO"),
+        lossy=is_lossy,
         counts=counts,
-        colours=_colours(values, tolerance=16 if header is not None and header.format == "JPEG" else 0),
+        colours=_colours(values, tolerance=16 if is_lossy else 0),
         alpha=alpha_counts,
         level_pixels=level,
     )

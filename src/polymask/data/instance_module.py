@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 from polymask.data.analysis import OriginalSample, TitledSample
 from polymask.data.base import DataModule, class_name_list
+from polymask.data.inspection import ImageFacts, image_facts
 from polymask.data.instance_dataset import InstanceDataset, collate_instances
 from polymask.data.instances import InstanceRecord
-from polymask.data.object_checks import check_files, check_subsets, describe
+from polymask.data.mask_checks import describe_images
+from polymask.data.object_checks import check_files, check_subsets, describe, foreground_share
 from polymask.data.splits import SUBSETS
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, number
@@ -79,8 +81,13 @@ class InstanceData(DataModule[InstanceRecord]):
         )
 
     def description(self) -> str:
-        """Return one line: how many objects, crowd regions and images without objects there are."""
-        return describe(self.records)
+        """Return one line: objects, crowd regions and images without objects, and what the images are."""
+        found = image_facts([record.image_path for record in self.records], self.memory)
+        images = [facts for facts in found if isinstance(facts, ImageFacts)]
+        turned = sum(facts.orientation != 1 for facts in images)
+        words = f", {turned:,} images turned as their EXIF orientation says" if turned else ""
+        share = f"{foreground_share(self.records):.1%} foreground"
+        return f"{describe(self.records)}, {share}; {describe_images(images)}{words}"
 
     def check_masks(self, subsets: Sequence[str] = SUBSETS) -> None:
         """Stop when no image of a subset holds an object.

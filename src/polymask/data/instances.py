@@ -129,6 +129,11 @@ class InstanceRecord(Record, ABC):
         return None
 
     @property
+    def foreground(self) -> float | None:
+        """Return the share of the image that objects cover, None where only decoding tells."""
+        return None
+
+    @property
     def num_crowds(self) -> int:
         """Return the number of crowd regions."""
         return 0

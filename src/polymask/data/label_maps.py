@@ -30,7 +30,7 @@ from polymask.data.instances import (
 )
 from polymask.data.mask_values import grey_and_alpha
 from polymask.data.pieces import check_pieces, separate
-from polymask.data.tables import some
+from polymask.data.tables import nearest_files, some
 from polymask.errors import UserError, choose
 from polymask.utils.text import same_name
 
@@ -198,6 +198,7 @@ def read_label_map(path: Path) -> np.ndarray:
     """
     values = read_values(path, "label map")
     if values.ndim == 3:
+        _refuse_opacity(values, path, "label map")
         values = _without_colours(values, path)
     if values.dtype.kind == "f" and np.array_equal(values, np.round(values)):
         values = values.astype(np.int64)  # as some programs save numbers in TIFF
@@ -219,9 +220,21 @@ def _without_colours(values: np.ndarray, path: Path) -> np.ndarray:
     return colours[..., 0]
 
 
+def _refuse_opacity(values: np.ndarray, path: Path, what: str) -> None:
+    """Stop where only the alpha channel tells places apart: the greys would be one object everywhere."""
+    grey, alpha = grey_and_alpha(values)
+    if alpha is not None and np.ptp(alpha) and not np.ptp(grey):
+        raise UserError(
+            f"{what} {path} has one colour, and what it shows in the alpha channel; save it as greys without "
+            "an alpha channel."
+        )
+
+
 def _read_mask(path: Path) -> np.ndarray:
     """Return the (H, W) bool mask of one object: what is above half of the file's largest value."""
-    grey, _ = grey_and_alpha(read_values(path, "mask"))
+    values = read_values(path, "mask")
+    _refuse_opacity(values, path, "mask")
+    grey, _ = grey_and_alpha(values)
     return grey > grey.max() / 2
 
 
@@ -236,10 +249,11 @@ def _find_labels(folder: Path, images: dict[str, Path]) -> dict[str, Path]:
     labels = folders | find_files(folder, LABEL_SUFFIXES)
     missing = sorted(set(images) - set(labels))
     if missing or not images:
+        found = nearest_files(missing, folder)
         raise UserError(
             f"{len(missing)} of {len(images)} images of {folder.parent} have no labels in {folder.name}/: "
-            f"{some(missing) or 'there are no images'}. Expected are {_LAYOUT}; an image without objects has "
-            "a label map of zeros or an empty folder."
+            f"{some(missing) or 'there are no images'}; {found} Expected are {_LAYOUT}; an image without "
+            "objects has a label map of zeros or an empty folder."
         )
     unused = sorted(set(labels) - set(images))
     if unused:

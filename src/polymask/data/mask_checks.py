@@ -79,7 +79,7 @@ class MaskedImages:
     def description(self) -> str:
         """Return one line on sizes, bits, orientation, mask values, foreground and empty masks."""
         images = [facts for facts in self._images if isinstance(facts, ImageFacts)]
-        parts = [f"{len(images):,} images of {_sizes(images)}, {_bits(images)}"]
+        parts = [describe_images(images)]
         if self.foregrounds:
             masks = list(self.foregrounds.values())
             kind = f"{_bits(self._masks.values())} masks" if self._masks else "masks drawn from objects"
@@ -124,6 +124,11 @@ class MaskedImages:
         refuse(offences, pairs, where=where, remedy=_TURNED.format(count=turned) if turned else _MEND)
 
 
+def describe_images(images: Sequence[ImageFacts]) -> str:
+    """Return how many images there are, of which sizes and bits."""
+    return f"{len(images):,} images of {_sizes(images)}, {_bits(images)}"
+
+
 def drawn_foregrounds(records: Sequence[Record], memory: FileMemory) -> dict[str, Foreground | UserError]:
     """Return the foreground of masks that are drawn from objects, each drawn once and then remembered."""
 
@@ -162,12 +167,20 @@ def check_foregrounds(
     if not empty and (full_allowed or any(mask.pixels < mask.total for mask in masks)):
         return
     words = records[0].mask_rule.words
+    kept = (f.pixels > 0 if empty else f.pixels < f.total for f in foregrounds.values())
+    remedy = (
+        "Choose the subsets otherwise (data.split_seed, data.split_file, data.fractions), or mend the masks."
+        if any(kept)  # others are good: so their values are read well
+        else "Mend the masks, or say with data.mask_values which values are foreground."
+        if records[0].mask_file is not None
+        else "Mend the objects."
+    )
     raise UserError(
         f"all {len(masks)} masks of the {subset} subset are {'empty' if empty else 'full'}: "
         f"{'no' if empty else 'every'} pixel is foreground, so "
         f"{'a network that finds nothing' if empty else 'one that marks everything'} would be perfect. "
         + (f"All masks of the set hold {words}. " if words else "")
-        + "Mend the masks, or say with data.mask_values which values are foreground."
+        + remedy
     )
 
 
@@ -180,5 +193,5 @@ def _sizes(facts: Iterable[ImageFacts]) -> str:
 
 
 def _bits(facts: Iterable[ImageFacts | MaskFacts]) -> str:
-    counts = Counter(one.bits for one in facts)
-    return " and ".join(f"{bits}-bit" for bits in sorted(counts))
+    kinds = {(one.bits, isinstance(one, ImageFacts) and one.is_float) for one in facts}
+    return " and ".join(f"{bits}-bit{' float' if is_float else ''}" for bits, is_float in sorted(kinds))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from polymask.data.instances import InstanceRecord
-from polymask.data.pieces import look_at
+from polymask.data.pieces import draw_sample, look_at
 from polymask.data.reading import read_ahead
 from polymask.errors import UserError
 
@@ -32,7 +32,7 @@ def check_subsets(
         data_dir: Folder of the data set, for the message.
 
     Raises:
-        UserError: A subset has images, but no object in any of them.
+        UserError: A subset has images, but no object in any of them; or each is one object as a whole.
     """
     by_id = {record.id: record for record in records}
     for name, ids in subsets.items():
@@ -44,6 +44,11 @@ def check_subsets(
             raise UserError(
                 f"none of the {len(own)} {name} images of {data_dir} holds an object{but}; check the "
                 "annotations, or choose the subsets otherwise (data.split_file, data.split_seed)."
+            )
+        if own and all(read_ahead(_is_one_object, own)):
+            raise UserError(
+                f"each of the {len(own)} {name} images of {data_dir} is one object that covers all of it, so "
+                "there is no background to tell it from; check the annotations."
             )
 
 
@@ -67,6 +72,22 @@ def describe(records: Sequence[InstanceRecord]) -> str:
         f"{sum(counts)} objects in {where} ({sum(counts) / max(1, len(counts)):.1f} per image), "
         f"{counts.count(0)} without objects, {crowds} crowd regions{pieces}"
     )
+
+
+def foreground_share(records: Sequence[InstanceRecord]) -> float:
+    """Return the mean share of an image that objects cover, of a sample of the images."""
+    shares = [record.foreground for record in draw_sample(records)]
+    known = [share for share in shares if share is not None]
+    if len(known) < len(shares):
+        known = [look.foreground for _, look in look_at(records)]
+    return sum(known) / max(1, len(known))
+
+
+def _is_one_object(record: InstanceRecord) -> bool:
+    if record.num_objects not in (None, 1):
+        return False
+    instances = record.read_instances()
+    return len(instances.labels) == 1 and bool((instances.union_mask() == 1).all())
 
 
 def _has_object(record: InstanceRecord) -> bool:

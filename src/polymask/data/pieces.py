@@ -25,10 +25,11 @@ _SPECK = 0.1  # a piece smaller than this share of the largest one of its object
 
 
 class Look(NamedTuple):
-    """What one image holds: numbers that stand for an object each, and connected pieces of these."""
+    """What one image holds: numbers that stand for an object each, connected pieces, share of foreground."""
 
     numbers: int
     pieces: int
+    foreground: float
 
     @property
     def is_suspicious(self) -> bool:
@@ -38,9 +39,14 @@ class Look(NamedTuple):
 
 def look_at(records: Sequence[InstanceRecord]) -> list[tuple[InstanceRecord, Look]]:
     """Decode up to `MOST_LOOKED_AT` of the records, always the same random ones, and count."""
-    order = np.random.default_rng(0).permutation(len(records))[:MOST_LOOKED_AT]
-    chosen = [records[index] for index in sorted(order.tolist())]
+    chosen = draw_sample(records)
     return list(read_ahead(lambda record: (record, _look(record, record.content_key())), chosen))
+
+
+def draw_sample(records: Sequence[InstanceRecord]) -> list[InstanceRecord]:
+    """Return up to `MOST_LOOKED_AT` of the records, always the same random ones, in their order."""
+    order = np.random.default_rng(0).permutation(len(records))[:MOST_LOOKED_AT]
+    return [records[index] for index in sorted(order.tolist())]
 
 
 @lru_cache(maxsize=2 * MOST_LOOKED_AT)
@@ -50,9 +56,10 @@ def _look(record: InstanceRecord, content_key: str) -> Look:
 
 
 def count(instances: Instances) -> Look:
-    """Count objects and their pieces, 8-connected and without specks of dirt."""
+    """Count objects, their pieces (8-connected and without specks of dirt) and their pixels."""
     areas = [stats[1:, cv2.CC_STAT_AREA] for _, _, stats in _pieces_of(instances)]
-    return Look(len(areas), sum(int((own >= _SPECK * own.max()).sum()) for own in areas))
+    pieces = sum(int((own >= _SPECK * own.max()).sum()) for own in areas)
+    return Look(len(areas), pieces, float((instances.union_mask() == 1).mean()))
 
 
 def check_pieces(records: Sequence[InstanceRecord], *, remedy: str) -> None:

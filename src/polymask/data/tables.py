@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from polymask.errors import UserError
@@ -59,3 +60,13 @@ def parse_csv(text: str, source: str) -> list[dict[str, str]]:
 def some(names: Sequence[str]) -> str:
     """Return the first few of `names` for a message."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def nearest_files(ids: Sequence[str], folder: Path) -> str:
+    """Return which files of a folder may have been meant as the masks of some ids."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    for id_ in ids[:3]:
+        near = [name for name in names if id_ in name] or get_close_matches(id_, names, n=1)
+        if near:
+            return f"nearest to {id_}: {some(near[:3])}."
+    return f"it holds {some(names)}." if names else "it is empty."

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from polymask.data.transform_checks import check_transforms, flatten
+from polymask.errors import UserError
 
 
 class Augmentation:
@@ -17,9 +18,19 @@ class Augmentation:
 
     Args:
         transforms: albumentations transforms, in the order of application.
+
+    Raises:
+        UserError: One of them is something else.
     """
 
     def __init__(self, transforms: Sequence[A.BasicTransform]) -> None:
+        for transform in transforms:
+            if not isinstance(transform, A.BasicTransform | A.BaseCompose):
+                kind = type(transform)
+                raise UserError(
+                    f"transforms: {kind.__module__}.{kind.__qualname__} is no transform of albumentations; "
+                    "use one of these, or leave it out."
+                )
         # Loader workers are the parallelism; OpenCV threads inside them only fight for the cores.
         cv2.setNumThreads(0)
         self._compose = A.Compose(list(transforms))

@@ -78,7 +78,7 @@ class Progress:
         """Show the loss and the speed beside the bar."""
         text = f"loss {loss:.4f}  {self.images_per_second:.0f} images/s"
         if self._epochs_left:
-            text += f"  all epochs {duration(self.seconds_left)}, this one"
+            text += f"  all {duration(self.seconds_left)}, epoch"  # short: a terminal has 80 columns
         self._bar.update(self._task, note=text)
 
     @property
