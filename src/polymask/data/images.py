@@ -21,6 +21,7 @@ from polymask.data.headers import number_format
 from polymask.data.intensity import EIGHT_BIT, Range, to_uint8
 from polymask.errors import UserError
 from polymask.utils.files import write_atomically
+from polymask.utils.names import check_file_names
 from polymask.utils.text import same_name
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
@@ -100,10 +101,11 @@ def find_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}. Make it readable.") from error
+    check_file_names(names)
     files: dict[str, Path] = {}
     for name in names:
         stem, suffix = os.path.splitext(same_name(name))
-        if suffix.lower() not in suffixes or name.startswith("."):
+        if suffix.lower() not in suffixes:
             continue
         if stem in files:
             raise UserError(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from polymask.data.images import IMAGE_SUFFIXES
 from polymask.errors import UserError
+from polymask.utils.names import check_file_names
 
 SETTINGS_NAME = "inference.json"
 """File that marks a folder of results; its images are no input."""
@@ -38,7 +39,8 @@ def find_images(folder: Path, file_list: Path | None = None) -> list[Path]:
         found += [Path(parent, name).relative_to(folder) for name in images]
     if not found:
         raise UserError(f"data.data_dir={folder} holds no image; looked for {', '.join(IMAGE_SUFFIXES)}.")
-    return _checked(sorted(found))
+    check_file_names(map(str, found))
+    return sorted(found)
 
 
 def _listed(folder: Path, file_list: Path) -> list[Path]:
@@ -54,30 +56,8 @@ def _listed(folder: Path, file_list: Path) -> list[Path]:
     if not paths:
         raise UserError(f"data.file_list={file_list} names no file; give one path per line.")
     inside = [path.relative_to(top) if path.is_relative_to(top) else path for path in paths]
-    return _checked(list(dict.fromkeys(inside)))
-
-
-def _checked(files: list[Path]) -> list[Path]:
-    """Return `files` if their names can be written into a table; bytes that are no text are surrogates."""
-    bad = [str(file) for file in files if any("\ud800" <= letter <= "\udfff" for letter in str(file))]
-    if bad and all(_is_utf8(name) for name in bad):  # Python reads names as its locale says, here as ASCII
-        raise UserError(
-            f"{len(bad)} file names have letters that Python does not read in this locale, e.g. {bad[0]!a}; "
-            "set PYTHONUTF8=1 (or LC_ALL=C.UTF-8) and run again."
-        )
-    if bad:
-        raise UserError(
-            f"{len(bad)} file names are not UTF-8, e.g. {bad[0]!a}; rename these files (convmv does so)."
-        )
-    return files
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        os.fsencode(name).decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+    check_file_names(map(str, inside))
+    return list(dict.fromkeys(inside))
 
 
 def output_names(files: Sequence[Path]) -> dict[Path, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
@@ -26,6 +27,33 @@ def stays_inside(name: object) -> bool:
         and all(part not in ("", ".", "..") for part in parts)
         and all(len(part.encode(errors="surrogateescape")) <= _MOST_BYTES for part in parts)
     )
+
+
+def check_file_names(names: Iterable[str]) -> None:
+    """Refuse names of files that are no text: bytes that Python could not read are surrogates in them.
+
+    Raises:
+        UserError: Such a name is there; the message tells a name in another encoding from a locale without
+            letters, where Python reads every name as ASCII.
+    """
+    bad = [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]
+    if bad and all(_is_utf8(name) for name in bad):
+        raise UserError(
+            f"{len(bad)} file names have letters that Python does not read in this locale, e.g. {bad[0]!a}; "
+            "set PYTHONUTF8=1 (or LC_ALL=C.UTF-8) and run again."
+        )
+    if bad:
+        raise UserError(
+            f"{len(bad)} file names are not UTF-8, e.g. {bad[0]!a}; rename these files (convmv does so)."
+        )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        os.fsencode(name).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def has_control_characters(text: str) -> bool:
