@@ -146,6 +146,8 @@ def test_an_interrupted_run_says_whether_it_can_be_resumed(
         assert said == "the first epoch of run had not ended, so it cannot be resumed: start it anew"
         with pytest.raises(UserError, match="newest run 'run' was stopped before its first epoch ended"):
             claim(checkpoints, resume=True).__enter__()
+        with pytest.raises(UserError, match="run_name='run' was stopped before its first epoch ended"):
+            claim(checkpoints, resume=True, run_name="run").__enter__()
         with claim(checkpoints, run_name="run"):  # anew, under the same name
             pass
 

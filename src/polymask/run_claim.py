@@ -99,6 +99,15 @@ def _resumed(cfg: DictConfig, checkpoints: CheckpointFolder, held: ExitStack) ->
             f"the newest run {name!r} was stopped before its first epoch ended, so nothing can be resumed; "
             "start it anew, or name another run with run_name=."
         )
+    if (
+        given
+        and checkpoints.marker(given).is_file()
+        and not any(file.is_file() for file in (checkpoints.best(given), checkpoints.last(given)))
+    ):
+        raise UserError(
+            f"run_name={given!r} was stopped before its first epoch ended, so it cannot be resumed; start it "
+            "anew, without resume=true."
+        )
     path = checkpoints.find(name, resumable=True)
     name = path.name.removesuffix(".last.pt")
     if not held.enter_context(try_lock(run_lock(checkpoints, name))):

@@ -170,6 +170,12 @@ def test_every_encoder_of_the_library_is_accepted_by_name():
     assert check_encoder_name("tu-resnet18.a1_in1k") == "tu-resnet18.a1_in1k"
 
 
+@pytest.mark.parametrize("name", [5, None])
+def test_an_encoder_name_of_another_type_is_told(name) -> None:
+    with pytest.raises(UserError, match=f"model.encoder_name='{name}' is unknown"):
+        build(encoder_name=name)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -111,6 +111,18 @@ class Payload:
         return Path.touch, (self.marker,)
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda value: value.to(torch.complex64)])
+@pytest.mark.parametrize("field", ["model", "ema"])
+def test_weights_that_no_model_could_take_are_told(
+    field: str, change: Any, content: dict[str, Any], project: Path
+) -> None:
+    weights = {field: {"w": change(torch.eye(3))}}
+    path = write_changed(project, content, lambda changed: changed.update(weights))
+    with pytest.raises(UserError, match=f"{field} is a dict, and must be a dict of dense tensors of real"):
+        load_checkpoint(path)
+
+
 def test_a_pickle_in_place_of_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     marker, path = tmp_path / "ran", tmp_path / "x.pt"
     for write in (

@@ -13,6 +13,7 @@ from polymask.utils.files import (
     check_report_folder,
     check_writable,
     remove_leftovers,
+    report_folder,
     write_atomically,
     write_text,
 )
@@ -85,6 +86,15 @@ def test_a_file_in_the_place_of_a_folder_is_told_and_nothing_is_created(tmp_path
         check_report_folder(tmp_path / "results")
     check_report_folder(tmp_path / "new" / "deep")
     assert [file.name for file in tmp_path.iterdir()] == ["results"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nothing can be made")
+def test_a_report_folder_that_cannot_be_made_is_one_line() -> None:
+    with (
+        pytest.raises(UserError, match=r"^/proc/reports/run cannot be written \(No such file or directory\)"),
+        report_folder(Path("/proc/reports/run")),
+    ):
+        pytest.fail("there is no such folder")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

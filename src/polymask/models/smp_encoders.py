@@ -31,6 +31,7 @@ def check_encoder_name(name: str) -> str:
     Raises:
         UserError: It is neither; the message names the nearest and how to list all.
     """
+    name = str(name)  # a YAML file may say 5
     if name.startswith(TIMM):
         return _check_timm_name(name)
     return choose("model.encoder_name", name, smp.encoders.get_encoder_names(), how_to_list=_LIST_SMP)

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from polymask.errors import UserError
@@ -114,6 +115,15 @@ def _mapping(of: Callable[[Any], bool]) -> Callable[[Any], bool]:
     )
 
 
+def _is_weight(value: Any) -> bool:
+    """Return whether a value can be copied into a parameter: sparse and complex tensors can't."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_complex()
+
+
+def _is_weight_or_count(value: Any) -> bool:
+    return isinstance(value, int) or _is_weight(value)
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -156,10 +166,12 @@ _STATE: _Check = (lambda value: isinstance(value, dict), "a dict")
 
 _REQUIRED: dict[str, _Check] = {
     "format": (lambda value: _is_whole(value) and 0 < value <= FORMAT, f"a number from 1 to {FORMAT}"),
-    "model": (_mapping(lambda value: isinstance(value, Tensor)), "a dict of tensors"),
+    "model": (_mapping(_is_weight), "a dict of dense tensors of real numbers"),
     "ema": (
-        lambda value: value is None or _mapping(lambda item: isinstance(item, Tensor | int))(value),
-        "a dict of tensors or None",
+        lambda value: (
+            value is None or _mapping(lambda item: isinstance(item, int) or _is_weight(item))(value)
+        ),
+        "a dict of dense tensors of real numbers, or None",
     ),
     "run_name": (is_file_name, "a name without folders"),
     "config": (_is_config, f"a configuration with {', '.join(SECTIONS)}"),

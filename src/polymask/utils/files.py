@@ -96,6 +96,10 @@ def _disk_error(path: Path, error: OSError, needed: int) -> OSError | UserError:
         sizes = (
             f"; it needs {needed / 1e6:.1f} MB, {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free"
         )
+    return _cannot_write(path, error, sizes)
+
+
+def _cannot_write(path: Path, error: OSError, sizes: str = "") -> UserError:
     return UserError(
         f"{path} cannot be written ({error.strerror}{sizes}). Make room or mend the permissions there, then "
         "run it again; whatever had that name before is whole."
@@ -141,7 +145,10 @@ def report_folder(folder: Path) -> Iterator[Path]:
     check_report_folder(folder)
     staging, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:  # of any kind: what is not there cannot be made
+        raise _cannot_write(folder, error) from error
     try:
         try:
             yield staging
