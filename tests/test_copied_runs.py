@@ -75,3 +75,24 @@ def test_a_copy_resumes_and_is_tested_as_itself(original: Path, capsys: pytest.C
     found = run("infer", f"run_name={folder / 'fork.pt'}", f"data.data_dir={original / 'lesions' / 'images'}")
     assert found.folder == original / "results" / "inference" / "fork"
     assert not (original / "results" / "test" / "orig").exists()
+
+
+def test_a_run_that_the_tracker_does_not_know_gets_one_new_run_there(original: Path) -> None:
+    client = MlflowClient(f"sqlite:///{original / 'mlruns' / 'mlflow.db'}")
+
+    def tracked() -> list[str]:
+        experiment = client.get_experiment_by_name("polymask").experiment_id
+        return [found.info.run_name for found in client.search_runs([experiment])]
+
+    copy(original, ".last.pt", ".pt")
+    for _ in range(2):
+        run("test", "run_name=fork")
+    assert sorted(tracked()) == ["fork", "orig"]
+    folder = original / "models" / "checkpoints"
+    fork, orig = (load_checkpoint(folder / f"{name}.pt") for name in ("fork", "orig"))
+    assert (fork["run_name"], fork["parent_run"], fork["config"]["run_name"]) == ("fork", "orig", "fork")
+    client.delete_run(orig["tracker_run_id"])
+    for _ in range(2):
+        run("test", "run_name=orig")
+    assert sorted(tracked()) == ["fork", "orig"]
+    assert load_checkpoint(folder / "orig.last.pt")["tracker_run_id"] != orig["tracker_run_id"]

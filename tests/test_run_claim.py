@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 
 from polymask import cli
 from polymask.errors import UserError
-from polymask.run_claim import LONGEST_NAME, claim_run
+from polymask.run_claim import LONGEST_NAME, claim_run, run_lock
 from polymask.training.checkpoint import CheckpointFolder
 from polymask.training.distributed import Processes
 from polymask.utils import interruption
+from polymask.utils.locks import try_lock
 
 SOURCE = Path(__file__).parents[1] / "src"
 OPTIONS = [
@@ -278,3 +279,14 @@ def test_a_signal_during_the_start_ends_with_its_status(tmp_path: Path, lesion_f
     assert process.returncode == 143, printed
     assert "Traceback" not in printed
     assert printed.splitlines()[-1].startswith("interrupted; ")
+
+
+def test_a_run_in_its_first_epoch_is_in_use_rather_than_stopped(project: Path) -> None:
+    folder = CheckpointFolder(project / "models" / "checkpoints")
+    folder.folder.mkdir(parents=True)
+    folder.marker("early").touch()
+    for given in ([], ["run_name=early"]):
+        with pytest.raises(UserError, match="was stopped before its first epoch ended"):
+            cli.run("train", ["resume=true", *given])
+        with try_lock(run_lock(folder, "early")), pytest.raises(UserError, match="'early' is in use"):
+            cli.run("train", ["resume=true", *given])

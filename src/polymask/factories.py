@@ -18,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from polymask.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
+# It writes what it raises, too; one line about a mistake is enough.
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from polymask.errors import UserError
 from polymask.run_config import chosen_groups
 from polymask.tracking.base import Tracker
-from polymask.training.checkpoint import CheckpointFolder
+from polymask.training.checkpoint import CheckpointFolder, RunRecord
 from polymask.training.distributed import Processes
 from polymask.utils.files import check_writable, remove_leftovers
 from polymask.utils.interruption import advise, was_interrupted
@@ -63,12 +63,18 @@ def run_lock(checkpoints: CheckpointFolder, name: str) -> Path:
 
 
 @contextmanager
-def undisturbed(checkpoints: CheckpointFolder, name: str, tracker: Tracker) -> Iterator[None]:
-    """Hold a trained run for a test of it and let its tracker keep records, unless it is being trained."""
+def undisturbed(checkpoints: CheckpointFolder, record: RunRecord, tracker: Tracker) -> Iterator[None]:
+    """Hold a trained run for a test of it and let its tracker keep records, unless it is being trained.
+
+    Where the tracker had to open another run, the checkpoints know that one at the end.
+    """
+    name = record.run_name
     with try_lock(run_lock(checkpoints, name)) as is_free:
         if is_free:
             tracker.keep(checkpoints.outbox(name))
         yield
+        if is_free and tracker.run_id not in ("", record.tracker_run_id):
+            checkpoints.note_tracker_run(name, tracker.run_id)
 
 
 def check_run_name(name: str) -> None:
@@ -94,24 +100,19 @@ def _resumed(cfg: DictConfig, checkpoints: CheckpointFolder, held: ExitStack) ->
         raise UserError("resume=true goes on with a run, init_from= starts a new one; give only one of them.")
     given = None if cfg.run_name is None else f"{cfg.run_name}{_sweep_suffix()}"
     name = given or checkpoints.newest_run()
-    if name is not None and given is None and not checkpoints.last(name).is_file():
-        raise UserError(
-            f"the newest run {name!r} was stopped before its first epoch ended, so nothing can be resumed; "
-            "start it anew, or name another run with run_name=."
-        )
-    if (
-        given
-        and checkpoints.marker(given).is_file()
-        and not any(file.is_file() for file in (checkpoints.best(given), checkpoints.last(given)))
-    ):
-        raise UserError(
-            f"run_name={given!r} was stopped before its first epoch ended, so it cannot be resumed; start it "
-            "anew, without resume=true."
-        )
-    path = checkpoints.find(name, resumable=True)
-    name = path.name.removesuffix(".last.pt")
+    if name is None or not (checkpoints.last(name).is_file() or checkpoints.marker(name).is_file()):
+        name = checkpoints.find(name, resumable=True).name.removesuffix(
+            ".last.pt"
+        )  # or say that there is none
+    # Before its checkpoints are looked for: another process may be in the first epoch.
     if not held.enter_context(try_lock(run_lock(checkpoints, name))):
         raise _busy(name)
+    if not checkpoints.last(name).is_file():
+        what = f"run_name={name!r}" if given else f"the newest run {name!r}"
+        raise UserError(
+            f"{what} was stopped before its first epoch ended, so it cannot be resumed; start it anew, "
+            "without resume=true, or name another run with run_name=."
+        )
     held.enter_context(_ending(checkpoints, name, is_new=False))
     return name
 

@@ -210,7 +210,7 @@ def test(cfg: DictConfig) -> TestResult:
     course = _course(checkpoints, content)
     log.info("testing %s, epoch %d of %d", path, content["training"]["epoch"], len(course["history"]))
     with (
-        undisturbed(checkpoints, record.run_name, tracker),
+        undisturbed(checkpoints, record, tracker),
         run_session(
             tracker,
             record.run_name,

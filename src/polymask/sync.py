@@ -17,7 +17,7 @@ from polymask.run_claim import run_lock
 from polymask.run_files import CHECKPOINTS
 from polymask.tracking.journal import Journal, Record
 from polymask.tracking.mlflow_tracker import MlflowTracker
-from polymask.training.checkpoint import CheckpointFolder, set_tracker_run
+from polymask.training.checkpoint import CheckpointFolder
 from polymask.trust import TRUSTED
 from polymask.utils.locks import try_lock
 from polymask.utils.paths import resolve
@@ -84,8 +84,7 @@ def _deliver(name: str, checkpoints: CheckpointFolder) -> int:
                 f"MLflow at {tracker.uri} takes no records ({trouble}); {left} records of {name} wait in "
                 f"{path}: try again when it is back."
             )
-        for file in (checkpoints.best(name), checkpoints.last(name)):
-            _note_run_id(file, tracker.run_id)
+        checkpoints.note_tracker_run(name, tracker.run_id)
     log.info("%d records of %s delivered to MLflow at %s", len(records), name, tracker.uri)
     return len(records)
 
@@ -108,12 +107,3 @@ def _check_places(name: str, known: Mapping[str, Any], records: Sequence[Record]
             f"the records of {name} hold the file {outside[0]}, which is not of this project: set "
             f"{TRUSTED}={Path(outside[0]).parent} if it is to be sent."
         )
-
-
-def _note_run_id(path: Path, run_id: str) -> None:
-    """Let a checkpoint that was written while the tracker was away know the tracker's run."""
-    if not path.is_file():
-        return
-    times = path.stat()
-    set_tracker_run(path, run_id)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # it is no newer than before

@@ -242,9 +242,9 @@ def _is_subclass(name: str, package: str, bases: Mapping[str, Sequence[str]]) ->
 
 def _refusal(target: Target, source: str) -> UserError:
     name = target.name if isinstance(target.name, str) else repr(target.name)
-    module = name.rpartition(".")[0] or name
+    remedy = f"; if that code is your own, set {TRUSTED}={name[:120]}" if _NAME.fullmatch(name) else ""
     return UserError(
         f"checkpoint {source}: {target.key}._target_={name[:120]!r} is no constructor that a file may name "
-        f"there: to load it would run code of {module[:120]}. Do not use it unless you know who wrote it; if "
-        f"that code is your own, set {TRUSTED}={module[:120]}"
+        f"there: to load it would run code of {name.rpartition('.')[0][:120] or name[:120]}. Do not use it "
+        f"unless you know who wrote it{remedy}."
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from polymask.errors import UserError, nearest
 from polymask.training.checkpoint_content import FORMAT, checked_content, checked_weights
 from polymask.utils.archives import read_tensors
 from polymask.utils.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,26 @@ class CheckpointFolder:
         files.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
         return [path.name.removesuffix(".last.pt" if resumable else ".pt") for path in files]
 
+    def note_tracker_run(self, run_name: str, run_id: str) -> None:
+        """Let the checkpoints of a run know the tracker's run, where that was opened after they were written.
+
+        A file that is a copy of another run's becomes one of its own. Trouble with it is a warning.
+        """
+        for path in filter(Path.is_file, (self.best(run_name), self.last(run_name))):
+            try:
+                content, times = checked_weights(_read(path), path), path.stat()
+                written = content.get("run_name", run_name)
+                if (written, content.get("tracker_run_id")) == (run_name, run_id):
+                    continue
+                if written != run_name:
+                    content |= {"run_name": run_name, "parent_run": written}
+                    content["config"] = {**content["config"], "run_name": run_name}
+                content["tracker_run_id"] = run_id
+                write_atomically(path, partial(torch.save, content))
+                os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # it is no newer than before
+            except (OSError, UserError) as error:
+                log.warning("%s does not know the tracker's run %s: %s", path, run_id, error)
+
     def find(self, run_name: str | None, *, resumable: bool = False) -> Path:
         """Return the checkpoint of a run, of the newest run when `run_name` is None.
 
@@ -132,18 +157,6 @@ def stored_weights(path: Path) -> dict[str, Tensor]:
         UserError: The file is missing, damaged, or not a polymask checkpoint.
     """
     return inference_weights(checked_weights(_read(path), path))
-
-
-def set_tracker_run(path: Path, run_id: str) -> None:
-    """Let a checkpoint know the tracker's run, where that was opened after the checkpoint was written.
-
-    Raises:
-        UserError: The file is missing, damaged, or not a polymask checkpoint.
-    """
-    content = checked_weights(_read(path), path)
-    if content.get("tracker_run_id") != run_id:
-        content["tracker_run_id"] = run_id
-        write_atomically(path, lambda file: torch.save(content, file))
 
 
 def _read(path: Path) -> Any:
