@@ -101,9 +101,8 @@ def _resumed(cfg: DictConfig, checkpoints: CheckpointFolder, held: ExitStack) ->
     given = None if cfg.run_name is None else f"{cfg.run_name}{_sweep_suffix()}"
     name = given or checkpoints.newest_run()
     if name is None or not (checkpoints.last(name).is_file() or checkpoints.marker(name).is_file()):
-        name = checkpoints.find(name, resumable=True).name.removesuffix(
-            ".last.pt"
-        )  # or say that there is none
+        # The newest of runs that came without their mark; or it is said that there is none.
+        name = checkpoints.find(name, resumable=True).name.removesuffix(".last.pt")
     # Before its checkpoints are looked for: another process may be in the first epoch.
     if not held.enter_context(try_lock(run_lock(checkpoints, name))):
         raise _busy(name)
