@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -193,7 +194,9 @@ def _sweep_suffix() -> str:
     file = Path(job.sweep.dir) / "multirun.yaml"  # what was typed; not every sweeper writes it
     if not file.is_file():
         return f"_{job.job.num}"
-    typed = OverridesParser.create().parse_overrides(list(OmegaConf.load(file).hydra.overrides.task))
+    overrides = OmegaConf.load(file).hydra.overrides
+    words: Any = OmegaConf.to_container(overrides.task)  # `${…}` as it was typed
+    typed = OverridesParser.create().parse_overrides(words)
     swept = [override.get_key_element() for override in typed if override.is_sweep_override()]
     if any(override.get_key_element() == "run_name" and "${" in str(override.value()) for override in typed):
         return ""  # composed of what differs

@@ -89,7 +89,8 @@ def raise_if_interrupted() -> None:
 
 def was_interrupted(error: BaseException | None = None) -> bool:
     """Return whether a signal came, or `error` is that of one."""
-    return _state.received is not None or isinstance(error, KeyboardInterrupt)
+    received = _state.pid == os.getpid() and _state.received is not None  # not of an earlier command
+    return received or isinstance(error, KeyboardInterrupt)
 
 
 def exit_status() -> int:
