@@ -155,11 +155,8 @@ def run(name: str, overrides: Sequence[str]) -> Any:
         finally:
             if sweep and jobs:
                 print(sweep_table(jobs))
-    except (
-        HydraException,
-        OmegaConfBaseException,
-        ValueError,
-    ) as error:  # ValueError: flags that exclude another
+    # Hydra answers flags that exclude one another with a ValueError.
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         if entered:  # a defect in a run, not a mistake in the command line
             raise
         from polymask.config_errors import explain

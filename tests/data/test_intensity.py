@@ -8,7 +8,7 @@ import pytest
 from test_module import make_data
 
 from polymask.data.ham10000 import read_records
-from polymask.data.headers import file_number_format
+from polymask.data.headers import NumberFormat
 from polymask.data.instance_module import InstanceData
 from polymask.data.intensity import EIGHT_BIT, check_depth, find_range, parse_range, to_uint8
 from polymask.data.label_maps import read_records as read_label_maps
@@ -153,7 +153,7 @@ def test_large_sets_are_sampled_evenly(tmp_path):
     low, high = find_range(paths)
     assert low < 150
     assert high > 14850
-    assert check_depth({path: file_number_format(path) for path in paths})
+    assert check_depth({path: NumberFormat(bits=16) for path in paths})
 
 
 def test_reader_of_lesions_knows_nothing_of_it(lesion_folder):

@@ -117,19 +117,6 @@ def number_format(read_at: ReadAt) -> NumberFormat:
     return NumberFormat() if tiff is None else NumberFormat(tiff.bits, tiff.is_float, tiff.pages)
 
 
-def file_number_format(path: Path) -> NumberFormat:
-    """Return how the file at `path` stores its values.
-
-    Raises:
-        UserError: The file cannot be opened.
-    """
-    try:
-        with path.open("rb") as file:
-            return number_format(lambda offset, size: file.read(size) if file.seek(offset) >= 0 else b"")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; replace or remove it.") from error
-
-
 def _tiff_header(read_at: ReadAt) -> Header | None:
     tiff = read_tiff(read_at)
     if tiff is None:

@@ -168,9 +168,7 @@ _REQUIRED: dict[str, _Check] = {
     "format": (lambda value: _is_whole(value) and 0 < value <= FORMAT, f"a number from 1 to {FORMAT}"),
     "model": (_mapping(_is_weight), "a dict of dense tensors of real numbers"),
     "ema": (
-        lambda value: (
-            value is None or _mapping(lambda item: isinstance(item, int) or _is_weight(item))(value)
-        ),
+        lambda value: value is None or _mapping(_is_weight_or_count)(value),
         "a dict of dense tensors of real numbers, or None",
     ),
     "run_name": (is_file_name, "a name without folders"),
