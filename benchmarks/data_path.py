@@ -13,10 +13,10 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from polymask.data.dataset import ImageMaskDataset, collate
+from polymask.data.demo.reader import read_records
 from polymask.data.samplers import TrainBatches
-from polymask.data.synthetic import read_records
 from polymask.factories import build_augmentation
+from polymask.families.multitask.dataset import ImageMaskDataset, collate
 from polymask.utils.paths import CONFIG_DIR
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from training_epoch import build_task
 
-from polymask.data.synthetic import write_demo_dataset
+from polymask.data.demo.reader import write_demo_dataset
 from polymask.inference.folder import predict_files
 from polymask.inference.inputs import find_images
 from polymask.inference.predictor import Predictor

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
+from polymask.families.multitask.loss import MultitaskLoss
+from polymask.families.multitask.task import MultitaskTask
 from polymask.losses.classification import CrossEntropyLoss as ClassEntropy
-from polymask.losses.multitask import MultitaskLoss
 from polymask.losses.segmentation import CrossEntropyLoss, DiceLoss
-from polymask.models.smp_models import build_model
-from polymask.tasks.multitask import MultitaskTask
+from polymask.models.mask_class.smp import build_model
 from polymask.training.devices import autocast
 from polymask.training.loop import TrainingLoop
 from polymask.training.optimizers import adamw

@@ -53,9 +53,9 @@ COMMANDS = {
     "train": Command("polymask.runs", "config"),
     "test": Command("polymask.runs", "config"),
     "infer": Command("polymask.runs", "infer", again="the same command goes on with it"),
-    "analyze": Command("polymask.studies", "analyze"),
-    "compare": Command("polymask.studies", "compare", operands=("run_a", "run_b")),
-    "summarize": Command("polymask.studies", "summarize", operands=("runs*",)),
+    "analyze": Command("polymask.studies.commands", "analyze"),
+    "compare": Command("polymask.studies.commands", "compare", operands=("run_a", "run_b")),
+    "summarize": Command("polymask.studies.commands", "summarize", operands=("runs*",)),
     "sync": Command("polymask.sync", "sync", operands=("run_name",), again="what was not sent still waits"),
 }
 

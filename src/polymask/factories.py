@@ -24,10 +24,10 @@ logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from polymask.data.base import DataModule
-    from polymask.data.splits import Split
+    from polymask.data.module import DataModule
+    from polymask.data.splits.split import Split
     from polymask.data.transforms import Augmentation
-    from polymask.tasks.base import Task
+    from polymask.families.base import Task
     from polymask.tracking.base import Tracker
     from polymask.training.distributed import Processes
     from polymask.training.schedulers import Schedule

@@ -9,9 +9,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from polymask.errors import whole_number
-from polymask.evaluation.previews import EpochPreviews
+from polymask.families.base import Task
+from polymask.reporting.previews import EpochPreviews
 from polymask.run_config import write_config
-from polymask.tasks.base import Task
 from polymask.tracking.base import Tracker
 from polymask.training.checkpoint import CheckpointFolder, RunRecord
 from polymask.training.trainer import Trainer

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from polymask.data.splits import Split, split_from_csv
+from polymask.data.splits.split import Split, split_from_csv
 from polymask.errors import UserError
 from polymask.factories import (
     build_data,
@@ -20,6 +20,7 @@ from polymask.factories import (
     build_trainer,
     check_fit,
 )
+from polymask.families.base import Task
 from polymask.run_claim import claim_run, undisturbed
 from polymask.run_config import (
     RESUME_MAY_CHANGE,
@@ -40,7 +41,6 @@ from polymask.run_files import (
     write_run_files,
 )
 from polymask.run_summary import run_summary
-from polymask.tasks.base import Task
 from polymask.tracking.base import NoTracker
 from polymask.tracking.epoch_log import EpochLog
 from polymask.tracking.session import run_session

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from test_module import make_data
 
-from polymask.data.ham10000 import read_records
 from polymask.data.headers import NumberFormat
-from polymask.data.instance_module import InstanceData
 from polymask.data.intensity import EIGHT_BIT, check_depth, find_range, parse_range, to_uint8
-from polymask.data.label_maps import read_records as read_label_maps
+from polymask.data.sources.ham10000 import read_records
+from polymask.data.sources.label_maps import read_records as read_label_maps
 from polymask.errors import UserError
+from polymask.families.instances.data import InstanceData
 
 RANGE = (300.0, 850.0)
 

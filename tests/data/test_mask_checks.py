@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from polymask.data.ham10000 import read_records
-from polymask.data.module import ImageMaskData
-from polymask.data.semantic import read_label_maps
+from polymask.data.sources.ham10000 import read_records
 from polymask.errors import UserError
+from polymask.families.multitask.data import ImageMaskData
+from polymask.families.multitask.semantic import read_label_maps
 
 
 def make_data(folder: Path, **options) -> ImageMaskData:

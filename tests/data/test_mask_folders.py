@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from polymask.data.label_maps import read_records
+from polymask.data.sources.label_maps import read_records
 
 
 def disc(size: int = 40) -> np.ndarray:

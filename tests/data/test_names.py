@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from polymask.data import coco, ham10000
+from polymask.data.sources import coco, ham10000
 from polymask.data.tables import parse_csv
 
 FORMS = [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")]

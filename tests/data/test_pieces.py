@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from polymask.data.instance_module import InstanceData
-from polymask.data.instances import number_objects, stack_masks
-from polymask.data.label_maps import read_records
 from polymask.data.pieces import count, separate
-from polymask.data.semantic import ObjectMaskData, read_label_maps
+from polymask.data.sources.label_maps import read_records
 from polymask.errors import UserError
+from polymask.families.instances.data import InstanceData
+from polymask.families.multitask.semantic import ObjectMaskData, read_label_maps
+from polymask.structures.layers import number_objects, stack_masks
 
 CENTRES = ((12, 12), (12, 36), (36, 12), (36, 36))
 
@@ -96,7 +96,7 @@ def test_a_share_of_maps_of_another_kind_is_enough(tmp_path) -> None:
 
 
 def test_only_some_maps_of_a_large_set_are_looked_at(tmp_path, monkeypatch) -> None:
-    from polymask.data import label_maps
+    from polymask.data.sources import label_maps
 
     folder = write_maps(tmp_path / "maps", [cells() for _ in range(150)])
     opened = []

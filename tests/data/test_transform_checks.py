@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from albumentations.pytorch import ToTensorV2
 
-from polymask.data.instance_dataset import InstanceDataset
-from polymask.data.label_maps import read_records
+from polymask.data.sources.label_maps import read_records
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
+from polymask.families.instances.dataset import InstanceDataset
 
 SIZE = (96, 128)
 AS_MASKS = {"layers": False, "keep_size": True}

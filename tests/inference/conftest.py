@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from polymask import cli
-from polymask.models.smp_models import build_model
+from polymask.models.mask_class.smp import build_model
 
 SIZE = (32, 48)
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -13,7 +13,7 @@ import polymask
 from polymask.data.images import read_image
 from polymask.errors import UserError
 from polymask.factories import build_task
-from polymask.inference.image_mask_writer import ImageMaskWriter
+from polymask.families.multitask.application import ImageMaskWriter
 from polymask.inference.inputs import find_images
 from polymask.inference.predictor import Predictor
 

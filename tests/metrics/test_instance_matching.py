@@ -17,7 +17,7 @@ from instance_scenes import (
 
 from polymask.metrics.instance_matching import match_image
 from polymask.metrics.segmentation import confusion_per_sample
-from polymask.tasks.instance_predictions import InstancePrediction
+from polymask.structures.objects import InstancePrediction
 
 SIZE = (60, 80)
 

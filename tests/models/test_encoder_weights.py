@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from polymask.errors import UserError
-from polymask.models.smp_models import build_model
+from polymask.models.mask_class.smp import build_model
 
 
 def build(weights, encoder_name="resnet18", **options):

@@ -24,7 +24,7 @@ def start(folder: Path, rank: int, port: int) -> subprocess.Popen[str]:
     """Start one process as `torchrun` does."""
     environment = {
         **os.environ,
-        "PYTHONPATH": str(HERE.parents[1] / "src"),
+        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1] / "src"), str(HERE.parent / "helpers")]),
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
@@ -33,7 +33,13 @@ def start(folder: Path, rank: int, port: int) -> subprocess.Popen[str]:
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
     }
-    command = [sys.executable, "-W", "error", str(HERE / "distributed_worker.py"), str(folder)]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        str(HERE.parent / "helpers" / "distributed_worker.py"),
+        str(folder),
+    ]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 

@@ -102,7 +102,7 @@ fit(make_trainer(epochs=2), StubTask(), Path(sys.argv[1]))
 
 
 def test_a_training_on_a_terminal_warns_of_nothing_and_shows_the_time_left(tmp_path):
-    path = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(SOURCE), str(SOURCE.parent / "tests" / "helpers")])
     environment = {**os.environ, "PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "140"}
     ours, theirs = pty.openpty()
     command = [sys.executable, "-W", "error:Converting:UserWarning", "-c", TRAINING, str(tmp_path)]

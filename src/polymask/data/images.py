@@ -25,8 +25,6 @@ from polymask.utils.names import check_file_names
 from polymask.utils.text import same_name
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-IGNORE = 255
-"""Value of mask pixels that no loss and no metric counts."""
 
 
 def read_image(path: str | Path, intensity_range: Range = EIGHT_BIT) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from polymask.data.instances import InstanceRecord
+from polymask.data.object_record import InstanceRecord
 from polymask.data.pieces import draw_sample, look_at
 from polymask.data.reading import read_ahead
 from polymask.errors import UserError

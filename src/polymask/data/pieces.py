@@ -13,9 +13,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from polymask.data.instances import MOST_NUMBERS, InstanceRecord, Instances
+from polymask.data.object_record import InstanceRecord
 from polymask.data.reading import read_ahead
 from polymask.errors import UserError
+from polymask.structures.layers import MOST_NUMBERS, Instances
 
 MOST_LOOKED_AT = 64
 """Label maps of which pieces and objects are counted: enough for what concerns a whole set, and quick."""

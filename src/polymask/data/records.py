@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from polymask.data.cache import file_key, file_status
-from polymask.data.images import IGNORE, read_image
+from polymask.data.images import read_image
 from polymask.data.intensity import EIGHT_BIT, Range
 from polymask.data.mask_values import NONZERO, MaskRule
+from polymask.structures.masks import IGNORE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from polymask.data.dataset import SampleKey
+from polymask.structures.samples import SampleKey
 
 
 class TrainBatches(Sampler[list[SampleKey]]):

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from polymask.data.images import read_image
 from polymask.data.intensity import Range
 from polymask.errors import UserError
-from polymask.evaluation.base import PredictionWriter
+from polymask.families.base import PredictionWriter
 from polymask.inference.inputs import SETTINGS_NAME, output_names
 from polymask.inference.predictor import Predictor, to_batch, to_input
 from polymask.inference.table import PredictionTable, csv_text, remove_tables

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from polymask.data.images import as_image, read_image, resize_image
 from polymask.data.intensity import EIGHT_BIT, Range, parse_range
-from polymask.data.module import parse_image_size
 from polymask.errors import UserError, whole_number
 from polymask.factories import build_task
-from polymask.tasks.base import Task
+from polymask.families.base import Task
+from polymask.families.multitask.data import parse_image_size
 from polymask.training.checkpoint import (
     CheckpointFolder,
     inference_weights,

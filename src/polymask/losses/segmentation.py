@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymask.losses.classification import focal, log_odds, require
+from polymask.structures.masks import IGNORE
 
-IGNORE = 255
 SMALLEST_SMOOTH = 1.0e-6  # far below a pixel, far above the smallest float32
 
 

@@ -34,8 +34,8 @@ from polymask.metrics.coco_matching import (
     match,
     outside_areas,
 )
-from polymask.tasks.instance_predictions import InstancePrediction, InstanceTruth
-from polymask.utils import rle
+from polymask.structures import rle
+from polymask.structures.objects import InstancePrediction, InstanceTruth
 
 KINDS = ("mask", "box")
 

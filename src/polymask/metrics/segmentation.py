@@ -18,8 +18,7 @@ import numpy as np
 from torch import Tensor, stack
 
 from polymask.metrics.bootstrap import as_weights, check_class_names, ratio
-
-IGNORE = 255
+from polymask.structures.masks import IGNORE
 
 
 def confusion_per_sample(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from polymask.errors import UserError, choose
-from polymask.models.smp_encoders import TIMM
+from polymask.models.encoders import TIMM
 from polymask.utils.archives import read_tensors
 from polymask.utils.paths import resolve
 

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from polymask.errors import UserError
-from polymask.tasks.base import Batch, Task
+from polymask.families.base import Batch, Task
 from polymask.training.checkpoint import load_weights
 from polymask.training.devices import autocast
 from polymask.training.ema import WeightAverage

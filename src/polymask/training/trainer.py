@@ -1,4 +1,4 @@
-"""The one training loop. It knows tasks only by the contract in `polymask.tasks.base`."""
+"""The one training loop. It knows tasks only by the contract in `polymask.families.base`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch.optim import Optimizer
 
 from polymask.errors import UserError, listed, nearest, number, whole_number
-from polymask.tasks.base import Batch, Task
+from polymask.families.base import Batch, Task
 from polymask.training.checkpoint import CheckpointFolder, RunRecord, save_checkpoint
 from polymask.training.devices import autocast, move_batch, select_device, select_precision
 from polymask.training.distributed import Processes

@@ -1,0 +1,1 @@
+"""Data sets that are drawn rather than recorded, for demonstrations and tests."""

@@ -1,0 +1,1 @@
+"""Which sample is in which subset, and which samples belong together."""

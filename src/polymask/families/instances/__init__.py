@@ -1,0 +1,1 @@
+"""Single objects, each with a class, a box and a mask."""

@@ -1,0 +1,116 @@
+"""Images of any size with their objects, decoded once and augmented anew in every epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from polymask.data.object_record import InstanceRecord
+from polymask.data.sizes import image_size
+from polymask.data.transforms import Augmentation
+from polymask.errors import UserError
+from polymask.families.instances.cache import InstanceCache, Sample
+from polymask.structures.samples import SampleKey
+
+
+class InstanceDataset(Dataset[dict[str, Any]]):
+    """Samples of one subset, each at its own size.
+
+    An item is a dict with `id` str, `image` (H, W, 3) uint8, `index` int and `target`, the objects as
+    `Instances.to_target` gives them: an object that augmentation moves out of the image is not among
+    them, and boxes are those of the augmented masks.
+
+    Args:
+        records: The samples.
+        augmentation: Applied to image and objects, None for evaluation.
+        cache_dir: Folder for the decoded samples, None to decode each time.
+        seed: Seed of the augmentation.
+
+    Raises:
+        UserError: The cache folder cannot be used, or the augmentation copies parts of the image to its
+            border or changes type or channels; any size is fine, since boxes come from the new masks.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[InstanceRecord],
+        *,
+        augmentation: Augmentation | None = None,
+        cache_dir: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        if augmentation is not None:
+            _check_borders(augmentation)
+            augmentation.check(lambda: _smallest_size(records), layers=True, keep_size=False)
+        self.records = list(records)
+        self.augmentation = augmentation
+        self.seed = seed
+        self._cache = None if cache_dir is None else InstanceCache(cache_dir)
+        self._keys: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.records)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        """Return the sample of `key` = (epoch, index, repeat)."""
+        epoch, index, repeat = key
+        image, instances = self._load(index)
+        if self.augmentation is not None:
+            seed = (self.seed, epoch, index, repeat)
+            image, layers = self.augmentation(image, instances.layers, seed, keep_size=False)
+            instances = dataclasses.replace(instances, layers=layers)
+        record = self.records[index]
+        return {"id": record.id, "image": image, "target": instances.to_target(), "index": index}
+
+    def _load(self, index: int) -> Sample:
+        record = self.records[index]
+        if self._cache is None:
+            return _decode(record)
+        if index not in self._keys:  # files are asked for their times once, not in every epoch
+            self._keys[index] = record.content_key()
+        return self._cache.get(self._keys[index], lambda: _decode(record))
+
+
+def collate_instances(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Put samples into a batch of lists, since images differ in size and in their number of objects.
+
+    Returns:
+        A dict with `ids` list[str]; `image`, a list of tensors (H, W, 3) uint8; `target`, a list of dicts
+        {`boxes` (N, 4) float32, `labels` (N,) int64, `masks` (N, H, W) uint8, `crowd` (N,) bool}.
+    """
+    return {
+        "ids": [sample["id"] for sample in samples],
+        "image": [torch.from_numpy(np.ascontiguousarray(sample["image"])) for sample in samples],
+        "target": [
+            {name: torch.from_numpy(value) for name, value in sample["target"].items()} for sample in samples
+        ],
+    }
+
+
+def _decode(record: InstanceRecord) -> Sample:
+    image = record.read_image()
+    height, width = image.shape[:2]
+    return image, record.read_instances((height, width))
+
+
+def _smallest_size(records: Sequence[InstanceRecord]) -> tuple[int, int]:
+    """Return the least height and the least width, to which every transform must apply."""
+    sizes = [image_size(record.image_path) for record in records]
+    return min(height for height, _ in sizes), min(width for _, width in sizes)
+
+
+def _check_borders(augmentation: Augmentation) -> None:
+    # A mirrored copy of an object would carry its number, and one box would span both.
+    copying = augmentation.transforms_that_copy_borders()
+    if copying:
+        raise UserError(
+            f"transforms: {copying[0]} fills the border with copies of the image, in which objects would be "
+            "doubled; set its border_mode to 0, e.g. transforms.affine.border_mode=0."
+        )

@@ -1,0 +1,1 @@
+"""A mask and a class per image, together or one of them alone."""

@@ -1,0 +1,151 @@
+"""Images with a mask and a label, decoded once and augmented anew in every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from polymask.data.cache import SampleCache
+from polymask.data.images import resize_image, resize_mask
+from polymask.data.records import Record
+from polymask.data.transforms import Augmentation
+from polymask.errors import UserError
+from polymask.structures.masks import IGNORE
+from polymask.structures.samples import SampleKey
+
+
+class ImageMaskDataset(Dataset[dict[str, Any]]):
+    """Samples of one subset, resized to one size.
+
+    An item is a dict with `id` str, `image` (H, W, 3) uint8, `mask` (H, W) uint8 with 255 = ignore (all of
+    it when the sample has no mask), `label` int with -1 = unknown, `index` int.
+
+    Args:
+        records: The samples.
+        image_size: (height, width) of the network's input in pixels.
+        multiclass: Give pixels 1 + their class instead of 1; pixels of unknown class are ignored.
+        augmentation: Applied to image and mask, None for evaluation.
+        cache_dir: Folder for the decoded samples, None to decode each time.
+        cache_records: All samples that the cache file has room for, None for `records`.
+        seed: Seed of the augmentation.
+
+    Raises:
+        UserError: The augmentation changes type, channels or size, or the cache folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        image_size: tuple[int, int],
+        multiclass: bool = False,
+        augmentation: Augmentation | None = None,
+        cache_dir: Path | None = None,
+        cache_records: Sequence[Record] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if augmentation is not None:
+            augmentation.check(lambda: image_size)
+        self.records = list(records)
+        self.image_size = image_size
+        self.multiclass = multiclass
+        self.augmentation = augmentation
+        self.seed = seed
+        self._cache: SampleCache | None = None
+        if cache_dir is not None:
+            cached = self.records if cache_records is None else cache_records
+            self._cache = _open_cache(cached, image_size, cache_dir, multiclass=multiclass)
+            row_of = {record.id: row for row, record in enumerate(cached)}
+            self._rows = [row_of[record.id] for record in self.records]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.records)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        """Return the sample of `key` = (epoch, index, repeat)."""
+        epoch, index, repeat = key
+        record = self.records[index]
+        if self._cache is None:
+            pixels = self._read(record)
+        else:
+            pixels = self._cache.get(self._rows[index], lambda: self._read(record))
+        image, mask = pixels[..., :3], np.ascontiguousarray(pixels[..., 3])
+        if self.augmentation is not None:
+            image, mask = self.augmentation(
+                np.ascontiguousarray(image), mask, (self.seed, epoch, index, repeat)
+            )
+            if not record.has_mask:
+                mask = np.full_like(mask, IGNORE)  # where a transform filled in background
+        return {"id": record.id, "image": image, "mask": mask, "label": record.label, "index": index}
+
+    def _read(self, record: Record) -> np.ndarray:
+        """Return image and binary mask as one (H, W, 4) array, so that one cache row holds the sample."""
+        image, mask = read_original(record, classes=self.multiclass)
+        pixels = np.empty((*self.image_size, 4), np.uint8)
+        pixels[..., :3] = resize_image(image, self.image_size)
+        pixels[..., 3] = IGNORE if mask is None else resize_mask(mask, self.image_size)
+        return pixels
+
+
+def read_original(record: Record, *, classes: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """Decode a sample at the size of its files.
+
+    Args:
+        record: The sample.
+        classes: Return the class of each pixel rather than lesion or not.
+
+    Returns:
+        Image (H, W, 3) uint8 RGB and mask (H, W) uint8 with 255 = ignore; None when there is no mask.
+
+    Raises:
+        UserError: A file cannot be read, or image and mask differ in size.
+    """
+    image = record.read_image()
+    if not record.has_mask:
+        return image, None
+    mask = record.read_class_mask() if classes else record.read_mask()
+    if mask.shape != image.shape[:2]:
+        raise UserError(
+            f"mask {record.mask_path or 'of ' + record.id} is {mask.shape[1]} x {mask.shape[0]} pixels "
+            f"but its image {record.image_path.name} is {image.shape[1]} x {image.shape[0]}; both must have "
+            "one size."
+        )
+    return image, mask
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack samples into a batch, still uint8: the device turns it into floats.
+
+    Returns:
+        A dict with `ids` list[str]; `image` (B, H, W, 3) uint8; `mask` (B, H, W) uint8; `label` (B,) int64;
+        `mask_rows` and `label_rows`: rows that have a mask or a label as int64, or None when all have, so
+        that the loss can leave the others out without asking the device.
+    """
+    labels = [sample["label"] for sample in samples]
+    masked = [bool((sample["mask"] != IGNORE).any()) for sample in samples]
+    return {
+        "ids": [sample["id"] for sample in samples],
+        "image": torch.from_numpy(np.stack([sample["image"] for sample in samples])),
+        "mask": torch.from_numpy(np.stack([sample["mask"] for sample in samples])),
+        "label": torch.tensor(labels),
+        "mask_rows": _rows(masked),
+        "label_rows": _rows([label >= 0 for label in labels]),
+    }
+
+
+def _rows(present: list[bool]) -> torch.Tensor | None:
+    return None if all(present) else torch.tensor(present).nonzero().flatten()
+
+
+def _open_cache(
+    records: Sequence[Record], image_size: tuple[int, int], folder: Path, *, multiclass: bool
+) -> SampleCache:
+    # The label decides the values of class masks, and nothing of binary ones.
+    key = [f"{record.content_key()}|{record.label if multiclass else ''}" for record in records]
+    return SampleCache(folder, key=key, num_samples=len(records), shape=(*image_size, 4))

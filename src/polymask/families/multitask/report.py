@@ -1,0 +1,203 @@
+"""The test report of images with a mask and a class: tables, figures, example predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from polymask.data.images import resize_mask, write_image
+from polymask.data.records import Record
+from polymask.families.multitask.application import mask_file_values
+from polymask.families.multitask.predictions import ImagePrediction
+from polymask.metrics.bootstrap import ratio
+from polymask.metrics.classification import confusion_matrix
+from polymask.reporting import figures
+from polymask.reporting.canvas import prediction_panel
+from polymask.reporting.metrics_file import Intervals, summary_lines, write_metrics
+from polymask.reporting.rows import read_samples, write_samples
+from polymask.utils.files import write_text
+
+if TYPE_CHECKING:
+    from polymask.families.multitask.task import MultitaskTask
+
+_EXAMPLES = 8
+_FIRST_SEEN = ("dice_lesion_image", "iou_lesion_image", "balanced_accuracy", "f1_macro", "auroc_macro")
+
+
+class ImageMaskReport:
+    """Writes predicted masks as they come, and everything else at the end.
+
+    Masks and metrics are on the grid of the network's input (`data.image_size`).
+
+    Args:
+        folder: Where to write; for `picture` alone, where an earlier report lies.
+        task: The task; its collected rows are the source of all numbers.
+        data: The data set, for groups and file names.
+    """
+
+    def __init__(self, folder: Path, *, task: MultitaskTask, data: Any) -> None:
+        self.folder, self.task, self.data = folder, task, data
+        self.intervals: Intervals = {}
+
+    def add(self, predictions: Sequence[ImagePrediction]) -> None:
+        """Write the masks of one batch to `masks/{id}.png`."""
+        for prediction in predictions:
+            if prediction.mask_probabilities is not None:
+                size = tuple(prediction.mask_probabilities.shape[-2:])
+                result = self.task.result(prediction, (size[0], size[1]))
+                write_image(self._mask_path(prediction.id), mask_file_values(result))
+
+    def finish(self, history: Sequence[dict[str, float]], best_epoch: int) -> None:
+        """Write metrics with intervals, the table of samples, figures and example predictions."""
+        rows = self.task.rows
+        groups = self.data.groups(list(rows["ids"]))
+        self.intervals = write_metrics(
+            self.folder,
+            lambda weights: self.task.sample_metrics(rows, weights, per_class=True),
+            groups,
+            losses=self.task.mean_losses(),
+            details={
+                "grid": list(self.data.image_size),
+                "split_sha256": self.data.split.sha256,
+                **self.task.mask_counts(),
+            },
+        )
+        write_samples(self.folder, rows, groups)
+        table = self._table
+        write_text(self.folder / "per_sample.csv", table.to_csv(index=False))
+        if "class_probabilities" in rows and (rows["label"] >= 0).any():
+            self._write_classification(rows)
+        if len(history):
+            frame = pd.DataFrame(list(history))
+            figures.plot_training_curves(frame, self.folder / "training_curves.png", best_epoch)
+        self._write_examples()
+
+    def summary(self, metrics: dict[str, float]) -> list[str]:
+        """Return one line per main metric, with its interval."""
+        lines = summary_lines(_FIRST_SEEN, metrics, self.intervals)
+        counts = self.task.mask_counts()
+        if counts:
+            lines.append(
+                f"test/num_empty_masks {counts['num_empty_masks']} of {counts['num_masks']}  (nothing found "
+                "where nothing is counts as 1)"
+            )
+        return lines
+
+    def picture(self, id_: str) -> np.ndarray:
+        """Return the panel of one test sample, from the files of the folder and the data set.
+
+        Args:
+            id_: Its id.
+
+        Returns:
+            (H, W, 3) uint8 RGB: image, predicted mask, outlines of prediction and truth, caption.
+
+        Raises:
+            UserError: The folder holds no report of a test, or an image of the data set cannot be read.
+        """
+        record, caption = self._records[id_], _caption(self._rows[id_])
+        image = record.read_image()
+        shape, mask_path = image.shape[:2], self._mask_path(id_)
+        if not mask_path.is_file():  # the task has no masks, so there is nothing to compare
+            return prediction_panel(image, None, np.zeros(shape, np.uint8), caption)
+        true = (record.read_mask() == 1).astype(np.uint8) if record.has_mask else None
+        predicted = resize_mask(read_binary_or_classes(mask_path), shape)
+        return prediction_panel(image, true, predicted, caption)
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        """The table of samples, from the file, so that an earlier report has it as well."""
+        rows, groups = read_samples(self.folder)
+        return sample_table(rows, groups, self.task.class_names)
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[Any, Any]]:
+        return {row["id"]: row for row in self._table.to_dict("records")}
+
+    @cached_property
+    def _records(self) -> dict[str, Record]:
+        return {record.id: record for record in self.data.subset("test")}
+
+    def _mask_path(self, id_: str) -> Path:
+        return self.folder / "masks" / f"{id_}.png"
+
+    def _write_classification(self, rows: dict[str, np.ndarray]) -> None:
+        from sklearn.metrics import classification_report
+
+        names = self.task.class_names
+        known = rows["label"] >= 0
+        labels, probabilities = rows["label"][known], rows["class_probabilities"][known]
+        predicted = probabilities.argmax(axis=1)
+        text = classification_report(
+            labels, predicted, labels=range(len(names)), target_names=names, digits=4, zero_division=0
+        )
+        write_text(self.folder / "classification_report.txt", text)
+        counts = confusion_matrix(labels, predicted, len(names))
+        figures.plot_confusion_matrix(counts, names, self.folder / "confusion_matrix.png")
+        figures.plot_roc_curves(labels, probabilities, names, self.folder / "roc_curves.png")
+        figures.plot_pr_curves(labels, probabilities, names, self.folder / "pr_curves.png")
+
+    def _write_examples(self) -> None:
+        """Write panels of evenly spread samples, of the worst masks and of the most confident mistakes."""
+        table = self._table
+        spread = np.unique(np.linspace(0, len(table) - 1, _EXAMPLES).round().astype(int))
+        chosen = {"sample": table.iloc[spread]}
+        if "dice_lesion" in table:
+            chosen["worst_mask"] = table.dropna(subset="dice_lesion").nsmallest(_EXAMPLES, "dice_lesion")
+        if "correct" in table:
+            wrong = table[(table["label"] != "") & (table["correct"] == 0)]
+            chosen["worst_class"] = wrong.nlargest(_EXAMPLES, "confidence")
+        for kind, some in chosen.items():
+            for number, id_ in enumerate(some["id"], start=1):
+                path = self.folder / "predictions" / f"{kind}_{number}_{id_}.png"
+                write_image(path, self.picture(id_))
+
+
+def read_binary_or_classes(path: Path) -> np.ndarray:
+    """Read a mask that `mask_file_values` gave, as (H, W) uint8 with 0 = background."""
+    mask = np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+    return np.where(mask == 255, np.uint8(1), mask)
+
+
+def sample_table(
+    rows: dict[str, np.ndarray], groups: Sequence[str], class_names: Sequence[str]
+) -> pd.DataFrame:
+    """Return one line per test sample: classes, probabilities, Dice, IoU and pixel counts."""
+    table = pd.DataFrame({"id": rows["ids"], "group": groups})
+    if "class_probabilities" in rows:
+        probabilities, labels = rows["class_probabilities"], rows["label"]
+        predicted = probabilities.argmax(axis=1)
+        names = np.array([*class_names, ""])  # label -1 (unknown) picks the last, empty name
+        table["label"], table["predicted"] = names[labels], names[predicted]
+        table["correct"] = np.where(labels >= 0, (labels == predicted).astype(int), -1)
+        table["confidence"] = probabilities.max(axis=1)
+        for index, name in enumerate(class_names):
+            table[f"probability_{name}"] = probabilities[:, index]
+    if "lesion_confusion" in rows:
+        true_positive, false_positive, false_negative = rows["lesion_confusion"].T
+        has_mask = rows["confusion"].sum(axis=(1, 2)) > 0
+        wrong = false_positive + false_negative
+        empty = has_mask & (true_positive + wrong == 0)
+        table["dice_lesion"] = np.where(empty, 1.0, ratio(2 * true_positive, 2 * true_positive + wrong))
+        table["iou_lesion"] = np.where(empty, 1.0, ratio(true_positive, true_positive + wrong))
+        table["true_mask_empty"] = np.where(has_mask, (true_positive + false_negative == 0).astype(int), -1)
+        table["true_positive_pixels"] = true_positive
+        table["false_positive_pixels"] = false_positive
+        table["false_negative_pixels"] = false_negative
+    return table
+
+
+def _caption(row: dict[Any, Any]) -> str:
+    parts = [str(row["id"])]
+    if "predicted" in row:
+        parts.append(f"true {row['label'] or '?'}, predicted {row['predicted']} ({row['confidence']:.0%})")
+    if "dice_lesion" in row and not math.isnan(row["dice_lesion"]):
+        parts.append(f"Dice {row['dice_lesion']:.3f}")
+    return " | ".join(parts)

@@ -1,0 +1,1 @@
+"""Networks that give a mask, a class or both of each image."""

@@ -1,0 +1,1 @@
+"""Mask R-CNN: boxes, classes and masks of single objects."""

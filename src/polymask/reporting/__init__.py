@@ -1,0 +1,1 @@
+"""What the test reports of all families share."""

@@ -1,0 +1,68 @@
+"""Predictions of a few validation samples, drawn every few epochs to see how they come along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from polymask.data.records import Record
+from polymask.tracking.base import Tracker
+
+if TYPE_CHECKING:
+    from polymask.families.base import Task
+
+
+class EpochPreviews:
+    """Writes `epoch_{number}.jpg` with the panels of the same samples, one below the other.
+
+    Args:
+        task: Draws the panels.
+        records: The validation samples; `num_images` of them, evenly spread, are drawn.
+        folder: Where to write.
+        tracker: Keeps each picture as an artifact in `previews`.
+        every: Epochs between pictures; the first one is of epoch `every`.
+        num_images: Samples per picture.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        records: Sequence[Record],
+        folder: Path,
+        tracker: Tracker,
+        *,
+        every: int,
+        num_images: int = 6,
+    ) -> None:
+        self.task, self.folder, self.tracker, self.every = task, folder, tracker, every
+        chosen = np.unique(np.linspace(0, len(records) - 1, num_images).round().astype(int))
+        self._records = {records[index].id: records[index] for index in chosen}
+        self._panels: dict[str, np.ndarray] = {}
+        self._epoch = 0
+
+    def consumer(self, epoch: int) -> Callable[[Sequence[Any]], None] | None:
+        """Return what takes the predictions of `epoch` (from 1), None when it is not one to draw."""
+        self._panels, self._epoch = {}, epoch
+        return self._take if epoch % self.every == 0 else None
+
+    def finish(self) -> None:
+        """Write the picture of the epoch, if one was drawn, and hand it to the tracker."""
+        if not self._panels:
+            return
+        # Imported with the first picture: most runs draw none, and start sooner without.
+        from polymask.data.images import write_image
+        from polymask.reporting.canvas import stack_panels
+
+        path = self.folder / f"epoch_{self._epoch:04d}.jpg"
+        write_image(path, stack_panels([self._panels[id_] for id_ in self._records if id_ in self._panels]))
+        self.tracker.log_artifact(path, "previews")
+        self._panels = {}
+
+    def _take(self, predictions: Sequence[Any]) -> None:
+        for prediction in predictions:
+            record = self._records.get(prediction.id)
+            if record is not None:
+                self._panels[prediction.id] = self.task.picture(prediction, record)

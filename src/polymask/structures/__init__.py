@@ -1,0 +1,1 @@
+"""What is passed around: run lengths, crops, objects, layers, samples. It imports nothing above utils."""

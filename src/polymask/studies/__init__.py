@@ -1,0 +1,1 @@
+"""Looking at data sets and at finished runs: analyze, compare, summarize."""

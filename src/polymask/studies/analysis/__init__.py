@@ -1,0 +1,1 @@
+"""Statistics and pictures of a data set."""

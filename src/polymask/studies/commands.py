@@ -1,0 +1,193 @@
+"""What looks at data sets and at finished runs: analyze, compare, summarize."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from polymask.data.splits.split import split_from_csv
+from polymask.errors import UserError, nearest
+from polymask.factories import build_data, build_task, build_tracker
+from polymask.run_config import chosen_groups, flatten, plain, write_config
+from polymask.run_files import CHECKPOINTS, TEST_RESULTS
+from polymask.tracking.base import Tracker
+from polymask.tracking.session import run_session
+from polymask.training.checkpoint import CheckpointFolder, load_checkpoint
+from polymask.utils.files import report_folder
+from polymask.utils.outputs import output_dir
+from polymask.utils.paths import resolve
+from polymask.utils.provenance import git_commit
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from polymask.studies.comparison.sides import Side
+    from polymask.studies.folds.gathering import FoldRun
+
+ANALYSES = "results/analysis"
+COMPARISONS = "results/comparison"
+SUMMARIES = "results/summary"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What a study returns: the folder with its report, and its numbers by name."""
+
+    folder: Path
+    metrics: dict[str, float] = field(default_factory=dict)
+    objective: None = None
+
+
+def analyze(cfg: DictConfig) -> StudyResult:
+    """Look at a data set: statistics, histograms, sheets of samples and of augmentations."""
+    from polymask.studies.analysis.report import write_analysis
+
+    data = build_data(cfg, allow_absent=True)
+    name = cfg.run_name or f"analysis_{chosen_groups().get('data', 'data')}"
+    folder = resolve(cfg.local_save_dir or ANALYSES) / name
+    write_config(cfg, output_dir() / "config.yaml")
+    log.info("analyzing %s: %s", data.data_dir, data.description())
+    with report_folder(folder) as staging:
+        metrics = write_analysis(
+            staging, data, num_samples=cfg.num_samples, num_augmented=cfg.num_augmented, seed=cfg.seed
+        )
+    params = {key: plain(cfg)[key] for key in ("data", "transforms", "seed")}
+    tags = {"study": "analyze", "data_fingerprint": data.fingerprint()}
+    _record(build_tracker(cfg), name, folder, metrics, params=params, tags=tags)
+    _show(folder / "analysis.txt")
+    return StudyResult(folder=folder, metrics=metrics)
+
+
+def compare(cfg: DictConfig) -> StudyResult:
+    """Compare two tested runs image by image: differences with intervals and p-values, pictures."""
+    from polymask.studies.comparison.report import write_comparison
+
+    side_a, side_b = (_read_side(cfg, str(run)) for run in (cfg.run_a, cfg.run_b))
+    name = f"{side_a.name}_vs_{side_b.name}"
+    folder = resolve(cfg.local_save_dir or COMPARISONS) / name
+    write_config(cfg, output_dir() / "config.yaml")
+    with report_folder(folder) as staging:
+        results = write_comparison(
+            staging,
+            side_a,
+            side_b,
+            num_pictures=cfg.num_pictures,
+            num_replicates=cfg.num_replicates,
+            num_permutations=cfg.num_permutations,
+            seed=cfg.seed,
+        )
+    metrics = {f"difference/{result.name}": result.difference for result in results}
+    metrics |= {f"p_value/{result.name}": result.p_value for result in results}
+    params = {"run_a": side_a.name, "run_b": side_b.name, "seed": cfg.seed}
+    _record(build_tracker(cfg), name, folder, metrics, params=params, tags={"study": "compare"})
+    _show(folder / "comparison.txt")
+    return StudyResult(folder=folder, metrics=metrics)
+
+
+def summarize(cfg: DictConfig) -> StudyResult:
+    """Gather the folds of cross-validations into one table, and put their runs below one in the tracker."""
+    from polymask.studies.folds.gathering import gather_folds
+    from polymask.studies.folds.report import write_summary
+
+    checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
+    names = _matching_runs([str(name) for name in cfg.runs], checkpoints.folder)
+    runs = [_read_fold(cfg, checkpoints.find(name)) for name in names]
+    studies = gather_folds(runs, num_replicates=cfg.num_replicates, seed=cfg.seed)
+    folder = resolve(cfg.local_save_dir or SUMMARIES) / cfg.run_name
+    write_config(cfg, output_dir() / "config.yaml")
+    with report_folder(folder) as staging:
+        metrics = write_summary(staging, studies)
+    tracker = build_tracker(cfg)
+    params = {"runs": " ".join(names), "seed": cfg.seed}
+    children = [run.tracker_run_id for run in runs]
+    _record(
+        tracker, cfg.run_name, folder, metrics, params=params, tags={"study": "summarize"}, children=children
+    )
+    _show(folder / "summary.txt")
+    return StudyResult(folder=folder, metrics=metrics)
+
+
+def _matching_runs(patterns: Sequence[str], folder: Path) -> list[str]:
+    """Return the names of the runs with a best checkpoint that match any of `patterns`, `*` for any text.
+
+    Raises:
+        UserError: A pattern matches no run.
+    """
+    known = sorted(path.stem for path in folder.glob("*.pt") if not path.stem.endswith(".last"))
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        matching = [name for name in known if fnmatchcase(name, pattern)]
+        if not matching:
+            raise UserError(f"no run in {folder} is called {pattern!r}.{nearest(pattern, known)}")
+        found |= dict.fromkeys(matching)
+    return list(found)
+
+
+def _read_fold(cfg: DictConfig, path: Path) -> FoldRun:
+    """Read a tested run; its model is built for the sake of its metrics only, without weights."""
+    from polymask.reporting.rows import read_samples
+    from polymask.studies.folds.gathering import FoldRun
+
+    content = load_checkpoint(path)
+    own, name = OmegaConf.create(content["config"]), content["run_name"]
+    rows, groups = read_samples(resolve(cfg.test_dir or own.local_save_dir or TEST_RESULTS) / name)
+    task = build_task(own, class_names=content["class_names"], pretrained=False)
+    return FoldRun(
+        name=name,
+        config=flatten(content["config"]),
+        rows=rows,
+        groups=groups,
+        sample_metrics=task.sample_metrics,
+        tracker_run_id=content["tracker_run_id"],
+    )
+
+
+def _read_side(cfg: DictConfig, run: str) -> Side:
+    """Read a tested run; its model is built for the sake of its metrics only, without weights."""
+    from polymask.studies.comparison.sides import read_side
+
+    content = load_checkpoint(CheckpointFolder(resolve(CHECKPOINTS)).find(run))
+    own = OmegaConf.create(content["config"])
+    if cfg.data_dir is not None:
+        own.data.data_dir = cfg.data_dir
+    try:
+        data = build_data(own, split=split_from_csv(content["split"]), allow_absent=True)
+    except UserError as error:
+        raise UserError(f"the data of {run}: {error} If they lie elsewhere, give data_dir=.") from error
+    names = content["class_names"]
+    return read_side(
+        resolve(cfg.test_dir or own.local_save_dir or TEST_RESULTS) / content["run_name"],
+        name=content["run_name"],
+        task=build_task(own, class_names=names, pretrained=False),
+        class_names=names,
+        data=data,
+    )
+
+
+def _record(
+    tracker: Tracker,
+    name: str,
+    folder: Path,
+    metrics: Mapping[str, float],
+    *,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    children: Sequence[str] = (),
+) -> None:
+    """Record a finished study as a run of the tracker, above the runs `children` (ids of the tracker)."""
+    tags = {**tags, "git_commit": git_commit()}
+    with run_session(tracker, name, params=flatten(params), tags=tags, run_id=""):
+        tracker.log_metrics(metrics, step=0)
+        for path in sorted(folder.iterdir()):
+            tracker.log_artifact(path, path.name if path.is_dir() else "")
+        tracker.adopt(children)
+
+
+def _show(text: Path) -> None:
+    log.info("%s\n%s", text.parent, text.read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""Two tested runs, sample by sample."""

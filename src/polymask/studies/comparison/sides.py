@@ -1,0 +1,198 @@
+"""The two runs of a comparison, and whether they can be compared."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polymask.errors import UserError
+from polymask.families.base import Report, Task
+from polymask.reporting.rows import common_samples, read_samples
+from polymask.utils.files import REPORT_NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two runs, as its test left it.
+
+    Attributes:
+        name: Name of the run.
+        task: Its task, which computes the metrics of its rows; weights do not matter.
+        class_names: Its classes, in their order.
+        rows: Rows of the task, one per test sample, see `samples.read_samples`.
+        groups: (N,) group of each sample.
+        split_sha256: Hash of the split that it was tested on.
+        grid: (height, width) on which masks were scored, None where that is their own size.
+        report: Draws its test samples.
+    """
+
+    name: str
+    task: Task
+    class_names: Sequence[str]
+    rows: dict[str, np.ndarray]
+    groups: Sequence[str]
+    split_sha256: str
+    grid: tuple[int, ...] | None
+    report: Report
+
+
+def read_side(folder: Path, *, name: str, task: Task, class_names: Sequence[str], data: Any) -> Side:
+    """Read what the test of a run left in the folder of its report.
+
+    Args:
+        folder: Folder of the report, called like the run.
+        name: Name of the run.
+        task: Its task.
+        class_names: Its classes.
+        data: The data set that it was tested on, for pictures; with any split.
+
+    Raises:
+        UserError: The run was not tested, or by a version that did not keep the samples, or on other data.
+    """
+    rows, groups = read_samples(folder)
+    content = json.loads((folder / REPORT_NAME).read_text())
+    return Side(
+        name=name,
+        task=task,
+        class_names=list(class_names),
+        rows=rows,
+        groups=groups,
+        split_sha256=content["split_sha256"],
+        grid=tuple(content["grid"]) if "grid" in content else None,
+        report=task.report(folder, _tested(data, rows["ids"].tolist(), name)),
+    )
+
+
+def _tested(data: Any, ids: list[str], name: str) -> Any:
+    """Return the data set with the samples `ids` as its test subset.
+
+    A test with another split file than the training's looked at other samples than the run's own split says.
+    """
+    missing = set(ids).difference(record.id for record in data.records)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(ids)} test samples of {name} are not in {data.data_dir}, e.g. "
+            f"{min(missing)!r}; give the folder of the data that it was tested on as data_dir=."
+        )
+    data = copy.copy(data)
+    data.split = replace(data.split, subsets={"train": [], "val": [], "test": ids})
+    return data
+
+
+def align(side_a: Side, side_b: Side) -> tuple[Side, Side, list[str]]:
+    """Return both runs on the samples that they have in common, and what a reader must know.
+
+    Args:
+        side_a: Run A.
+        side_b: Run B.
+
+    Returns:
+        Both sides with the same samples in the same order and the groups of A; notes, one sentence or two
+        each.
+
+    Raises:
+        UserError: The runs have different classes, metrics or labels, or no test sample in common.
+    """
+    _check_tasks(side_a, side_b)
+    rows_a, rows_b, of_a = common_samples(side_a.rows, side_b.rows)
+    notes = _split_notes(side_a, side_b, num_common=len(of_a))
+    groups = [side_a.groups[index] for index in of_a]
+    group_in_b = dict(zip(side_b.rows["ids"].tolist(), side_b.groups, strict=True))
+    if groups != [group_in_b[name] for name in rows_a["ids"].tolist()]:
+        notes.append(f"The groups of the images differ; those of {side_a.name} are used.")
+    if side_a.grid != side_b.grid:
+        grids = " and ".join(f"{_size(side.grid)} ({side.name})" for side in (side_a, side_b))
+        notes.append(
+            f"Masks were scored on different grids, {grids}: part of a difference may come from that."
+        )
+    side_a, side_b = replace(side_a, rows=rows_a, groups=groups), replace(side_b, rows=rows_b, groups=groups)
+    _check_rows(side_a, side_b)
+    return side_a, side_b, notes
+
+
+def _split_notes(side_a: Side, side_b: Side, *, num_common: int) -> list[str]:
+    """Say in which way splits differ, if they do."""
+    num_a, num_b = len(side_a.rows["ids"]), len(side_b.rows["ids"])
+    same_split = side_a.split_sha256 == side_b.split_sha256
+    hashes = f"{side_a.name} {side_a.split_sha256[:12]}, {side_b.name} {side_b.split_sha256[:12]}"
+    if num_common == 0:
+        raise UserError(
+            f"{side_a.name} and {side_b.name} have no test image in common ({num_a} and {num_b} images): "
+            "test both on one split with polymask test data.split_file=…"
+        )
+    if num_common == num_a == num_b:
+        if same_split:
+            return []
+        return [
+            f"The splits differ ({hashes}): the {num_a} test images are the same, but those for training and "
+            "validation are not (or groups or labels have changed), so the runs learned from different data."
+        ]
+    what = "The test images differ although the split is the same" if same_split else "The splits differ"
+    return [
+        f"{what} ({hashes}): {side_a.name} was tested on {num_a} images, {side_b.name} on {num_b}. "
+        f"Only the {num_common} images in both are compared, so the values are not those of the test reports."
+    ]
+
+
+def _check_tasks(side_a: Side, side_b: Side) -> None:
+    kinds = [side.task.samples for side in (side_a, side_b)]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f"{side_a.name} learned from {kinds[0]}, {side_b.name} from {kinds[1]}. Only runs of the same "
+            "task can be compared; polymask summarize puts others side by side."
+        )
+    if list(side_a.class_names) != list(side_b.class_names):
+        raise UserError(
+            f"{side_a.name} has the classes {', '.join(side_a.class_names) or 'none'}, {side_b.name} "
+            f"{', '.join(side_b.class_names) or 'none'}. Only runs with the same classes in the same order "
+            "can be compared."
+        )
+
+
+def _check_rows(side_a: Side, side_b: Side) -> None:
+    """Make sure that the same metrics can be computed of both runs, against the same truth."""
+    rows_a, rows_b = side_a.rows, side_b.rows
+    for name in sorted(rows_a.keys() & rows_b.keys()):
+        if rows_a[name].shape != rows_b[name].shape:
+            raise UserError(
+                f"{side_a.name} and {side_b.name} have different settings of task or test, by which their "
+                f"{name!r} differ in size: {rows_a[name].shape[1:]} and {rows_b[name].shape[1:]} per image. "
+                "Only runs of the same task can be compared."
+            )
+    _check_truth(side_a, side_b)
+    names_a, names_b = (
+        side.task.sample_metrics(side.rows, per_class=True).keys() for side in (side_a, side_b)
+    )
+    if names_a != names_b:
+        raise UserError(
+            f"{side_a.name} and {side_b.name} are of different tasks: only one of them has "
+            f"{', '.join(sorted(names_a ^ names_b))}. Only runs of the same task can be compared."
+        )
+
+
+def _check_truth(side_a: Side, side_b: Side) -> None:
+    """Make sure that labels, and on equal grids the areas of the true masks, are the same for both runs."""
+    rows_a, rows_b = side_a.rows, side_b.rows
+    changed = {}
+    if "label" in rows_a and "label" in rows_b:
+        changed["classes"] = rows_a["label"] != rows_b["label"]
+    for name in ("lesion_confusion", "union_confusion"):
+        if name in rows_a and name in rows_b and side_a.grid == side_b.grid:
+            areas = [rows[name][..., 0] + rows[name][..., 2] for rows in (rows_a, rows_b)]  # found and missed
+            changed["masks"] = (areas[0] != areas[1]).reshape(len(areas[0]), -1).any(axis=1)
+    for what, images in changed.items():
+        if images.any():
+            raise UserError(
+                f"the true {what} of {images.sum()} images are not the same in the tests of {side_a.name} "
+                f"and {side_b.name}: run polymask test on the same data for both."
+            )
+
+
+def _size(grid: tuple[int, ...] | None) -> str:
+    return " x ".join(map(str, grid)) if grid is not None else "their own size"

@@ -1,0 +1,1 @@
+"""Tested runs gathered into studies: cross-validations and single runs."""

@@ -1,1 +1,0 @@
-"""What is learned: each task owns its network, its losses and its metrics."""
