@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from configs import COMPANIONS, OPTIONS, composed
 from strangers import checkpoint_of, entries, put, run, write_changed
-from test_config import COMPANIONS, OPTIONS, composed
 
 import polymask
 from polymask.errors import UserError

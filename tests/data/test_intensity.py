@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from test_module import make_data
+from lesion_data import make_data
 
 from polymask.data.headers import NumberFormat
 from polymask.data.intensity import EIGHT_BIT, check_depth, find_range, parse_range, to_uint8

@@ -34,3 +34,13 @@ def _write_lesion(folder: Path, name: str, colour: tuple[int, int, int], rng: np
     image = np.where(mask[..., None] > 0, colour, (225, 180, 160)) + rng.integers(-8, 9, (48, 64, 3))
     cv2.imwrite(str(folder / "images" / f"{name}.jpg"), image.astype(np.uint8)[..., ::-1])
     cv2.imwrite(str(folder / "masks" / f"{name}_segmentation.png"), mask)
+
+
+def lesion(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Return (height, width, 3) uint8 RGB: a dark ellipse on skin."""
+    rng = np.random.default_rng(seed)
+    image = np.full((height, width, 3), (225, 180, 160), np.int16)
+    rows, columns = np.mgrid[:height, :width]
+    inside = ((rows / height - 0.5) / 0.3) ** 2 + ((columns / width - 0.45) / 0.25) ** 2 < 1
+    image[inside] = (70, 45, 40) if seed % 2 else (170, 90, 40)
+    return np.clip(image + rng.integers(-8, 9, image.shape), 0, 255).astype(np.uint8)

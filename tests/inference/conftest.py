@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from lesion_files import lesion
 
 from polymask import cli
 from polymask.models.mask_class.smp import build_model
@@ -72,16 +73,6 @@ def infer(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
         return command("infer", arguments) if command is cli.run else command(["infer", *arguments])
 
     return run
-
-
-def lesion(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Return (height, width, 3) uint8 RGB: a dark ellipse on skin."""
-    rng = np.random.default_rng(seed)
-    image = np.full((height, width, 3), (225, 180, 160), np.int16)
-    rows, columns = np.mgrid[:height, :width]
-    inside = ((rows / height - 0.5) / 0.3) ** 2 + ((columns / width - 0.45) / 0.25) ** 2 < 1
-    image[inside] = (70, 45, 40) if seed % 2 else (170, 90, 40)
-    return np.clip(image + rng.integers(-8, 9, image.shape), 0, 255).astype(np.uint8)
 
 
 def write(path: Path, image: np.ndarray) -> Path:

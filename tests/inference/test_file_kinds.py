@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import lesion
+from lesion_files import lesion
 from PIL import Image
 
 import polymask

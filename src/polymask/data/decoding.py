@@ -11,7 +11,6 @@ from PIL import Image, ImageOps
 
 from polymask.data.decoder_messages import listen
 from polymask.data.headers import Header, number_format, read_header
-from polymask.data.intensity import check_finite
 from polymask.data.tiff import ReadAt
 from polymask.errors import UserError
 
@@ -163,3 +162,21 @@ def _palette_values(data: np.ndarray) -> np.ndarray | None:
         return indices
     colours = palette[used]
     return palette[indices, 0].astype(np.uint8) if (colours == colours[:, :1]).all() else indices
+
+
+def check_finite(values: np.ndarray, name: str) -> None:
+    """Raise UserError when floating-point values are NaN or infinite."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        count = int(np.count_nonzero(~np.isfinite(values)))
+        raise UserError(
+            f"{name} has {count} values that are no finite numbers (NaN or infinity); replace them."
+        )
+
+
+def grey_and_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the (H, W) greys of raw values, of colours the largest channel, and the alpha channel if any."""
+    if values.ndim == 2:
+        return values, None
+    has_alpha = values.shape[2] in (2, 4)
+    colours = values[..., :-1] if has_alpha else values
+    return colours.max(axis=-1), np.ascontiguousarray(values[..., -1]) if has_alpha else None

@@ -13,16 +13,16 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
 
 from polymask.data.cache import file_status
-from polymask.data.decoding import check_pages, read_deep, read_values
+from polymask.data.decoding import check_pages, grey_and_alpha, read_deep, read_values
+from polymask.data.facts import ImageFacts, MaskFacts
 from polymask.data.headers import is_whole, read_header
 from polymask.data.images import read_image
-from polymask.data.mask_values import grey_and_alpha
 from polymask.data.reading import read_ahead
 from polymask.errors import UserError
 from polymask.utils.files import write_text
@@ -39,50 +39,6 @@ _MOST_COLOURS, _MOST_VALUES = 8, 1024  # kept of a file that has more
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
-
-
-class ImageFacts(NamedTuple):
-    """What an image file is, without its pixels; height and width are those of the upright image."""
-
-    height: int
-    width: int
-    bits: int
-    orientation: int
-    is_float: bool = False
-
-
-class MaskFacts(NamedTuple):
-    """What the values of a mask file are.
-
-    Attributes:
-        height: Rows of the upright mask.
-        width: Columns of the upright mask.
-        bits: Bits per value.
-        orientation: EXIF orientation, 1 (upright) to 8.
-        lossy: Whether the format changes values (JPEG).
-        counts: [value, pixels] pairs of the grey or the palette index; of colours the largest channel. More
-            than 1024 different values are rounded down to multiples of 257.
-        colours: [0xRRGGBB, pixels] pairs, the most frequent ones; empty when all channels are equal.
-        alpha: [value, pixels] pairs of the alpha channel, None when there is none.
-        level_pixels: Pixels of middle grey amid others like them: not the fringe of an edge.
-    """
-
-    height: int
-    width: int
-    bits: int
-    orientation: int
-    lossy: bool
-    counts: list[list[int]]
-    colours: list[list[int]]
-    alpha: list[list[int]] | None
-    level_pixels: int
-
-
-class Foreground(NamedTuple):
-    """Pixels of a mask that are foreground, and all that count (without ignored ones)."""
-
-    pixels: int
-    total: int
 
 
 class FileMemory:

@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from polymask.data.decoding import check_finite, read_deep
 from polymask.data.headers import NumberFormat
 from polymask.data.reading import read_ahead
 from polymask.errors import UserError
@@ -84,8 +85,6 @@ def find_range(paths: Sequence[Path]) -> Range:
     Raises:
         UserError: A file cannot be read, or all values are equal.
     """
-    from polymask.data.decoding import read_deep
-
     chosen = _spread(np.arange(len(paths)), _MOST_FILES)
     arrays = read_ahead(lambda index: _spread(read_deep(paths[index]).ravel(), _MOST_VALUES), chosen)
     values = np.concatenate([array.astype(np.float64) for array in arrays])
@@ -144,15 +143,6 @@ def to_uint8(values: np.ndarray, intensity_range: Range, name: str) -> np.ndarra
             "white: data.intensity_range=[low, high]."
         )
     return _map(values, low, high)
-
-
-def check_finite(values: np.ndarray, name: str) -> None:
-    """Raise UserError when floating-point values are NaN or infinite."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        count = int(np.count_nonzero(~np.isfinite(values)))
-        raise UserError(
-            f"{name} has {count} values that are no finite numbers (NaN or infinity); replace them."
-        )
 
 
 def _map(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from polymask.data.inspection import FileMemory, Foreground, ImageFacts, MaskFacts, image_facts, mask_facts
+from polymask.data.facts import Foreground, ImageFacts, MaskFacts
+from polymask.data.inspection import FileMemory, image_facts, mask_facts
 from polymask.data.mask_values import MaskRule, decide
 from polymask.data.pairs import Offence, Pair, pair_problems, refuse
 from polymask.data.records import Record

@@ -10,15 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polymask.data.decoding import read_values
+from polymask.data.decoding import grey_and_alpha, read_values
+from polymask.data.facts import Foreground, MaskFacts
 from polymask.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from polymask.data.inspection import Foreground, MaskFacts
 
 WORDS = ("auto", "nonzero", "half")
 _SAY = "data.mask_values=nonzero (all but 0), half (above half of the largest value) or a list such as [{}]"
@@ -63,8 +60,6 @@ class MaskRule:
 
     def foreground(self, facts: MaskFacts) -> Foreground:
         """Return what `read` would give, counted."""
-        from polymask.data.inspection import Foreground
-
         values, pixels = np.array(facts.alpha if self.alpha else facts.counts, np.int64).reshape(-1, 2).T
         return Foreground(int(pixels[self._is_foreground(values)].sum()), int(pixels.sum()))
 
@@ -74,15 +69,6 @@ class MaskRule:
 
 NONZERO = MaskRule()
 """All but 0 is foreground."""
-
-
-def grey_and_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the (H, W) greys of raw values, of colours the largest channel, and the alpha channel if any."""
-    if values.ndim == 2:
-        return values, None
-    has_alpha = values.shape[2] in (2, 4)
-    colours = values[..., :-1] if has_alpha else values
-    return colours.max(axis=-1), np.ascontiguousarray(values[..., -1]) if has_alpha else None
 
 
 def check_option(option: object) -> str | tuple[int, ...]:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from polymask.data.facts import Foreground
 from polymask.data.headers import NumberFormat
-from polymask.data.inspection import FileMemory, Foreground, image_facts
+from polymask.data.inspection import FileMemory, image_facts
 from polymask.data.intensity import EIGHT_BIT, Range, check_depth, find_range, parse_range
 from polymask.data.mask_checks import check_foregrounds, drawn_foregrounds
 from polymask.data.reading import read_ahead

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from polymask.data.facts import ImageFacts, MaskFacts
 from polymask.data.images import IMAGE_SUFFIXES
-from polymask.data.inspection import FileMemory, ImageFacts, MaskFacts, image_facts, mask_facts
+from polymask.data.inspection import FileMemory, image_facts, mask_facts
 from polymask.data.tables import some
 from polymask.errors import UserError
 

@@ -152,8 +152,7 @@ def test_a_second_writer_leaves_the_first_ones_files_alone(small):
 def test_a_killed_writer_leaves_no_folder_under_the_final_name(tmp_path):
     source = Path(synthetic.__file__).parents[2]
     code = (
-        "from pathlib import Path; from polymask.data.demo.reader import *\n"
-    code += "write_demo_dataset(Path('demo'))"
+        "from pathlib import Path; from polymask.data.demo.reader import *\nwrite_demo_dataset(Path('demo'))"
     )
     writer = subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(source)}

@@ -8,27 +8,12 @@ import cv2
 import numpy as np
 import pytest
 from isic_files import write_isic2016
+from lesion_data import CLASSES, FRACTIONS, make_data
 
 from polymask.data.sources import isic2016
-from polymask.data.sources.ham10000 import read_records
 from polymask.data.splits.split import split_from_csv
 from polymask.errors import UserError
 from polymask.families.multitask.data import ImageMaskData
-
-CLASSES = ["MEL", "NV", "BKL"]
-FRACTIONS = (0.5, 0.25, 0.25)
-
-
-def make_data(folder: Path, **options) -> ImageMaskData:
-    settings = {
-        "reader": read_records,
-        "data_dir": str(folder),
-        "classes": CLASSES,
-        "image_size": [32, 48],
-        "batch_size": 4,
-        "fractions": FRACTIONS,
-    }
-    return ImageMaskData(**(settings | options))
 
 
 def subsets(data: ImageMaskData) -> dict[str, set[str]]:

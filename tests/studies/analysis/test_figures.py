@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from polymask.studies.commands.analysis import figures
+
+from polymask.studies.analysis import figures
 
 
 def assert_nothing_is_cut(figure: Figure) -> None:

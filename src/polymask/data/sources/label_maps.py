@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from polymask.data.cache import file_key, file_status
-from polymask.data.decoding import read_values
+from polymask.data.decoding import grey_and_alpha, read_values
 from polymask.data.images import IMAGE_SUFFIXES, find_files
-from polymask.data.mask_values import grey_and_alpha
 from polymask.data.object_record import InstanceRecord
 from polymask.data.pieces import check_pieces, separate
 from polymask.data.sizes import image_size as size_of_image

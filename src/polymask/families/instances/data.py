@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from polymask.data.inspection import ImageFacts, image_facts
+from polymask.data.facts import ImageFacts
+from polymask.data.inspection import image_facts
 from polymask.data.mask_checks import describe_images
 from polymask.data.module import DataModule, class_name_list
 from polymask.data.object_checks import check_files, check_subsets, describe, foreground_share

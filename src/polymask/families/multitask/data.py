@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from polymask.data.inspection import Foreground
+from polymask.data.facts import Foreground
 from polymask.data.mask_checks import ORIENTATIONS, MaskedImages
 from polymask.data.mask_values import check_option
 from polymask.data.module import DataModule, class_name_list

@@ -13,9 +13,9 @@ from polymask.errors import whole_number
 from polymask.reporting.canvas import overlay_mask
 from polymask.reporting.figures import plot_sample_sheet
 from polymask.structures.samples import OriginalSample, TitledSample
+from polymask.studies.analysis import figures as analysis_figures
 from polymask.studies.analysis.measures import AnalysableData, Analysis, analyze
 from polymask.studies.analysis.text import analysis_text
-from polymask.studies.commands.analysis import figures as analysis_figures
 from polymask.utils.files import REPORT_NAME, write_text
 from polymask.utils.text import csv_text
 

@@ -1,0 +1,43 @@
+"""The options of the configuration, and what goes with each."""
+
+from __future__ import annotations
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from polymask.utils.paths import CONFIG_DIR
+
+ABSTRACT = {"data/image_mask", "data/instances"}
+"""Parts of other files, not options of a run."""
+
+SEMANTIC = ["task=segmentation", "data=coco_masks"]
+OBJECTS = ["task=instance", "model=mask_rcnn", "loss=mask_rcnn", "data=coco"]
+COMPANIONS = {
+    **dict.fromkeys(["data/coco", "data/label_maps"], OBJECTS),
+    **dict.fromkeys(["task/instance", "model/mask_rcnn", "loss/mask_rcnn", "transforms/instance"], OBJECTS),
+    **dict.fromkeys(["data/coco_masks", "data/label_map_masks", "model/unet_family", "loss/bce"], SEMANTIC),
+    "data/isic2016": ["task=segmentation"],
+}
+"""What an option needs beside it."""
+
+SMALL = {
+    "encoder_name": "resnet18",
+    "encoder_weights": None,
+    "backbone": "resnet18",
+    "weights": None,
+    "decoder_channels": [16, 16, 16, 16, 16],
+}
+"""Values of models that are small and need no download, where a model has the key."""
+
+OPTIONS = sorted(
+    str(path.relative_to(CONFIG_DIR).with_suffix(""))
+    for path in CONFIG_DIR.rglob("*.yaml")
+    if path.parent != CONFIG_DIR
+)
+
+
+def composed(*overrides: str) -> DictConfig:
+    OmegaConf.register_new_resolver("project_root", lambda: ".", replace=True)
+    OmegaConf.register_new_resolver("run_dir", lambda parent: parent, replace=True)
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose("config", overrides=list(overrides))

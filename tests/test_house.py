@@ -1,0 +1,107 @@
+"""The floors of the house: imports point down, also those for types and those inside of functions."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import polymask
+
+PACKAGE = Path(polymask.__file__).parent
+FLOORS = (
+    ("cli", "__main__", "__init__", "words", "config_errors", "text_keys", "sweep_table"),
+    ("studies", "sync"),
+    ("runs", "run_claim", "run_files", "run_summary"),
+    ("run_config",),
+    ("inference",),
+    ("factories",),
+    ("training",),
+    ("places",),
+    ("trust",),
+    ("families.*",),
+    ("families.base",),
+    ("reporting",),
+    ("tracking",),
+    ("data",),
+    ("models",),
+    ("losses",),
+    ("metrics",),
+    ("structures",),
+    ("utils",),
+    ("errors",),
+)
+"""From top to bottom."""
+
+
+def floor_of(module: str) -> int:
+    """Return the number of a module's floor, from the top."""
+    words = module.split(".")[1:] or ["__init__"]
+    name = words[0]
+    if name == "families":
+        name = "families.base" if words[1:] == ["base"] or len(words) == 1 else "families.*"
+    return next(number for number, names in enumerate(FLOORS) if name in names)
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        words = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        name = ".".join(words[:-1] if words[-1] == "__init__" else words)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+MODULES = modules()
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("polymask"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("polymask"):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else str(node.module)
+
+
+IMPORTS = {name: set(imported(tree)) - {name} for name, tree in MODULES.items()}
+
+
+def test_every_module_stands_on_a_floor():
+    assert all(isinstance(floor_of(name), int) for name in MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    own = floor_of(module)
+    upward = {
+        other: f"{FLOORS[floor_of(other)]} above {FLOORS[own]}"
+        for other in IMPORTS[module]
+        if other != "polymask" and floor_of(other) < own
+    }
+    assert not upward
+
+
+def test_families_do_not_know_each_other():
+    for module, others in IMPORTS.items():
+        words = module.split(".")
+        if words[1:2] == ["families"] and len(words) > 2:
+            known = {other.split(".")[2] for other in others if other.startswith("polymask.families.")}
+            assert known <= {words[2], "base"}, module
+
+
+def test_nothing_imports_in_a_circle():
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail[trail.index(module) :], module))
+        if module not in done:
+            for other in sorted(IMPORTS.get(module, ())):
+                visit(other, (*trail, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
