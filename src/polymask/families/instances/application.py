@@ -12,7 +12,7 @@ import numpy as np
 from polymask.data.images import write_image
 from polymask.families.instances.drawing import overlay_instances
 from polymask.families.instances.files import InstanceFiles
-from polymask.families.instances.tables import coco_results, instance_rows, label_map, sure_objects
+from polymask.families.instances.tables import coco_results, confident_objects, instance_rows, label_map
 from polymask.structures.objects import InstancePrediction
 from polymask.utils.files import write_text
 
@@ -52,7 +52,7 @@ class InstanceWriter:
 
     def write(self, name: Path, result: InstancePrediction, image: np.ndarray | None) -> dict[str, Any]:
         """Write the files of one image; return its row for `predictions.csv`."""
-        sure = sure_objects(result, self.score_threshold)
+        sure = confident_objects(result, self.score_threshold)
         numbers = label_map(sure)
         write_image(self.folder / "label_maps" / f"{name}.tif", numbers)
         if self.overlay and image is not None:
