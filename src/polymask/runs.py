@@ -227,21 +227,19 @@ def test(cfg: DictConfig) -> TestResult:
 def infer(cfg: DictConfig) -> InferResult:
     """Apply a checkpoint to a folder of images or a list of files."""
     from polymask.inference.folder import predict_files
-    from polymask.inference.inputs import find_images
+    from polymask.inference.inputs import find_cases
     from polymask.inference.predictor import Predictor
 
     use_threads(cfg.trainer.threads)
     predictor = Predictor.from_checkpoint(
         cfg.run_name,
-        pixel_size=cfg.data.pixel_size,
-        score_threshold=cfg.task.score_threshold,
-        intensity_range=cfg.data.intensity_range,
+        options=_application_options(cfg),
         device=cfg.trainer.device,
         precision=cfg.trainer.precision,
-        tta=cfg.tta,
     )
     source = resolve(cfg.data.data_dir)
-    files = find_images(source, resolve(cfg.data.file_list) if cfg.data.file_list else None)
+    file_list = resolve(cfg.data.file_list) if cfg.data.file_list else None
+    files = find_cases(predictor.application, source, file_list)
     folder = resolve(cfg.local_save_dir or INFERENCE_RESULTS) / predictor.run_name
     check_writable(folder, remedy="choose another local_save_dir")
     log.info("predicting %d images of %s with %s", len(files), source, predictor.path)
@@ -264,6 +262,13 @@ def infer(cfg: DictConfig) -> InferResult:
             f"{folder / 'failed.csv'}; mend or remove them and run again."
         )
     return InferResult(predicted=summary.predicted, skipped=summary.skipped, folder=folder)
+
+
+def _application_options(cfg: DictConfig) -> dict[str, Any]:
+    """Return the keys of an inference that belong to the family of the run; it knows which are its own."""
+    general = {"data.data_dir", "data.file_list", "data.batch_size", "data.num_workers"}
+    values = flatten({name: value for name, value in plain(cfg).items() if name in ("data", "task", "tta")})
+    return {key: value for key, value in values.items() if key not in general}
 
 
 def _split_of(content: dict[str, Any] | None) -> Split | None:

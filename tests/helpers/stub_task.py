@@ -94,16 +94,10 @@ class StubTask(Task):
     def picture(self, prediction: Any, record: Any) -> Any:
         raise NotImplementedError
 
-    def predict_step(self, batch: dict[str, Any], *, tta: bool = False) -> list[Any]:
-        raise NotImplementedError
-
-    def result(self, prediction: Any, size: tuple[int, int]) -> Any:
-        raise NotImplementedError
-
     def report(self, folder: Path, data: Any) -> Any:
         raise NotImplementedError
 
-    def prediction_writer(self, folder: Path, *, overlay: bool) -> Any:
+    def application(self, data: Any, chosen: Any) -> Any:
         raise NotImplementedError
 
 

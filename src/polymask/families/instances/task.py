@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError, choose, number, whole_number
-from polymask.families.base import Batch, PredictionWriter, Report, Task, takes
+from polymask.families.base import Application, Batch, Report, Task, takes
 from polymask.families.instances.data import check_pixel_size
 from polymask.families.instances.loss import InstanceLoss
 from polymask.metrics.accumulator import Accumulator
@@ -44,7 +44,7 @@ class InstanceTask(Task):
     """
 
     samples = "images with objects"
-    has_tta = False
+    options = ("data.intensity_range", "data.pixel_size", "task.score_threshold")
 
     def __init__(
         self,
@@ -61,9 +61,7 @@ class InstanceTask(Task):
         super().__init__()
         self.model, self.loss = model, loss
         self.class_names = list(class_names)
-        self.score_threshold = number("task.score_threshold", score_threshold, least=0.0)
-        if score_threshold > 1:
-            raise UserError(f"task.score_threshold={score_threshold} is not valid; scores are from 0 to 1.")
+        self.score_threshold = number("task.score_threshold", score_threshold, least=0, most=1)
         self.max_detections = whole_number("task.max_detections", max_detections, least=1)
         self.pixel_size = check_pixel_size(pixel_size)
         self.monitor = monitor
@@ -86,11 +84,11 @@ class InstanceTask(Task):
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss` and the five terms."""
-        return self.loss(self.model(_images(batch), batch["target"]))
+        return self.loss(self.model(self.images(batch), batch["target"]))
 
     def evaluation_step(self, batch: Batch) -> list[InstancePrediction]:
         """Collect losses and the comparison of found with true objects; one pass through the backbone."""
-        terms, found = self.model.evaluate(_images(batch), batch["target"])
+        terms, found = self.model.evaluate(self.images(batch), batch["target"])
         predictions = to_predictions(batch["ids"], found, _sizes(batch))
         rows = [
             match_image(
@@ -107,20 +105,6 @@ class InstanceTask(Task):
         compared = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
         self.accumulator.update(batch["ids"], **losses, **compared)
         return predictions
-
-    def predict_step(self, batch: Batch, *, tta: bool = False) -> list[InstancePrediction]:
-        """Return the objects found.
-
-        Raises:
-            UserError: `tta` is asked for: objects of flipped images cannot be averaged.
-        """
-        if tta:
-            raise UserError("tta=true is not available for instance segmentation; leave it out.")
-        return to_predictions(batch["ids"], self.model.predict(_images(batch)), _sizes(batch))
-
-    def result(self, prediction: InstancePrediction, size: tuple[int, int]) -> InstancePrediction:
-        """Return the prediction as it is: images are not resized on their way to the network."""
-        return prediction
 
     def compute_metrics(self) -> dict[str, float]:
         """Return mean losses and the metrics of `sample_metrics`; the rows they come from stay in `rows`."""
@@ -166,17 +150,21 @@ class InstanceTask(Task):
 
         return InstanceReport(folder, task=self, data=data)
 
-    def prediction_writer(self, folder: Path, *, overlay: bool) -> PredictionWriter:
-        """Return the writer of label maps, overlays and tables of objects."""
-        from polymask.families.instances.application import InstanceWriter
+    def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> Application:
+        """Return what applies the task to new images."""
+        from polymask.families.instances import application
 
-        return InstanceWriter(
-            folder,
+        return application.Application(
+            data,
+            chosen,
             class_names=self.class_names,
-            overlay=overlay,
             score_threshold=self.score_threshold,
             pixel_size=self.pixel_size,
         )
+
+    def images(self, batch: Batch) -> list[Tensor]:
+        """Return (3, H, W) float32 images in [0, 1]; the network normalises them itself."""
+        return [image.permute(2, 0, 1).float().div_(255) for image in batch["image"]]
 
 
 def build_task(
@@ -242,11 +230,6 @@ def truth_of(target: dict[str, Tensor]) -> InstanceTruth:
         masks=[rle.encode(mask) for mask in masks],
         crowd=target["crowd"].cpu().numpy(),
     )
-
-
-def _images(batch: Batch) -> list[Tensor]:
-    """Return (3, H, W) float32 images in [0, 1]; the network normalises them itself."""
-    return [image.permute(2, 0, 1).float().div_(255) for image in batch["image"]]
 
 
 def _sizes(batch: Batch) -> list[tuple[int, int]]:

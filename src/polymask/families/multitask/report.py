@@ -15,7 +15,7 @@ import pandas as pd
 from polymask.data.images import resize_mask, write_image
 from polymask.data.records import Record
 from polymask.families.multitask.application import mask_file_values
-from polymask.families.multitask.predictions import ImagePrediction
+from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.metrics.bootstrap import ratio
 from polymask.metrics.classification import confusion_matrix
 from polymask.reporting import figures
@@ -51,7 +51,8 @@ class ImageMaskReport:
         for prediction in predictions:
             if prediction.mask_probabilities is not None:
                 size = tuple(prediction.mask_probabilities.shape[-2:])
-                result = self.task.result(prediction, (size[0], size[1]))
+                names, multiclass = self.task.class_names, self.task.multiclass
+                result = image_result(prediction, (size[0], size[1]), names, multiclass=multiclass)
                 write_image(self._mask_path(prediction.id), mask_file_values(result))
 
     def finish(self, history: Sequence[dict[str, float]], best_epoch: int) -> None:

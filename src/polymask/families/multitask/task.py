@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,14 @@ from torch import Tensor, nn
 
 from polymask.data.records import Record
 from polymask.errors import UserError, choose
-from polymask.families.base import Batch, PredictionWriter, Report, Task, takes
+from polymask.families.base import Application, Batch, Report, Task, takes
 from polymask.families.multitask.loss import MultitaskLoss
-from polymask.families.multitask.predictions import ImagePrediction, ImageResult, image_result
+from polymask.families.multitask.predictions import (
+    ImagePrediction,
+    image_predictions,
+    image_result,
+    probabilities,
+)
 from polymask.losses.classification import class_weights as compute_class_weights
 from polymask.metrics.accumulator import Accumulator
 from polymask.metrics.classification import classification_metrics, per_class_metrics
@@ -27,8 +32,6 @@ from polymask.metrics.segmentation import (
     segmentation_metrics,
 )
 from polymask.models.mask_class.smp import SegmentationClassifier
-
-_FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
 class MultitaskTask(Task):
@@ -46,6 +49,7 @@ class MultitaskTask(Task):
     """
 
     samples = "images with one mask or class"
+    options = ("data.intensity_range", "tta")
 
     def __init__(
         self,
@@ -84,10 +88,10 @@ class MultitaskTask(Task):
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, `loss_segmentation`, `loss_classification` and the named terms."""
         batch = _with_integer_mask(batch)
-        outputs = self.model(self._images(batch))
+        outputs = self.model(self.images(batch))
         if self.training_rows is not None:
             with torch.no_grad():
-                self.training_rows.update(batch["ids"], **self._rows(_probabilities(outputs), batch))
+                self.training_rows.update(batch["ids"], **self._rows(probabilities(outputs), batch))
         return self.loss(outputs, batch)
 
     def training_metrics(self) -> dict[str, float]:
@@ -100,7 +104,7 @@ class MultitaskTask(Task):
     def evaluation_step(self, batch: Batch) -> list[ImagePrediction]:
         """Collect confusions, class probabilities and losses of the batch."""
         batch = _with_integer_mask(batch)
-        outputs = self.model(self._images(batch))
+        outputs = self.model(self.images(batch))
         size = len(batch["ids"])
         # Every sample carries its batch's loss: the mean over samples then weighs a short batch rightly.
         rows = {name: value.expand(size) for name, value in self.loss(outputs, batch).items()}
@@ -110,9 +114,9 @@ class MultitaskTask(Task):
                 for name in (f"loss_{part}", *(f"loss_{term}" for term in self.loss.term_names[part])):
                     if name in rows:
                         rows[name] = torch.full_like(rows[name], float("nan"))
-        found = _probabilities(outputs)
+        found = probabilities(outputs)
         self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch))
-        return _predictions(batch["ids"], found)
+        return image_predictions(batch["ids"], found)
 
     def _rows(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return what the metrics need of each sample, without waiting for the device."""
@@ -127,22 +131,6 @@ class MultitaskTask(Task):
             rows["class_probabilities"] = found["label"]
             rows["label"] = batch["label"]
         return rows
-
-    def predict_step(self, batch: Batch, *, tta: bool = False) -> list[ImagePrediction]:
-        """Return predictions; with `tta` the mean over the image and its three flips."""
-        images = self._images(batch)
-        sums: dict[str, Tensor] = {}
-        flips = _FLIPS if tta else _FLIPS[:1]
-        for axes in flips:
-            found = _probabilities(self.model(images.flip(axes)))
-            if "mask" in found:
-                found["mask"] = found["mask"].flip(axes)
-            sums = {name: sums[name] + value if sums else value for name, value in found.items()}
-        return _predictions(batch["ids"], {name: value / len(flips) for name, value in sums.items()})
-
-    def result(self, prediction: ImagePrediction, size: tuple[int, int]) -> ImageResult:
-        """Return a prediction with its mask at the image's own (height, width)."""
-        return image_result(prediction, size, self.class_names, multiclass=self.multiclass)
 
     def compute_metrics(self) -> dict[str, float]:
         """Return mean losses and the metrics of `sample_metrics`; the rows they come from stay in `rows`."""
@@ -209,7 +197,7 @@ class MultitaskTask(Task):
         from polymask.reporting.canvas import prediction_panel
 
         image = record.read_image()
-        result = self.result(prediction, image.shape[:2])
+        result = image_result(prediction, image.shape[:2], self.class_names, multiclass=self.multiclass)
         true = (record.read_mask() == 1).astype(np.uint8) if record.has_mask else None
         mask = result.mask if result.mask is not None else np.zeros(image.shape[:2], np.uint8)
         caption = " | ".join(filter(None, [record.id, result.predicted_class]))
@@ -221,13 +209,13 @@ class MultitaskTask(Task):
 
         return ImageMaskReport(folder, task=self, data=data)
 
-    def prediction_writer(self, folder: Path, *, overlay: bool) -> PredictionWriter:
-        """Return the writer of masks, overlays and class probabilities."""
-        from polymask.families.multitask.application import ImageMaskWriter
+    def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> Application:
+        """Return what applies the task to new images."""
+        from polymask.families.multitask import application
 
-        return ImageMaskWriter(folder, class_names=self.class_names, overlay=overlay)
+        return application.Application(data, chosen, class_names=self.class_names, multiclass=self.multiclass)
 
-    def _images(self, batch: Batch) -> Tensor:
+    def images(self, batch: Batch) -> Tensor:
         """Return (B, 3, H, W) float32 normalised images of a (B, H, W, 3) uint8 batch.
 
         The permuted view of interleaved pixels already is in channels-last layout.
@@ -310,23 +298,3 @@ def _mean(values: np.ndarray) -> float:
 def _with_integer_mask(batch: Batch) -> Batch:
     """Widen the mask on the device: the loader ships a byte per pixel."""
     return {**batch, "mask": batch["mask"].long()}
-
-
-def _probabilities(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return `mask` (B, C, H, W) and/or `label` (B, K) probabilities in float32."""
-    found = {}
-    if "mask_logits" in outputs:
-        logits = outputs["mask_logits"].float()
-        found["mask"] = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
-    if "class_logits" in outputs:
-        found["label"] = outputs["class_logits"].float().softmax(dim=1)
-    return found
-
-
-def _predictions(ids: Sequence[str], probabilities: dict[str, Tensor]) -> list[ImagePrediction]:
-    nothing = [None] * len(ids)
-    masks, classes = probabilities.get("mask", nothing), probabilities.get("label", nothing)
-    return [
-        ImagePrediction(id=name, mask_probabilities=mask, class_probabilities=label)
-        for name, mask, label in zip(ids, masks, classes, strict=True)
-    ]
