@@ -8,14 +8,18 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from polymask.errors import UserError, nearest
+from polymask.fitting import check_fit
+from polymask.training.checkpoint import inference_weights, load_weights
 
 log = logging.getLogger(__name__)
 # It writes what it raises, too; one line about a mistake is enough.
@@ -27,14 +31,14 @@ if TYPE_CHECKING:
     from polymask.data.module import DataModule
     from polymask.data.splits.split import Split
     from polymask.data.transforms import Augmentation
-    from polymask.families.base import Task
+    from polymask.families.base import Family, Task
     from polymask.tracking.base import Tracker
     from polymask.training.distributed import Processes
     from polymask.training.schedulers import Schedule
     from polymask.training.trainer import Trainer
 
 
-def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: bool = False) -> DataModule[Any]:
+def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: bool = False) -> DataModule:
     """Build the data set of a run.
 
     Args:
@@ -72,22 +76,28 @@ def build_augmentation(cfg: DictConfig) -> Augmentation | None:
     return Augmentation(transforms) if transforms else None
 
 
+def build_family(cfg: DictConfig, class_names: Sequence[str]) -> Family:
+    """Build the family of a task: its classes and options, no network."""
+    return _builder(cfg, "task")(class_names=list(class_names))
+
+
 def build_task(
-    cfg: DictConfig,
-    *,
-    class_names: Sequence[str],
-    class_counts: Sequence[int] | None = None,
-    pretrained: bool,
+    cfg: DictConfig, family: Family, *, class_counts: Sequence[int] | None = None, pretrained: bool
 ) -> Task:
     """Build the task with its model and losses.
 
     Args:
         cfg: The whole configuration.
-        class_names: Names of the classes.
+        family: Its family.
         class_counts: Training images per class, None when the task will not be trained.
         pretrained: Load the configured encoder weights; False when a checkpoint's weights follow, so that
             nothing is downloaded in vain.
+
+    Raises:
+        UserError: Model or loss do not give what the family predicts, or a value is not allowed.
     """
+    for section in ("model", "loss"):
+        check_fit(cfg, section, family.predicts)
     weighted = cfg.loss.get("class_weights", "none") != "none"
     if class_counts is not None and weighted and cfg.data.get("sampler") == "weighted":
         log.warning(
@@ -100,33 +110,52 @@ def build_task(
             "model.freeze_backbone=true keeps random weights, since model.encoder_weights=null: the encoder "
             "will learn nothing; give it weights, or start from a run with init_from=."
         )
-    model = cfg.model if pretrained else _without_pretraining(cfg.model)
-    return _builder(cfg, "task")(
-        build_model=_builder({"model": model}, "model"),
+    return family.build_task(
+        build_model=partial(_builder(cfg, "model"), pretrained=pretrained),
         build_loss=_builder(cfg, "loss"),
-        class_names=list(class_names),
         class_counts=class_counts,
     )
 
 
-def check_fit(task: Task, data: DataModule[Any], subsets: Sequence[str] = ("train", "val", "test")) -> None:
-    """Raise UserError when a task cannot learn from (or be measured on) these subsets of a data set."""
-    if task.samples != data.samples:
-        raise UserError(
-            f"the task learns from {task.samples}, but the data set gives {data.samples}: task=instance goes "
-            "with data=coco or label_maps, the other tasks with ham10000, isic2016, demo, coco_masks or "
-            "label_map_masks."
-        )
-    if task.learns_masks:
-        data.check_masks(subsets)
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """What a checkpoint was written from.
+
+    Attributes:
+        cfg: Its configuration, with what was changed since.
+        family: Its family.
+        content: The checkpoint.
+    """
+
+    cfg: DictConfig
+    family: Family
+    content: Mapping[str, Any]
+
+    def build_data(self, *, split: Split | None) -> DataModule:
+        """Build its data set, which may lack some of its classes."""
+        return build_data(self.cfg, split=split, allow_absent=True)
+
+    def build_task(self, *, class_counts: Sequence[int] | None = None) -> Task:
+        """Build its task with the weights to predict with.
+
+        Raises:
+            UserError: The weights do not fit.
+        """
+        task = build_task(self.cfg, self.family, class_counts=class_counts, pretrained=False)
+        name = str(self.content["run_name"])
+        load_weights(task, inference_weights(self.content), source=f"the checkpoint of {name}")
+        return task
 
 
-def _without_pretraining(model: DictConfig) -> DictConfig:
-    """Return the configuration of the same model without loading weights that are replaced anyway."""
-    options, _ = _options_of(get_object(model._target_))
-    values = {"encoder_weights": None, "load_weights": False}
-    own = {name: value for name, value in values.items() if name in options}
-    return OmegaConf.create({**OmegaConf.to_container(model, resolve=True), **own})  # type: ignore[dict-item]
+def rebuild(content: Mapping[str, Any], cfg: DictConfig | None = None) -> Rebuilt:
+    """Return what a checkpoint was written from: the only way from its content to objects.
+
+    Args:
+        content: What `load_checkpoint` returned.
+        cfg: Its configuration with changes, None for the stored one.
+    """
+    cfg = OmegaConf.create(content["config"]) if cfg is None else cfg
+    return Rebuilt(cfg=cfg, family=build_family(cfg, content["class_names"]), content=content)
 
 
 def build_optimizer(cfg: DictConfig, task: Task) -> Optimizer:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
+from polymask.data.module import DataModule
 from polymask.errors import whole_number
-from polymask.families.base import Task
+from polymask.families.base import Family, Task
+from polymask.reporting.course import Course
 from polymask.reporting.previews import EpochPreviews
 from polymask.run_config import write_config
 from polymask.tracking.base import Tracker
 from polymask.training.checkpoint import CheckpointFolder, RunRecord
+from polymask.training.state import TrainingState
 from polymask.training.trainer import Trainer
 from polymask.utils.files import check_report_folder, report_folder
 from polymask.utils.outputs import output_dir
@@ -24,8 +26,6 @@ log = logging.getLogger(__name__)
 CHECKPOINTS = "models/checkpoints"
 TEST_RESULTS = "results/test"
 INFERENCE_RESULTS = "results/inference"
-ONE_FILE_PER_IMAGE = ("masks", "label_maps", "overlays")
-"""Folders of a test report."""
 
 
 def check_report_place(cfg: DictConfig, run_name: str) -> None:
@@ -39,12 +39,14 @@ def report_place(cfg: DictConfig, run_name: str) -> Path:
     return resolve(cfg.local_save_dir or TEST_RESULTS) / run_name
 
 
-def build_previews(cfg: DictConfig, task: Task, data: Any, tracker: Tracker) -> EpochPreviews | None:
+def build_previews(
+    cfg: DictConfig, family: Family, data: DataModule, tracker: Tracker
+) -> EpochPreviews | None:
     """Return what draws validation samples every few epochs, None when that is not wanted."""
     if cfg.preview_epochs is None:
         return None
     return EpochPreviews(
-        task,
+        family.picture,
         data.subset("val"),
         output_dir() / "previews",
         tracker,
@@ -54,7 +56,12 @@ def build_previews(cfg: DictConfig, task: Task, data: Any, tracker: Tracker) -> 
 
 
 def write_run_files(
-    cfg: DictConfig, record: RunRecord, data: Any, task: Task, trainer: Trainer, checkpoints: CheckpointFolder
+    cfg: DictConfig,
+    record: RunRecord,
+    data: DataModule,
+    task: Task,
+    trainer: Trainer,
+    checkpoints: CheckpointFolder,
 ) -> None:
     """Write the resolved configuration and the split, and say what is about to run."""
     folder = output_dir()
@@ -63,15 +70,28 @@ def write_run_files(
     num_parameters = sum(parameter.numel() for parameter in task.parameters())
     log.info("run %s in %s", record.run_name, folder)
     log.info("split %s\n%s", record.split_sha256[:12], data.statistics())
-    log.info("%.1f M parameters on %s, %s", num_parameters / 1e6, trainer.device, trainer.precision)
+    own = trainer.settings
+    log.info("%.1f M parameters on %s, %s", num_parameters / 1e6, own.device, own.precision)
+
+
+def log_start_files(tracker: Tracker) -> None:
+    """Give the tracker what says what a run is, at once: a run that fails shall show what it was."""
+    for file in ("config.yaml", "split.csv"):
+        tracker.log_artifact(output_dir() / file, "run")
+
+
+def course_of(state: TrainingState) -> Course:
+    """Return the course of a training as reports take it."""
+    return Course(history=state.history, best_epoch=state.best_epoch)
 
 
 def evaluate_test(
+    family: Family,
     task: Task,
     trainer: Trainer,
-    data: Any,
+    data: DataModule,
     folder: Path,
-    course: dict[str, Any],
+    course: Course,
     tracker: Tracker,
 ) -> dict[str, float]:
     """Evaluate the test subset, write the report to `folder` and record it; return the metrics.
@@ -80,18 +100,18 @@ def evaluate_test(
         UserError: `folder` holds something else than an earlier report, which must not be replaced.
     """
     with report_folder(folder) as staging:
-        report = task.report(staging, data)
-        loader = data.evaluation_loader("test")
-        metrics = trainer.evaluate(task, loader, title="test", consume=report.add)
-        report.finish(course["history"], course["best_epoch"])
-    for line in report.summary(metrics):
+        report = family.report(staging, data)
+        rows = trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=report.add)
+        lines = report.finish(rows, course)
+    for line in lines:
         log.info("%s", line)
     log.info("test results in %s", folder)
+    metrics = family.scorer.point_estimates(rows)
     # MLflow compares values of step 0 as bars, one per run; at the best epoch they would be single dots.
     tracker.log_metrics({f"test/{name}": value for name, value in metrics.items()}, step=0)
-    tracker.set_tags({"best_epoch": str(course["best_epoch"])})
+    tracker.set_tags({"best_epoch": str(course.best_epoch)})
     for path in sorted(folder.iterdir()):
-        if path.name not in ONE_FILE_PER_IMAGE:  # too many for a tracker
+        if path.name not in report.bulk_folders:  # too many files for a tracker
             # Figures lie at the top: its comparison shows only those of the runs side by side.
             tracker.log_artifact(path, path.name if path.is_dir() else "")
     return metrics

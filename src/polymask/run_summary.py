@@ -5,39 +5,35 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
+from polymask.tracking.base import Tracker
+from polymask.training.settings import Settings
 from polymask.training.state import TrainingState
+from polymask.utils.outputs import output_dir
 from polymask.utils.text_tables import duration, text_table
 
 
 def run_summary(
     run_name: str,
     state: TrainingState,
-    *,
-    epochs: int,
-    patience: int | None,
+    settings: Settings,
     monitor: str,
-    seed: int,
     checkpoint: Path,
     report: Path | None,
-    tracker: Any,
-    metrics_file: Path,
+    tracker: Tracker,
 ) -> str:
     """Return the box.
 
     Args:
         run_name: Name of the run.
         state: Its course.
-        epochs: Epochs that were asked for.
-        patience: Epochs without a better value after which it stops.
+        settings: How it was trained.
         monitor: The metric that says which epoch is best.
-        seed: Seed of the run.
         checkpoint: File of the best epoch.
         report: Folder of the test's report, None when it was not tested.
         tracker: The tracker.
-        metrics_file: Table of the metrics of all epochs.
     """
+    epochs, patience = settings.epochs, settings.patience
     stopped = state.epoch < epochs
     how = f"stopped after {state.epochs_since_best} epochs without a better {monitor}" if stopped else "done"
     seconds = [row["epoch_seconds"] for row in state.history if "epoch_seconds" in row]
@@ -48,8 +44,8 @@ def run_summary(
         ("checkpoint", str(checkpoint)),
         ("report", str(report) if report else "not tested"),
         ("time", _times(seconds)),
-        ("seed", str(seed)),
-        *_where_tracked(tracker, metrics_file),
+        ("seed", str(settings.seed)),
+        *_where_tracked(tracker, output_dir() / "metrics.csv"),
         ("test", command("test", name)),
         ("infer", command("infer", name | {"data.data_dir": "images/"})),
         ("resume", command("train", {"resume": "true"} | name | more)),
@@ -80,7 +76,7 @@ def _times(seconds: list[float]) -> str:
     return f"{total / len(seconds):.1f} s per epoch, {duration(total)} in all"
 
 
-def _where_tracked(tracker: Any, metrics_file: Path) -> list[tuple[str, str]]:
+def _where_tracked(tracker: Tracker, metrics_file: Path) -> list[tuple[str, str]]:
     rows, uri = [("metrics", str(metrics_file))], getattr(tracker, "uri", "")
     if uri.startswith(("http:", "https:")):
         rows.append(("MLflow", f"{uri} (run {tracker.run_id})"))

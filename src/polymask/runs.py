@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from polymask.data.module import DataModule
 from polymask.data.splits.split import Split, split_from_csv
 from polymask.errors import UserError
 from polymask.factories import (
     build_data,
+    build_family,
     build_optimizer,
     build_schedule,
     build_task,
     build_tracker,
     build_trainer,
-    check_fit,
+    rebuild,
 )
-from polymask.families.base import Task
+from polymask.families.base import Family, Task
+from polymask.fitting import check_fit
 from polymask.run_claim import claim_run, undisturbed
 from polymask.run_config import (
     RESUME_MAY_CHANGE,
     TEST_MAY_CHANGE,
-    chosen_groups,
+    family_options,
     flatten,
-    plain,
     stored_config,
     write_config,
 )
@@ -36,17 +40,19 @@ from polymask.run_files import (
     INFERENCE_RESULTS,
     build_previews,
     check_report_place,
+    course_of,
     evaluate_test,
+    log_start_files,
     report_place,
     write_run_files,
 )
+from polymask.run_record import new_record, run_tags
 from polymask.run_summary import run_summary
 from polymask.tracking.base import NoTracker
 from polymask.tracking.epoch_log import EpochLog
 from polymask.tracking.session import run_session
 from polymask.training.checkpoint import (
     CheckpointFolder,
-    RunRecord,
     inference_weights,
     load_checkpoint,
     load_weights,
@@ -57,11 +63,9 @@ from polymask.training.distributed import leave, processes
 from polymask.training.seeding import seed_everything
 from polymask.training.state import TrainingState
 from polymask.training.threads import use_threads
-from polymask.training.trainer import Trainer
 from polymask.utils.files import check_writable
 from polymask.utils.outputs import output_dir
 from polymask.utils.paths import resolve
-from polymask.utils.provenance import git_commit, library_versions
 
 log = logging.getLogger(__name__)
 
@@ -113,38 +117,30 @@ def train(cfg: DictConfig) -> TrainResult:
             cfg = stored_config(previous, cfg, may_change=RESUME_MAY_CHANGE, command="resume")
         check_report_place(cfg, name)
         trainer = build_trainer(cfg, processes=own)
-        seed_everything(trainer.seed)
+        seed_everything(trainer.settings.seed)
         data = build_data(cfg, split=_split_of(previous))
         if own.is_main:
             log.info("%s", data.description())
-        task = build_task(
-            cfg,
-            class_names=data.classes,
-            class_counts=data.class_counts("train"),
-            pretrained=previous is None and cfg.init_from is None,
-        )
-        check_fit(task, data)
-        if previous is None and cfg.init_from is not None:
-            _start_from(task, str(cfg.init_from), checkpoints, strict=cfg.init_strict)
+        family, task = _build(cfg, data, previous, checkpoints)
         trainer.prepare(task)
         share = {"rank": own.rank, "world_size": own.world_size}
         train_loader, val_loader = data.train_loader(**share), data.evaluation_loader("val", **share)
         optimizer = build_optimizer(cfg, task)
-        steps = trainer.steps_per_epoch(train_loader)
+        steps = trainer.settings.steps_per_epoch(train_loader)
         schedule = build_schedule(cfg, optimizer, steps_per_epoch=steps, mode=task.mode)
 
         tracker = build_tracker(cfg) if own.is_main else NoTracker()
-        previews = build_previews(cfg, task, data, tracker) if own.is_main else None
-        record = _record(cfg, data, previous, name)
+        previews = build_previews(cfg, family, data, tracker) if own.is_main else None
+        record = new_record(cfg, data, previous, name)
         if own.is_main:
             write_run_files(cfg, record, data, task, trainer, checkpoints)
         tracker.keep(checkpoints.outbox(name))
-        tags, params = _tags(record, data, trainer), flatten(record.config)
+        tags, params = run_tags(record, data, trainer), flatten(record.config)
         with run_session(tracker, name, params=params, tags=tags, run_id=record.tracker_run_id):
-            for file in ("config.yaml", "split.csv"):  # at once: a run that fails shall show what it was
-                tracker.log_artifact(output_dir() / file, "run")
+            log_start_files(tracker)
             state = trainer.fit(
                 task,
+                family.scorer,
                 train_loader,
                 val_loader,
                 optimizer=optimizer,
@@ -164,25 +160,11 @@ def train(cfg: DictConfig) -> TrainResult:
             if cfg.test_after_training and own.is_main and data.split.subsets["test"]:
                 load_weights(task, stored_weights(best), source=str(best))
                 folder = report_place(cfg, name)
-                metrics = evaluate_test(task, trainer, data, folder, state.state_dict(), tracker)
+                metrics = evaluate_test(family, task, trainer, data, folder, course_of(state), tracker)
     if own.is_main:
-        log.info(
-            "%s",
-            run_summary(
-                record.run_name,
-                state,
-                epochs=trainer.epochs,
-                patience=trainer.patience,
-                monitor=task.monitor,
-                seed=trainer.seed,
-                checkpoint=best,
-                report=folder,
-                tracker=tracker,
-                metrics_file=output_dir() / "metrics.csv",
-            ),
-        )
+        log.info("%s", run_summary(name, state, trainer.settings, task.monitor, best, folder, tracker))
     return TrainResult(
-        run_name=record.run_name, task=task, state=state, test_metrics=metrics, objective=state.best_value
+        run_name=name, task=task, state=state, test_metrics=metrics, objective=state.best_value
     )
 
 
@@ -196,31 +178,31 @@ def test(cfg: DictConfig) -> TestResult:
     own_split = _split_of(content)
     if "classes" in cfg.data:
         cfg.data.classes = record.class_names  # the run's, whatever the data set holds
-    data = build_data(cfg, split=own_split if _keeps_split(content, cfg) else None, allow_absent=True)
+    run = rebuild(content, cfg)
+    data = run.build_data(split=own_split if _keeps_split(content, cfg) else None)
     log.info("%s", data.description())
     _warn_of_overlap(own_split, data)
     write_config(cfg, output_dir() / "config.yaml")
     trainer = build_trainer(cfg)
-    task = build_task(cfg, class_names=record.class_names, pretrained=False)
-    check_fit(task, data, ("test",))
-    load_weights(task, inference_weights(content), source=str(path))
-    trainer.prepare(task)
+    check_fit(cfg, "data", run.family.needs)
+    data.check_truth(run.family.needs, ("test",))
+    task = trainer.prepare(run.build_task())
     tracker = build_tracker(cfg)
     folder = report_place(cfg, record.run_name)
-    course = _course(checkpoints, content)
-    log.info("testing %s, epoch %d of %d", path, content["training"]["epoch"], len(course["history"]))
+    state = _state(checkpoints, content)
+    log.info("testing %s, epoch %d of %d", path, content["training"]["epoch"], len(state.history))
     with (
         undisturbed(checkpoints, record, tracker),
         run_session(
             tracker,
             record.run_name,
             params=flatten(record.config),
-            tags=_tags(record, data, trainer),
+            tags=run_tags(record, data, trainer),
             run_id=record.tracker_run_id,
             training=False,
         ),
     ):
-        metrics = evaluate_test(task, trainer, data, folder, course, tracker)
+        metrics = evaluate_test(run.family, task, trainer, data, folder, course_of(state), tracker)
     return TestResult(metrics=metrics, folder=folder)
 
 
@@ -233,7 +215,7 @@ def infer(cfg: DictConfig) -> InferResult:
     use_threads(cfg.trainer.threads)
     predictor = Predictor.from_checkpoint(
         cfg.run_name,
-        options=_application_options(cfg),
+        options=family_options(cfg),
         device=cfg.trainer.device,
         precision=cfg.trainer.precision,
     )
@@ -264,15 +246,28 @@ def infer(cfg: DictConfig) -> InferResult:
     return InferResult(predicted=summary.predicted, skipped=summary.skipped, folder=folder)
 
 
-def _application_options(cfg: DictConfig) -> dict[str, Any]:
-    """Return the keys of an inference that belong to the family of the run; it knows which are its own."""
-    general = {"data.data_dir", "data.file_list", "data.batch_size", "data.num_workers"}
-    values = flatten({name: value for name, value in plain(cfg).items() if name in ("data", "task", "tta")})
-    return {key: value for key, value in values.items() if key not in general}
-
-
-def _split_of(content: dict[str, Any] | None) -> Split | None:
+def _split_of(content: Mapping[str, Any] | None) -> Split | None:
     return split_from_csv(content["split"]) if content is not None else None
+
+
+def _build(
+    cfg: DictConfig, data: DataModule, previous: Mapping[str, Any] | None, checkpoints: CheckpointFolder
+) -> tuple[Family, Task]:
+    """Build what is trained: anew, from weights of another run, or from the run's own last checkpoint."""
+    counts = data.class_counts("train")
+    if previous is not None:
+        run = rebuild(previous, cfg)
+        family, build = run.family, partial(run.build_task, class_counts=counts)
+    else:
+        family = build_family(cfg, data.classes)
+        pretrained = cfg.init_from is None
+        build = partial(build_task, cfg, family, class_counts=counts, pretrained=pretrained)
+    check_fit(cfg, "data", family.needs)
+    task = build()
+    data.check_truth(family.needs)
+    if previous is None and cfg.init_from is not None:
+        _start_from(task, str(cfg.init_from), checkpoints, strict=cfg.init_strict)
+    return family, task
 
 
 def _start_from(task: Task, source: str, checkpoints: CheckpointFolder, *, strict: bool) -> None:
@@ -283,48 +278,19 @@ def _start_from(task: Task, source: str, checkpoints: CheckpointFolder, *, stric
     log.info("weights from %s", path)
 
 
-def _record(cfg: DictConfig, data: Any, previous: dict[str, Any] | None, name: str) -> RunRecord:
-    """Return what the checkpoints will say of the run."""
-    if previous is not None:
-        return replace(run_record(previous), config=plain(cfg))
-    cfg.data.intensity_range = list(data.intensity_range)  # found in the training images: part of the model
-    return RunRecord(
-        run_name=name,
-        config=plain(cfg),
-        groups=chosen_groups(),
-        class_names=data.classes,
-        split=data.split.to_csv(),
-        split_sha256=data.split.sha256,
-        versions=library_versions(),
-    )
-
-
-def _tags(record: RunRecord, data: Any, trainer: Trainer) -> dict[str, str]:
-    return {
-        "git_commit": git_commit(),
-        "mlflow.source.git.commit": git_commit().removesuffix("+changes"),
-        "data_fingerprint": data.fingerprint(),
-        "split_sha256": record.split_sha256,
-        "device": str(trainer.device),
-        "precision": str(trainer.precision).removeprefix("torch."),
-        **({"parent_run": record.parent_run} if record.parent_run else {}),
-        **{f"version_{name}": value for name, value in record.versions.items()},
-    }
-
-
-def _keeps_split(content: dict[str, Any], cfg: DictConfig) -> bool:
+def _keeps_split(content: Mapping[str, Any], cfg: DictConfig) -> bool:
     """Return whether a test uses the run's own split: always, unless a split file was given to the test."""
     return cfg.data.get("split_file") == content["config"]["data"].get("split_file")
 
 
-def _warn_of_overlap(split: Split | None, data: Any) -> None:
+def _warn_of_overlap(split: Split | None, data: DataModule) -> None:
     """Say so when a test on another split looks at samples that the run was trained on."""
     seen = set(split.subsets["train"]) & set(data.split.subsets["test"]) if split is not None else set()
     if seen:
         log.warning("%d test samples were in the training subset of this run.", len(seen))
 
 
-def _course(checkpoints: CheckpointFolder, content: dict[str, Any]) -> dict[str, Any]:
+def _state(checkpoints: CheckpointFolder, content: Mapping[str, Any]) -> TrainingState:
     """Return the course of a run: of its last checkpoint where there is one, which knows all epochs."""
     last = checkpoints.last(content["run_name"])
-    return (load_checkpoint(last) if last.is_file() else content)["training"]
+    return TrainingState(**(load_checkpoint(last) if last.is_file() else content)["training"])

@@ -8,7 +8,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 from polymask.errors import UserError
-from polymask.losses.classification import CrossEntropyLoss, FocalLoss, class_weights
+from polymask.losses.classification import CrossEntropyLoss, FocalLoss, weigh_classes
 
 WEIGHTS = torch.tensor([0.5, 1.0, 4.0, 0.0])
 
@@ -24,7 +24,9 @@ def test_cross_entropy_equals_scikit_learn():
     plain = log_loss(labels, probabilities, labels=range(4))
     weighted = log_loss(labels, probabilities, labels=range(4), sample_weight=WEIGHTS[labels].numpy())
     assert CrossEntropyLoss()(logits, labels).item() == pytest.approx(plain, rel=1e-5)
-    assert CrossEntropyLoss(class_weights=WEIGHTS)(logits, labels).item() == pytest.approx(weighted, rel=1e-5)
+    assert CrossEntropyLoss(weight_of_class=WEIGHTS)(logits, labels).item() == pytest.approx(
+        weighted, rel=1e-5
+    )
 
 
 def test_label_smoothing_is_cross_entropy_with_spread_targets():
@@ -41,14 +43,14 @@ def test_focal_equals_its_formula(gamma, weights):
     p = logits.double().softmax(dim=1).numpy()[np.arange(12), labels]
     sample_weights = np.ones(12) if weights is None else weights.numpy()[labels]
     expected = np.average(-((1 - p) ** gamma) * np.log(p), weights=sample_weights)
-    value = FocalLoss(gamma=gamma, class_weights=weights)(logits, labels).item()
+    value = FocalLoss(gamma=gamma, weight_of_class=weights)(logits, labels).item()
     assert value == pytest.approx(expected, rel=1e-5)
 
 
 def test_focal_with_gamma_zero_is_cross_entropy():
     logits, labels = make_case()
     torch.testing.assert_close(
-        FocalLoss(gamma=0, class_weights=WEIGHTS)(logits, labels), F.cross_entropy(logits, labels, WEIGHTS)
+        FocalLoss(gamma=0, weight_of_class=WEIGHTS)(logits, labels), F.cross_entropy(logits, labels, WEIGHTS)
     )
 
 
@@ -62,20 +64,20 @@ def test_focal_of_sure_logits_has_finite_gradients(gamma):
 
 @pytest.mark.parametrize("term", [CrossEntropyLoss, FocalLoss])
 def test_class_weights_move_with_the_term_but_are_not_saved(term):
-    built = term(class_weights=WEIGHTS)
+    built = term(weight_of_class=WEIGHTS)
     assert built.state_dict() == {}
-    assert built.to("meta").class_weights.device.type == "meta"
+    assert built.to("meta").weight_of_class.device.type == "meta"
 
 
 def test_scheme_none_gives_no_weights():
-    assert class_weights([3, 0], "none") is None
+    assert weigh_classes([3, 0], "none") is None
 
 
 def test_balanced_equals_scikit_learn():
     counts = [10, 3, 250]
     labels = np.repeat(np.arange(3), counts)
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    weights = class_weights(counts, "balanced")
+    weights = weigh_classes(counts, "balanced")
     assert weights.dtype == torch.float32
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
@@ -83,24 +85,24 @@ def test_balanced_equals_scikit_learn():
 def test_effective_divides_by_the_effective_number_of_samples():
     # With beta = 1/2 the effective numbers of 1, 2 and 3 images are 1, 1 + 1/2 and 1 + 1/2 + 1/4.
     inverse = np.array([1, 2 / 3, 4 / 7])
-    weights = class_weights([1, 2, 3], "effective", beta=0.5)
+    weights = weigh_classes([1, 2, 3], "effective", beta=0.5)
     np.testing.assert_allclose(weights, inverse / inverse.mean(), rtol=1e-6)
-    np.testing.assert_allclose(class_weights([1, 2, 3], "effective", beta=0.0), np.ones(3))
+    np.testing.assert_allclose(weigh_classes([1, 2, 3], "effective", beta=0.0), np.ones(3))
 
 
 @pytest.mark.parametrize("scheme", ["balanced", "effective"])
 def test_a_class_without_training_images_is_named(scheme):
     with pytest.raises(UserError, match=r"none of df: .*loss\.class_weights=none"):
-        class_weights([4, 0, 2], scheme, class_names=["akiec", "df", "mel"])
+        weigh_classes([4, 0, 2], scheme, class_names=["akiec", "df", "mel"])
     with pytest.raises(UserError, match=r"none of 1:"):
-        class_weights([4, 0, 2], scheme)
+        weigh_classes([4, 0, 2], scheme)
 
 
 def test_an_unknown_scheme_lists_the_allowed_ones():
     with pytest.raises(
         UserError, match=r"loss\.class_weights='balance'.*'balanced'.*none, balanced, effective"
     ):
-        class_weights([1, 2], "balance")
+        weigh_classes([1, 2], "balance")
 
 
 def test_label_smoothing_out_of_range_is_refused():

@@ -265,6 +265,11 @@ class DataModule(ABC, Generic[RecordType]):
             if self.split.subsets[name]:
                 check_foregrounds(name, self.subset(name), foregrounds, full_allowed=self.full_masks_allowed)
 
+    def check_truth(self, needs: frozenset[str], subsets: Sequence[str] = SUBSETS) -> None:
+        """Stop when the masks or objects of a subset teach nothing, if they are needed."""
+        if needs & {"mask", "objects"}:
+            self.check_masks(subsets)
+
     def statistics(self) -> str:
         """Return a table of images, groups and class shares per subset."""
         return format_statistics(self.split, self.records, self.classes)

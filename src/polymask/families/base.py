@@ -1,8 +1,22 @@
-"""The contract between a task and the trainer, the test run and the inference run."""
+"""What a family of tasks supplies, cut by who needs it. Read this page first.
+
+A family is a folder beside this file. It says once what it learns from and how that is measured:
+
+- `Family` knows the classes and the options, and no network. Whoever looks at finished runs (compare,
+  summarize) needs no more.
+- `Task` is the network with its losses: what the trainer optimises.
+- `Scorer` turns the rows of an evaluation into numbers; training, test, compare and summarize share it.
+- `Report` writes the tables and figures of a test.
+- `Application` applies a trained task to new cases.
+
+An evaluation runs through them so: a task's `evaluation_step` hands out predictions, which a report draws and
+forgets, and keeps a row of a few numbers per sample, from which a scorer computes every metric.
+
+Batches and predictions are the family's own: nobody else looks into them, but for a prediction's `id`.
+"""
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,26 +25,142 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from polymask.data.module import DataModule
+from polymask.data.records import Record
+from polymask.errors import choose
+from polymask.metrics.rows import mean_losses
+from polymask.reporting.course import Course
+from polymask.structures.samples import Rows
+
 Batch = dict[str, Any]
-"""What the data set's `collate` returns, its tensors on the task's device."""
+"""What the samples' `collate` returns, its tensors on the task's device."""
+
+
+class Prediction(Protocol):
+    """What a network says of one sample."""
+
+    @property
+    def id(self) -> str:
+        """Return the id of the sample."""
+
+
+class Task(nn.Module, ABC):
+    """A network with its losses. The trainer knows only what stands here.
+
+    Attributes:
+        monitor: Metric key, such as `val/loss`, that decides which checkpoint is the best.
+        mode: `min` or `max`: which direction of `monitor` is better.
+    """
+
+    monitor: str
+    mode: str
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Run `training_step`; the name is what DistributedDataParallel calls."""
+        return self.training_step(batch)
+
+    @abstractmethod
+    def start_epoch(self, epoch: int) -> None:
+        """Prepare the network for training in `epoch`: training mode, frozen parts frozen."""
+
+    @abstractmethod
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters as `encoder` (may have its own learning rate) and `rest`."""
+
+    @abstractmethod
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Return scalars; `loss` is optimised, the others are logged under their names."""
+
+    def training_rows(self) -> Rows:
+        """Return the rows of the training batches since `start_epoch`; none unless a task keeps some.
+
+        They are of augmented images and of weights that still moved, so their metrics lag behind an
+        evaluation of the same samples. With several processes all must call it.
+        """
+        return {}
+
+    @abstractmethod
+    def evaluation_step(self, batch: Batch) -> Sequence[Prediction]:
+        """Return one prediction per sample, and keep a row of each, its losses among them."""
+
+    @abstractmethod
+    def evaluation(self) -> Rows:
+        """Return the rows since `reset`, sorted by id; with several processes all must call it."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget the rows of `evaluation_step`."""
+
+
+class Scorer(ABC):
+    """Computes every metric from rows; needs no network.
+
+    Each metric is a function of rows and weights of the samples: weights of one give the estimate, weights
+    that say how often a sample was drawn its interval.
+    """
+
+    @abstractmethod
+    def metrics(
+        self, rows: Rows, weights: np.ndarray | None = None, *, per_class: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Compute the metrics.
+
+        Args:
+            rows: N samples.
+            weights: (R, N) non-negative weights of the samples, None for the point estimate (R = 1).
+            per_class: Also those of each class that are too many to be logged in every epoch.
+
+        Returns:
+            Metric name to (R,) values, NaN where undefined.
+        """
+
+    @abstractmethod
+    def scores(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Return name to (N,) scores that tell how well each sample was predicted.
+
+        Higher is better, NaN where a sample has no truth. The first name matters most.
+        """
+
+    @abstractmethod
+    def truth(self, rows: Rows, *, same_grid: bool) -> dict[str, np.ndarray]:
+        """Return what of the rows is the same for every model, such as `classes`: (N, ...) values by name.
+
+        Args:
+            rows: N samples.
+            same_grid: Whether the runs that are compared scored masks on one grid, so that areas are the
+                same, too.
+        """
+
+    def counts(self, rows: Rows) -> dict[str, float]:
+        """Return numbers to stand beside the metrics that have no interval; none unless a family has some."""
+        return {}
+
+    def point_estimates(self, rows: Rows) -> dict[str, float]:
+        """Return mean losses, metrics and counts as numbers, keys without the `val/` or `test/` prefix."""
+        metrics = {name: float(values[0]) for name, values in self.metrics(rows).items()}
+        return mean_losses(rows) | metrics | self.counts(rows)
 
 
 class Report(Protocol):
-    """Consumes the predictions of a test run batch by batch, so that memory does not grow with the data."""
+    """Consumes a test run's predictions batch by batch, so that memory does not grow with the data."""
+
+    @property
+    def bulk_folders(self) -> Sequence[str]:
+        """Return the folders with a file per sample, too many for a tracker."""
 
     def add(self, predictions: Sequence[Any]) -> None:
         """Take the predictions of one batch."""
 
-    def finish(self, history: Sequence[dict[str, float]], best_epoch: int) -> None:
+    def finish(self, rows: Rows, course: Course) -> list[str]:
         """Write tables and figures of everything taken.
 
         Args:
-            history: Metrics of each epoch of the training.
-            best_epoch: The epoch (from 1) whose weights were tested.
-        """
+            rows: The rows of the same samples.
+            course: Course of the training.
 
-    def summary(self, metrics: dict[str, float]) -> list[str]:
-        """Return the few lines that a person wants to see first."""
+        Returns:
+            The few lines that a person wants to see first.
+        """
 
     def picture(self, id_: str) -> np.ndarray:
         """Draw one test sample beside its truth, also when an earlier process wrote the report.
@@ -127,100 +257,71 @@ class Application(ABC):
         """Write what is about all cases, those of earlier runs into the same folder too."""
 
 
-class Task(nn.Module, ABC):
-    """A learning problem: the network, its losses and its metrics.
+class Family(ABC):
+    """The classes and options of a task. A node of `config/task` names it; it is light: no network is built.
 
-    The trainer knows only what stands here. A batch is what the task's data set collates; its tensors are
-    already on the task's device.
+    What fits what is decided by words. A data set gives `image`, and some of `mask`, `label`, `objects`; a
+    network and a loss give some of the latter three. All that a family needs must be given.
+
+    Args:
+        class_names: Names of the classes.
+        monitor: Metric key that decides which checkpoint is the best.
+        mode: `min`, `max`, or `auto`: min for losses, max for everything else.
 
     Attributes:
-        monitor: Metric key, such as `val/loss`, that decides which checkpoint is the best.
-        mode: `min` or `max`: which direction of `monitor` is better.
-        samples: What it learns from, in the words of the data set's `samples`.
-        options: Keys of an inference's configuration that `application` takes, beside those of every family.
-        learns_masks: Whether it needs masks, so that data without any foreground are refused.
+        needs: What a data set must give.
+        headline: The metrics that a person wants to see first.
+        options: Keys of an inference's configuration that `application` takes.
+        scorer: Computes the metrics.
     """
 
-    monitor: str
-    mode: str
-    samples: str
-    options: ClassVar[Sequence[str]] = ()
-    learns_masks: bool = True
+    headline: ClassVar[Sequence[str]]
+    options: ClassVar[Sequence[str]]
+    needs: frozenset[str]
+    scorer: Scorer
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Run `training_step`; the name is what DistributedDataParallel calls."""
-        return self.training_step(batch)
+    def __init__(self, *, class_names: Sequence[str], monitor: str, mode: str) -> None:
+        self.class_names, self.monitor = list(class_names), monitor
+        choose("task.mode", mode, ("auto", "min", "max"))
+        self.mode = mode if mode != "auto" else ("min" if "loss" in monitor else "max")
 
-    @abstractmethod
-    def start_epoch(self, epoch: int) -> None:
-        """Prepare the network for training in `epoch`: training mode, frozen parts frozen."""
-
-    @abstractmethod
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the parameters as `encoder` (may have its own learning rate) and `rest`."""
+    @property
+    def predicts(self) -> frozenset[str]:
+        """What a network and a loss must give: all that is needed but for the image itself."""
+        return self.needs - {"image"}
 
     @abstractmethod
-    def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Return scalars; `loss` is optimised, the others are logged under their names."""
-
-    def training_metrics(self) -> dict[str, float]:
-        """Return metrics of the training batches since `start_epoch`; none unless a task collects some.
-
-        They are of the augmented images and of weights that still moved, so they lag behind an evaluation of
-        the same samples. With several processes all must call it.
-        """
-        return {}
-
-    @abstractmethod
-    def evaluation_step(self, batch: Batch) -> list[Any]:
-        """Return one prediction per sample and feed losses and metrics."""
-
-    @abstractmethod
-    def compute_metrics(self) -> dict[str, float]:
-        """Return all metrics since `reset_metrics`, keys without the `val/` or `test/` prefix."""
-
-    @abstractmethod
-    def reset_metrics(self) -> None:
-        """Forget what `evaluation_step` has collected."""
-
-    @abstractmethod
-    def sample_metrics(
-        self, rows: dict[str, np.ndarray], weights: np.ndarray | None = None, *, per_class: bool = False
-    ) -> dict[str, np.ndarray]:
-        """Compute the metrics from rows that were collected before, for intervals and comparisons.
+    def build_task(
+        self,
+        *,
+        build_model: Callable[..., Any],
+        build_loss: Callable[..., Any],
+        class_counts: Sequence[int] | None,
+    ) -> Task:
+        """Build network and losses.
 
         Args:
-            rows: One row per sample under each name; `ids` (N,) are the samples.
-            weights: (R, N) non-negative weights of the samples, None for the point estimate (R = 1).
-            per_class: Also those of each class that are too many to be logged in every epoch.
-
-        Returns:
-            Metric name to (R,) values, NaN where undefined.
+            build_model: The configured network, to be called with what the family knows of its outputs.
+            build_loss: The configured loss, likewise.
+            class_counts: Training images per class, None when the task will not be trained.
         """
 
     @abstractmethod
-    def sample_scores(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return name to (N,) scores that tell how well each sample was predicted.
-
-        Higher is better, NaN where a sample has no truth. The first name matters most.
-        """
-
-    @abstractmethod
-    def picture(self, prediction: Any, record: Any) -> np.ndarray:
-        """Draw one prediction beside the truth: (H, W, 3) uint8 RGB.
+    def report(self, folder: Path, data: DataModule) -> Report:
+        """Return the writer of a test run's tables and figures.
 
         Args:
-            prediction: What `evaluation_step` returned for the sample.
-            record: The sample's record of the data set.
+            folder: Where to write; for `picture` alone, where an earlier report lies.
+            data: The data set, with the tested samples as its test subset.
         """
 
     @abstractmethod
-    def report(self, folder: Path, data: Any) -> Report:
-        """Return the consumer of a test run's predictions, which writes tables and figures to `folder`."""
+    def picture(self, prediction: Any, record: Record) -> np.ndarray:
+        """Draw one prediction beside the truth: (H, W, 3) uint8 RGB."""
 
     @abstractmethod
     def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> Application:
-        """Return what applies the task to new cases.
+        """Return what applies a trained task to new cases.
 
         Args:
             data: The `data` section of the stored configuration.
@@ -229,12 +330,3 @@ class Task(nn.Module, ABC):
         Raises:
             UserError: A value is not allowed.
         """
-
-
-def takes(build: Callable[..., Any], **arguments: Any) -> bool:
-    """Return whether a function or class can be called with `arguments`; it is not called."""
-    try:
-        inspect.signature(build).bind(**arguments)
-    except TypeError:
-        return False
-    return True

@@ -9,17 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
 from polymask.errors import UserError
-from polymask.factories import build_task
+from polymask.factories import rebuild
 from polymask.families.base import Application, Batch, Task
-from polymask.training.checkpoint import (
-    CheckpointFolder,
-    inference_weights,
-    load_checkpoint,
-    load_weights,
-)
+from polymask.training.checkpoint import CheckpointFolder, load_checkpoint
 from polymask.training.devices import autocast, move_batch, select_device, select_precision
 from polymask.utils.paths import resolve
 
@@ -74,13 +68,11 @@ class Predictor:
         """
         path = _find(run_or_path)
         content = load_checkpoint(path)
-        cfg = OmegaConf.create(content["config"])
-        task = build_task(cfg, class_names=content["class_names"], pretrained=False)
-        chosen = _own_options(options or {}, task.options, path.stem)
-        application = task.application(content["config"]["data"], chosen)
-        load_weights(task, inference_weights(content), source=str(path))
+        rebuilt = rebuild(content)
+        chosen = _own_options(options or {}, rebuilt.family.options, path.stem)
+        application = rebuilt.family.application(content["config"]["data"], chosen)
         return cls(
-            task=task,
+            task=rebuilt.build_task(),
             application=application,
             run_name=content["run_name"],
             path=path,

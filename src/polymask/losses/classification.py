@@ -24,18 +24,18 @@ class CrossEntropyLoss(nn.Module):
         label_smoothing: Share of each target that is spread evenly over all K classes, in [0, 1]
             (Szegedy et al., "Rethinking the Inception architecture", CVPR 2016). With class weights, the
             spread part of a class is weighted by that class, as torch does.
-        class_weights: (K,) float weight of each class, None for equal weights.
+        weight_of_class: (K,) float weight of each class, None for equal weights.
 
     Raises:
         UserError: `label_smoothing` is out of range.
     """
 
-    class_weights: Tensor | None
+    weight_of_class: Tensor | None
 
-    def __init__(self, *, label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> None:
+    def __init__(self, *, label_smoothing: float = 0.0, weight_of_class: Tensor | None = None) -> None:
         super().__init__()
         self.label_smoothing = require("CrossEntropyLoss.label_smoothing", label_smoothing, low=0.0, high=1.0)
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.register_buffer("weight_of_class", weight_of_class, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the weighted mean over samples, a scalar.
@@ -44,7 +44,7 @@ class CrossEntropyLoss(nn.Module):
             logits: (B, K) float32, B >= 1.
             labels: (B,) int64 in [0, K).
         """
-        return F.cross_entropy(logits, labels, self.class_weights, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(logits, labels, self.weight_of_class, label_smoothing=self.label_smoothing)
 
 
 class FocalLoss(nn.Module):
@@ -55,18 +55,18 @@ class FocalLoss(nn.Module):
 
     Args:
         gamma: How much sure samples are played down, >= 0; 0 is cross-entropy.
-        class_weights: (K,) float weight of each class, None for equal weights.
+        weight_of_class: (K,) float weight of each class, None for equal weights.
 
     Raises:
         UserError: `gamma` is negative.
     """
 
-    class_weights: Tensor | None
+    weight_of_class: Tensor | None
 
-    def __init__(self, *, gamma: float = 2.0, class_weights: Tensor | None = None) -> None:
+    def __init__(self, *, gamma: float = 2.0, weight_of_class: Tensor | None = None) -> None:
         super().__init__()
         self.gamma = require("FocalLoss.gamma", gamma, low=0.0)
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.register_buffer("weight_of_class", weight_of_class, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the weighted mean over samples, a scalar.
@@ -76,9 +76,9 @@ class FocalLoss(nn.Module):
             labels: (B,) int64 in [0, K).
         """
         losses = focal(log_odds(logits, labels), self.gamma)
-        if self.class_weights is None:
+        if self.weight_of_class is None:
             return losses.mean()
-        weights = self.class_weights[labels]
+        weights = self.weight_of_class[labels]
         return (weights * losses).sum() / weights.sum()
 
 
@@ -106,7 +106,7 @@ def focal(odds: Tensor, gamma: float) -> Tensor:
     return -torch.exp(gamma * (log_p - odds)) * log_p
 
 
-def class_weights(
+def weigh_classes(
     counts: Sequence[int],
     scheme: str,
     *,
@@ -129,7 +129,7 @@ def class_weights(
     Raises:
         UserError: The scheme is unknown, or a class without training images should be weighted.
     """
-    formula = _SCHEMES[choose("loss.class_weights", scheme, _SCHEMES)]
+    formula = SCHEMES[choose("loss.class_weights", scheme, SCHEMES)]
     if formula is None:
         return None
     names = class_names if class_names is not None else [str(index) for index in range(len(counts))]
@@ -171,7 +171,7 @@ def _effective(counts: np.ndarray, beta: float) -> np.ndarray:
     return weights / weights.mean()
 
 
-_SCHEMES: dict[str, Callable[[np.ndarray, float], np.ndarray] | None] = {
+SCHEMES: dict[str, Callable[[np.ndarray, float], np.ndarray] | None] = {
     "none": None,
     "balanced": _balanced,
     "effective": _effective,

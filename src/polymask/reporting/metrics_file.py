@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,28 @@ from polymask.utils.files import REPORT_NAME, write_text
 
 _REPLICATES = 1000
 
-Intervals = dict[str, tuple[float, float]]
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a test measured.
+
+    Attributes:
+        values: Value of each metric.
+        intervals: Ends of its 95 % interval.
+    """
+
+    values: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+
+    def lines(self, names: Sequence[str]) -> list[str]:
+        """Return a line for each of the metrics `names` that was measured."""
+        lines = []
+        for name in names:
+            if name in self.values:
+                low, high = self.intervals[name]
+                value = self.values[name]
+                lines.append(f"test/{name} {value:.4f}  (95 % interval {low:.4f} to {high:.4f})")
+        return lines
 
 
 def write_metrics(
@@ -25,7 +47,7 @@ def write_metrics(
     *,
     losses: Mapping[str, float],
     details: Mapping[str, Any],
-) -> Intervals:
+) -> Measured:
     """Compute metrics and their intervals and write them to `metrics.json`.
 
     Args:
@@ -36,7 +58,7 @@ def write_metrics(
         details: What else the file shall say of the test.
 
     Returns:
-        Ends of the 95 % interval of each metric.
+        The values and their intervals.
     """
     values = {name: float(value[0]) for name, value in metrics(None).items()}
     replicates = metrics(bootstrap_weights(groups, _REPLICATES, seed=0))
@@ -53,17 +75,7 @@ def write_metrics(
         },
     }
     write_text(folder / REPORT_NAME, json.dumps(content, indent=2) + "\n")
-    return intervals
-
-
-def summary_lines(names: Sequence[str], metrics: Mapping[str, float], intervals: Intervals) -> list[str]:
-    """Return a line for each of the metrics `names` that has an interval."""
-    lines = []
-    for name in names:
-        if name in intervals:
-            low, high = intervals[name]
-            lines.append(f"test/{name} {metrics[name]:.4f}  (95 % interval {low:.4f} to {high:.4f})")
-    return lines
+    return Measured(values=values, intervals=intervals)
 
 
 def _number(value: float) -> float | None:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from polymask.data.records import Record
 from polymask.tracking.base import Tracker
 
-if TYPE_CHECKING:
-    from polymask.families.base import Task
-
 
 class EpochPreviews:
     """Writes `epoch_{number}.jpg` with the panels of the same samples, one below the other.
 
     Args:
-        task: Draws the panels.
+        picture: Draws the panel of a prediction and its record.
         records: The validation samples; `num_images` of them, evenly spread, are drawn.
         folder: Where to write.
         tracker: Keeps each picture as an artifact in `previews`.
@@ -29,7 +26,7 @@ class EpochPreviews:
 
     def __init__(
         self,
-        task: Task,
+        picture: Callable[[Any, Record], np.ndarray],
         records: Sequence[Record],
         folder: Path,
         tracker: Tracker,
@@ -37,7 +34,7 @@ class EpochPreviews:
         every: int,
         num_images: int = 6,
     ) -> None:
-        self.task, self.folder, self.tracker, self.every = task, folder, tracker, every
+        self.picture, self.folder, self.tracker, self.every = picture, folder, tracker, every
         chosen = np.unique(np.linspace(0, len(records) - 1, num_images).round().astype(int))
         self._records = {records[index].id: records[index] for index in chosen}
         self._panels: dict[str, np.ndarray] = {}
@@ -65,4 +62,4 @@ class EpochPreviews:
         for prediction in predictions:
             record = self._records.get(prediction.id)
             if record is not None:
-                self._panels[prediction.id] = self.task.picture(prediction, record)
+                self._panels[prediction.id] = self.picture(prediction, record)

@@ -10,6 +10,9 @@ import numpy as np
 SampleKey = tuple[int, int, int]
 """(epoch, index, repeat): what the samplers hand to the dataset, see `polymask.data.samplers`."""
 
+Rows = dict[str, np.ndarray]
+"""What an evaluation keeps: `ids` (N,) str and any number of (N, ...) arrays, one row per sample."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalSample:

@@ -9,16 +9,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from polymask.data.splits.split import split_from_csv
 from polymask.errors import UserError, nearest
-from polymask.factories import build_data, build_task, build_tracker
+from polymask.factories import build_data, build_tracker
 from polymask.run_config import chosen_groups, flatten, plain, write_config
-from polymask.run_files import CHECKPOINTS, TEST_RESULTS
+from polymask.run_files import CHECKPOINTS
 from polymask.tracking.base import Tracker
 from polymask.tracking.session import run_session
-from polymask.training.checkpoint import CheckpointFolder, load_checkpoint
+from polymask.training.checkpoint import CheckpointFolder
 from polymask.utils.files import report_folder
 from polymask.utils.outputs import output_dir
 from polymask.utils.paths import resolve
@@ -130,44 +130,34 @@ def _matching_runs(patterns: Sequence[str], folder: Path) -> list[str]:
 
 
 def _read_fold(cfg: DictConfig, path: Path) -> FoldRun:
-    """Read a tested run; its model is built for the sake of its metrics only, without weights."""
-    from polymask.reporting.rows import read_samples
+    """Read a tested run as one of a study."""
     from polymask.studies.folds.gathering import FoldRun
+    from polymask.studies.tested_run import read_tested_run
 
-    content = load_checkpoint(path)
-    own, name = OmegaConf.create(content["config"]), content["run_name"]
-    rows, groups = read_samples(resolve(cfg.test_dir or own.local_save_dir or TEST_RESULTS) / name)
-    task = build_task(own, class_names=content["class_names"], pretrained=False)
+    tested = read_tested_run(path, test_dir=cfg.test_dir)
+    content = tested.run.content
     return FoldRun(
-        name=name,
+        name=tested.name,
         config=flatten(content["config"]),
-        rows=rows,
-        groups=groups,
-        sample_metrics=task.sample_metrics,
+        rows=tested.rows,
+        groups=tested.groups,
+        metrics=tested.run.family.scorer.metrics,
         tracker_run_id=content["tracker_run_id"],
     )
 
 
 def _read_side(cfg: DictConfig, run: str) -> Side:
-    """Read a tested run; its model is built for the sake of its metrics only, without weights."""
-    from polymask.studies.comparison.sides import read_side
+    """Read a tested run, and the data set that it was tested on."""
+    from polymask.studies.comparison.sides import make_side
+    from polymask.studies.tested_run import read_tested_run
 
-    content = load_checkpoint(CheckpointFolder(resolve(CHECKPOINTS)).find(run))
-    own = OmegaConf.create(content["config"])
-    if cfg.data_dir is not None:
-        own.data.data_dir = cfg.data_dir
+    path = CheckpointFolder(resolve(CHECKPOINTS)).find(run)
+    tested = read_tested_run(path, test_dir=cfg.test_dir, data_dir=cfg.data_dir)
     try:
-        data = build_data(own, split=split_from_csv(content["split"]), allow_absent=True)
+        data = tested.run.build_data(split=split_from_csv(tested.run.content["split"]))
     except UserError as error:
         raise UserError(f"the data of {run}: {error} If they lie elsewhere, give data_dir=.") from error
-    names = content["class_names"]
-    return read_side(
-        resolve(cfg.test_dir or own.local_save_dir or TEST_RESULTS) / content["run_name"],
-        name=content["run_name"],
-        task=build_task(own, class_names=names, pretrained=False),
-        class_names=names,
-        data=data,
-    )
+    return make_side(tested, data)
 
 
 def _record(

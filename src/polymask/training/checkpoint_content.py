@@ -13,13 +13,14 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.places import keep_inside
+from polymask.training.old_formats import update_names
 from polymask.training.state import TrainingState
 from polymask.trust import check_config
 from polymask.utils.names import has_control_characters, is_file_name
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 SECTIONS = ("data", "transforms", "model", "task", "loss", "optimizer", "scheduler", "tracker", "trainer")
 """Parts of a configuration, each with keys of its own."""
 
@@ -71,6 +72,8 @@ def checked_content(content: Any, path: Path) -> dict[str, Any]:
         _check_fields(content, _RESUMABLE, path)
     content = {**_DEFAULTS, **content}
     _check_fields(content, _OPTIONAL, path)
+    if content["format"] == 1:
+        update_names(content["config"])
     check_config(content["config"], str(path))
     content["training"] = TrainingState(**content["training"]).state_dict()
     content["moved"] = keep_inside(content["config"])

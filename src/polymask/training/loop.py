@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,9 @@ from polymask.training.ema import WeightAverage
 from polymask.training.progress import Progress
 from polymask.training.schedulers import Schedule
 from polymask.training.seeding import seed_everything
+from polymask.training.settings import Settings, TrainLoader
 from polymask.training.state import TrainingState
 from polymask.training.step_log import StepLog
-
-if TYPE_CHECKING:
-    from polymask.training.trainer import Trainer
 
 _CUDA_STEPS_BETWEEN_READS = 50
 
@@ -31,54 +29,54 @@ class TrainingLoop:
     """All that changes while a task is fitted: task, optimizer, schedule, gradient scaler, averaged weights.
 
     Args:
-        trainer: The settings.
-        task: The task, on the trainer's device.
+        settings: How to train.
+        task: The task, on their device.
         optimizer: Over the task's parameters.
         schedule: Course of its learning rate.
     """
 
-    def __init__(self, trainer: Trainer, task: Task, optimizer: Optimizer, schedule: Schedule) -> None:
-        self.trainer, self.task, self.optimizer, self.schedule = trainer, task, optimizer, schedule
-        self.scaler = torch.amp.GradScaler(trainer.device.type, enabled=trainer.precision == torch.float16)
-        self.average = WeightAverage(task, decay=trainer.ema_decay) if trainer.ema_decay else None
+    def __init__(self, settings: Settings, task: Task, optimizer: Optimizer, schedule: Schedule) -> None:
+        self.settings, self.task, self.optimizer, self.schedule = settings, task, optimizer, schedule
+        self.scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision == torch.float16)
+        self.average = WeightAverage(task, decay=settings.ema_decay) if settings.ema_decay else None
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._forward: nn.Module = task
         self._trainable: list[bool] = []
 
-    def train_epoch(self, state: TrainingState, loader: Any) -> dict[str, float]:
-        """Optimise over one epoch; return the mean of each loss, the task's metrics and the speed."""
-        trainer, epoch = self.trainer, state.epoch
-        seed_everything(trainer.seed, epoch, trainer.processes.rank)
+    def train_epoch(self, state: TrainingState, loader: TrainLoader) -> dict[str, float]:
+        """Optimise over one epoch; return the mean of each loss and the speed."""
+        settings, epoch = self.settings, state.epoch
+        seed_everything(settings.seed, epoch, settings.processes.rank)
         loader.batch_sampler.start_epoch(epoch)
         self.task.start_epoch(epoch)
         self._distribute()
-        total = trainer.num_batches(loader)
+        total = settings.num_batches(loader)
         # On a CPU reading a loss is free, so there every loss is checked before it reaches the weights.
-        steps = StepLog(every=_CUDA_STEPS_BETWEEN_READS if trainer.device.type == "cuda" else 1)
+        steps = StepLog(every=_CUDA_STEPS_BETWEEN_READS if settings.device.type == "cuda" else 1)
         progress = Progress(
             f"epoch {epoch + 1}",
-            enabled=trainer.processes.is_main,
-            epochs_left=trainer.epochs - epoch,
+            enabled=settings.processes.is_main,
+            epochs_left=settings.epochs - epoch,
             epoch_seconds=state.epoch_seconds(),
         )
         with progress.over(total):
-            for number, batch in enumerate(trainer.batches(loader)):
+            for number, batch in enumerate(settings.batches(loader)):
                 parts = self._training_step(batch, number, total, steps)
-                if (number + 1) % trainer.accumulate_batches == 0 or number + 1 == total:
+                if (number + 1) % settings.accumulate_batches == 0 or number + 1 == total:
                     self._optimizer_step()
                     state.step += 1
                 if progress.advance(len(batch["ids"])):
                     progress.note(parts["loss"].item())
-        speed = progress.images_per_second * trainer.processes.world_size
-        means = trainer.processes.mean(steps.means())
-        return {**means, **self.task.training_metrics(), "images_per_second": speed}
+        speed = progress.images_per_second * settings.processes.world_size
+        means = settings.processes.mean(steps.means())
+        return {**means, "images_per_second": speed}
 
     def _training_step(self, batch: Batch, number: int, total: int, steps: StepLog) -> dict[str, Tensor]:
-        accumulate = self.trainer.accumulate_batches
+        accumulate = self.settings.accumulate_batches
         group_start = number - number % accumulate
         group_size = min(accumulate, total - group_start)
         is_last = number + 1 == group_start + group_size
-        with self._gradients_shared(is_last), autocast(self.trainer.device, self.trainer.precision):
+        with self._gradients_shared(is_last), autocast(self.settings.device, self.settings.precision):
             parts = self._forward(batch)
         steps.add(parts, batch["ids"])
         with self._gradients_shared(is_last):
@@ -86,9 +84,9 @@ class TrainingLoop:
         return parts
 
     def _optimizer_step(self) -> None:
-        if self.trainer.clip_norm is not None:
+        if self.settings.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, self.trainer.clip_norm)
+            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -99,8 +97,8 @@ class TrainingLoop:
     def _distribute(self) -> None:
         """Wrap the task for several processes, anew whenever other parameters are trained than before."""
         trainable = [p.requires_grad for p in self.task.parameters()]
-        if self.trainer.processes.world_size > 1 and trainable != self._trainable:
-            device_ids = [self.trainer.device] if self.trainer.device.type == "cuda" else None
+        if self.settings.processes.world_size > 1 and trainable != self._trainable:
+            device_ids = [self.settings.device] if self.settings.device.type == "cuda" else None
             self._forward = DistributedDataParallel(self.task, device_ids=device_ids)
         self._trainable = trainable
 

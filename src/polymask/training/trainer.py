@@ -7,24 +7,25 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
 
 from polymask.errors import UserError, listed, nearest, number, whole_number
-from polymask.families.base import Batch, Task
+from polymask.families.base import Prediction, Scorer, Task
+from polymask.structures.samples import Rows
 from polymask.training.checkpoint import CheckpointFolder, RunRecord, save_checkpoint
-from polymask.training.devices import autocast, move_batch, select_device, select_precision
+from polymask.training.devices import autocast, select_device, select_precision
 from polymask.training.distributed import Processes
 from polymask.training.loop import TrainingLoop
 from polymask.training.optimizers import learning_rates
 from polymask.training.progress import Progress, log_epoch
 from polymask.training.schedulers import Schedule
+from polymask.training.settings import Loader, Settings, TrainLoader
 from polymask.training.state import TrainingState
 from polymask.training.threads import use_threads
-from polymask.utils.interruption import raise_if_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class MetricLog(Protocol):
 class Previews(Protocol):
     """Draws predictions in the course of the training."""
 
-    def consumer(self, epoch: int) -> Callable[[list[Any]], None] | None:
+    def consumer(self, epoch: int) -> Callable[[Sequence[Prediction]], None] | None:
         """Return what takes the validation's predictions of `epoch` (from 1), None to draw nothing in it."""
 
     def finish(self) -> None:
@@ -85,19 +86,22 @@ class Trainer:
         threads: int | None = None,
         processes: Processes | None = None,
     ) -> None:
-        self.processes = processes or Processes()
-        self.epochs = whole_number("epochs", epochs, least=1)
-        self.seed = whole_number("seed", seed, least=0)
-        self.patience = None if patience is None else whole_number("trainer.patience", patience, least=1)
-        self.device = select_device(device, local_rank=self.processes.local_rank)
-        self.precision = select_precision(precision, self.device)
-        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
-        self.accumulate_batches = whole_number("trainer.accumulate_batches", accumulate_batches, least=1)
-        self.clip_norm, self.ema_decay = _clip_norm(clip_norm), _ema_decay(ema_decay)
-        self.limit_batches = (
-            None if limit_batches is None else whole_number("trainer.limit_batches", limit_batches, least=1)
+        processes = processes or Processes()
+        chosen = select_device(device, local_rank=processes.local_rank)
+        self.settings = Settings(
+            epochs=whole_number("epochs", epochs, least=1),
+            seed=whole_number("seed", seed, least=0),
+            device=chosen,
+            precision=select_precision(precision, chosen),
+            memory_format=torch.channels_last if channels_last else torch.preserve_format,
+            accumulate_batches=whole_number("trainer.accumulate_batches", accumulate_batches, least=1),
+            clip_norm=_clip_norm(clip_norm),
+            ema_decay=_ema_decay(ema_decay),
+            patience=_at_least_one("trainer.patience", patience),
+            limit_batches=_at_least_one("trainer.limit_batches", limit_batches),
+            processes=processes,
         )
-        if self.device.type == "cuda":
+        if chosen.type == "cuda":
             torch.backends.cudnn.benchmark = not deterministic
             torch.set_float32_matmul_precision("high")
         if deterministic:
@@ -107,21 +111,15 @@ class Trainer:
 
     def prepare(self, task: Task) -> Task:
         """Move a task to the device, in the memory layout of the run."""
-        return task.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-
-    def num_batches(self, loader: Any) -> int:
-        """Return how many batches of `loader` an epoch takes."""
-        return min(len(loader), self.limit_batches or len(loader))
-
-    def steps_per_epoch(self, loader: Any) -> int:
-        """Return the number of optimisation steps per epoch."""
-        return -(-self.num_batches(loader) // self.accumulate_batches)
+        own = self.settings
+        return task.to(own.device, memory_format=own.memory_format)  # type: ignore[call-overload]
 
     def fit(
         self,
         task: Task,
-        train_loader: Any,
-        val_loader: Any,
+        scorer: Scorer,
+        train_loader: TrainLoader,
+        val_loader: Loader,
         *,
         optimizer: Optimizer,
         schedule: Schedule,
@@ -135,6 +133,7 @@ class Trainer:
 
         Args:
             task: The task, prepared; at the end it holds the weights of the last epoch.
+            scorer: Computes the metrics of its rows.
             train_loader: Training batches; its `batch_sampler.start_epoch` is told the epoch.
             val_loader: Evaluation batches.
             optimizer: Over the task's parameters.
@@ -151,29 +150,31 @@ class Trainer:
         Raises:
             UserError: The loss is not finite, or the monitored metric does not exist or was never a number.
         """
-        loop = TrainingLoop(self, task, optimizer, schedule)
+        settings, is_main = self.settings, self.settings.processes.is_main
+        loop = TrainingLoop(settings, task, optimizer, schedule)
         state = loop.restore(resume_from) if resume_from else TrainingState()
         if state.threads:
             self.threads = use_threads(self._given_threads, before=state.threads)
         state.threads = self.threads
         if state.epoch == 0:
-            self._check_monitor(task, val_loader)
-        elif self.processes.is_main:
+            self._check_monitor(task, scorer, val_loader)
+        elif is_main:
             self._say_how_it_goes_on(state)
             metric_log.log_epoch(state.history)  # the run may have been killed between saving and logging
-        while not state.should_stop(epochs=self.epochs, patience=self.patience):
+        while not state.should_stop(epochs=settings.epochs, patience=settings.patience):
             begun = time.perf_counter()
             rates = learning_rates(optimizer)
-            metrics = {f"train/{k}": v for k, v in loop.train_epoch(state, train_loader).items()} | rates
+            trained = loop.train_epoch(state, train_loader) | _training_metrics(task, scorer)
+            metrics = {f"train/{name}": value for name, value in trained.items()} | rates
             with loop.averaged_weights():
-                self.processes.share_buffers(task)
+                settings.processes.share_buffers(task)
                 draw = previews.consumer(state.epoch + 1) if previews is not None else None
-                evaluated = self.evaluate(task, val_loader, title="val", consume=draw)
-            metrics |= {f"val/{name}": float(value) for name, value in evaluated.items()}
+                rows = self.evaluate(task, val_loader, title="val", consume=draw)
+            metrics |= {f"val/{name}": value for name, value in scorer.point_estimates(rows).items()}
             metrics["epoch_seconds"] = time.perf_counter() - begun
             best = state.end_epoch(metrics, task.monitor, task.mode)
             schedule.end_epoch(metrics[task.monitor])
-            if self.processes.is_main:
+            if is_main:
                 # Best before last: were we stopped in between, the last checkpoint must not claim a best
                 # value whose file was never written.
                 now = record()
@@ -184,11 +185,11 @@ class Trainer:
                 metric_log.log_epoch(state.history)
                 if previews is not None:
                     previews.finish()
-                left = state.epoch_seconds() * (self.epochs - state.epoch)
+                left = state.epoch_seconds() * (settings.epochs - state.epoch)
                 log_epoch(
-                    state.epoch, self.epochs, metrics, monitor=task.monitor, best=best, seconds_left=left
+                    state.epoch, settings.epochs, metrics, monitor=task.monitor, best=best, seconds_left=left
                 )
-        if self.processes.is_main and state.epoch < self.epochs:
+        if is_main and state.epoch < settings.epochs:
             log.info("stopped: no better %s for %d epochs", task.monitor, state.epochs_since_best)
         if state.best_value is None:
             raise UserError(
@@ -199,9 +200,14 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(
-        self, task: Task, loader: Any, *, title: str, consume: Callable[[list[Any]], None] | None = None
-    ) -> dict[str, float]:
-        """Return the task's metrics over a loader.
+        self,
+        task: Task,
+        loader: Loader,
+        *,
+        title: str,
+        consume: Callable[[Sequence[Prediction]], None] | None = None,
+    ) -> Rows:
+        """Return the task's rows over a loader.
 
         Args:
             task: The task; left in evaluation mode.
@@ -209,27 +215,23 @@ class Trainer:
             title: Name of the pass, for the progress bar.
             consume: Called with the predictions of each batch.
         """
+        own = self.settings
         task.eval()
-        task.reset_metrics()
-        with Progress(title, enabled=self.processes.is_main).over(self.num_batches(loader)) as progress:
-            for batch in self.batches(loader):
-                with autocast(self.device, self.precision):
+        task.reset()
+        with Progress(title, enabled=own.processes.is_main).over(own.num_batches(loader)) as progress:
+            for batch in own.batches(loader):
+                with autocast(own.device, own.precision):
                     predictions = task.evaluation_step(batch)
                 if consume is not None:
                     consume(predictions)
                 progress.advance(len(predictions))
-        return task.compute_metrics()
-
-    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches of an epoch, on the device."""
-        for batch in itertools.islice(loader, self.limit_batches):
-            raise_if_interrupted()
-            yield move_batch(batch, self.device)
+        return task.evaluation()
 
     def _say_how_it_goes_on(self, state: TrainingState) -> None:
-        if state.epoch >= self.epochs:
+        epochs = self.settings.epochs
+        if state.epoch >= epochs:
             log.info("all %d epochs are done; epochs=%d trains longer", state.epoch, 2 * state.epoch)
-        elif state.should_stop(epochs=self.epochs, patience=self.patience):
+        elif state.should_stop(epochs=epochs, patience=self.settings.patience):
             log.info(
                 "stopped after epoch %d, %d without a better value; trainer.patience=%d goes on",
                 state.epoch,
@@ -237,13 +239,14 @@ class Trainer:
                 state.epochs_since_best + 10,
             )
         else:
-            log.info("going on after epoch %d of %d", state.epoch, self.epochs)
+            log.info("going on after epoch %d of %d", state.epoch, epochs)
 
-    def _check_monitor(self, task: Task, loader: Any) -> None:
+    def _check_monitor(self, task: Task, scorer: Scorer, loader: Loader) -> None:
         """Find a mistyped metric before training, and warn of one without a value."""
         # One batch tells; only when that one has no labels, say, and so lacks a metric, all are asked.
         for batches in (list(itertools.islice(loader, 1)), loader):
-            metrics = {f"val/{k}": v for k, v in self.evaluate(task, batches, title="check").items()}
+            rows = self.evaluate(task, batches, title="check")
+            metrics = {f"val/{name}": value for name, value in scorer.point_estimates(rows).items()}
             if not math.isnan(metrics.get(task.monitor, math.nan)):
                 return
         if task.monitor not in metrics:
@@ -251,12 +254,22 @@ class Trainer:
                 f"task.monitor={task.monitor!r} is not a metric of this task."
                 f"{nearest(task.monitor, list(metrics))} {listed(task.monitor, metrics)}"
             )
-        if self.processes.is_main:
+        if self.settings.processes.is_main:
             log.warning(
                 "task.monitor=%s has no value on the validation subset yet; if that has no samples of what "
                 "it measures (objects, classes), no epoch will be the best.",
                 task.monitor,
             )
+
+
+def _training_metrics(task: Task, scorer: Scorer) -> dict[str, float]:
+    """Return the metrics of the epoch's training batches, where the task keeps their rows."""
+    rows = task.training_rows()
+    return {name: float(values[0]) for name, values in scorer.metrics(rows).items()} if rows else {}
+
+
+def _at_least_one(key: str, value: int | None) -> int | None:
+    return None if value is None else whole_number(key, value, least=1)
 
 
 def _clip_norm(value: float | None) -> float | None:

@@ -16,10 +16,10 @@ from polymask.data.images import write_image
 from polymask.errors import UserError
 from polymask.families.instances.tables import (
     coco_results,
+    confident_objects,
     instance_rows,
     label_map,
     sizes,
-    sure_objects,
     table_columns,
 )
 from polymask.structures import rle
@@ -80,12 +80,12 @@ def test_columns_tell_whether_pixels_have_a_size() -> None:
     assert table_columns(0.5) == (*columns, *pixels, "area_um2", "equivalent_diameter_um")
 
 
-def test_only_sure_objects_are_left() -> None:
+def test_only_confident_objects_are_left() -> None:
     masks = [rectangle(0, 0, 2, 2), rectangle(5, 5, 3, 3), rectangle(9, 9, 1, 1)]
-    sure = sure_objects(predict(masks, [0, 1, 0], [0.9, 0.5, 0.49]), 0.5)
+    sure = confident_objects(predict(masks, [0, 1, 0], [0.9, 0.5, 0.49]), 0.5)
     assert sure.labels.tolist() == [0, 1]
     assert len(sure.masks) == len(sure.boxes) == len(sure.scores) == 2
-    assert len(sure_objects(sure, 0.95).masks) == 0
+    assert len(confident_objects(sure, 0.95).masks) == 0
 
 
 def test_the_better_score_wins_in_the_label_map() -> None:

@@ -230,11 +230,11 @@ def test_masks_may_be_uint8(channels):
 def test_class_weights_reach_the_classification_terms():
     weights = torch.tensor([0.1, 1.0, 5.0])
     outputs, batch = make_batch()
-    loss = MultitaskLoss(**real_terms(), class_weights=weights)
+    loss = MultitaskLoss(**real_terms(), weight_of_class=weights)
     expected = nn.functional.cross_entropy(outputs["class_logits"], batch["label"], weights)
     torch.testing.assert_close(loss(outputs, batch)["loss_ce"], expected.detach())
     assert loss.state_dict() == {}
-    assert loss.to("meta").terms["classification"]["ce"].class_weights.device.type == "meta"
+    assert loss.to("meta").terms["classification"]["ce"].weight_of_class.device.type == "meta"
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_class_weights_reach_the_classification_terms():
         ({"segmentation": {"ce": constant(1.0)}}, r"the name ce can stand only once"),
         ({"segmentation": {"classification": constant(1.0)}}, r"the name classification can stand only once"),
         (
-            {"classification": {"own": constant(1.0)}, "class_weights": torch.ones(3)},
+            {"classification": {"own": constant(1.0)}, "weight_of_class": torch.ones(3)},
             r"loss\.classification\.own cannot weigh classes.*loss\.class_weights=none",
         ),
     ],

@@ -53,7 +53,7 @@ def test_a_preset_gives_a_finite_loss_and_gradients(preset, channels, weights, c
     if preset in NO_CLASSES:
         del outputs["class_logits"]
         weights = None
-    loss = instantiate(compose_loss(preset), class_weights=weights, _convert_=convert)
+    loss = instantiate(compose_loss(preset), weight_of_class=weights, _convert_=convert)
     values = loss(outputs, batch)
     values["loss"].backward()
     assert values["loss"] > 0
@@ -65,9 +65,9 @@ def test_a_preset_gives_a_finite_loss_and_gradients(preset, channels, weights, c
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 0.5, 0.5])])
 def test_the_default_is_dice_plus_bce_plus_cross_entropy(weights):
     outputs, batch = make_batch(1)
-    values = instantiate(compose_loss("dice_bce_ce"), class_weights=weights)(outputs, batch)
+    values = instantiate(compose_loss("dice_bce_ce"), weight_of_class=weights)(outputs, batch)
     masks = (outputs["mask_logits"], batch["mask"])
-    cross_entropy = classification.CrossEntropyLoss(label_smoothing=0.05, class_weights=weights)
+    cross_entropy = classification.CrossEntropyLoss(label_smoothing=0.05, weight_of_class=weights)
     expected = segmentation.DiceLoss()(*masks) + segmentation.CrossEntropyLoss()(*masks)
     expected = expected + cross_entropy(outputs["class_logits"], batch["label"])
     torch.testing.assert_close(values["loss"], expected)
@@ -81,5 +81,5 @@ def test_the_derived_presets_change_one_thing():
 
 def test_weights_are_set_from_the_command_line():
     config = compose_loss("dice_bce_ce", "loss.segmentation.dice.weight=3", "loss.classification_weight=0")
-    values = instantiate(config, class_weights=None)(*make_batch(1))
+    values = instantiate(config, weight_of_class=None)(*make_batch(1))
     torch.testing.assert_close(values["loss"].detach(), 3 * values["loss_dice"] + values["loss_bce"])

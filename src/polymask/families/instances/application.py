@@ -16,7 +16,8 @@ from polymask.families.images import ImageApplication, ImageCase
 from polymask.families.instances.data import check_pixel_size
 from polymask.families.instances.drawing import overlay_instances
 from polymask.families.instances.files import InstanceFiles
-from polymask.families.instances.tables import coco_results, instance_rows, label_map, sure_objects
+from polymask.families.instances.tables import coco_results, confident_objects, instance_rows, label_map
+from polymask.families.instances.task import Task, sizes
 from polymask.models.mask_rcnn.pasting import to_predictions
 from polymask.structures.objects import InstancePrediction
 from polymask.utils.files import write_text
@@ -63,10 +64,9 @@ class Application(ImageApplication):
         counts = [f"count_{name}" for name in class_names]
         self.columns = ("num_objects", *counts, "covered_pixels", "covered_share")
 
-    def predict(self, task: Any, batch: Batch) -> list[InstancePrediction]:
+    def predict(self, task: Task, batch: Batch) -> list[InstancePrediction]:
         """Return the objects of each image."""
-        sizes = [(image.shape[0], image.shape[1]) for image in batch["image"]]
-        return to_predictions(batch["ids"], task.model.predict(task.images(batch)), sizes)
+        return to_predictions(batch["ids"], task.model.predict(task.images(batch)), sizes(batch))
 
     def result(self, prediction: InstancePrediction, case: ImageCase) -> InstancePrediction:
         """Return the prediction as it is: images are not resized on their way to the network."""
@@ -76,7 +76,7 @@ class Application(ImageApplication):
         self, folder: Path, name: Path, result: InstancePrediction, original: np.ndarray | None
     ) -> dict[str, Any]:
         """Write the files of one image; return its row for `predictions.csv`."""
-        sure = sure_objects(result, self.score_threshold)
+        sure = confident_objects(result, self.score_threshold)
         numbers = label_map(sure)
         write_image(folder / "label_maps" / f"{name}.tif", numbers)
         if original is not None:

@@ -50,6 +50,7 @@ class InstanceData(DataModule[InstanceRecord]):
     """
 
     samples = "images with objects"
+    gives = frozenset({"image", "objects"})
     image_size: None = None
 
     def __init__(

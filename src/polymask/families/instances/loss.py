@@ -22,6 +22,8 @@ class InstanceLoss(nn.Module):
         UserError: A weight is negative or no number.
     """
 
+    gives = frozenset({"objects"})
+
     def __init__(
         self,
         *,

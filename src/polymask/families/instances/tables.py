@@ -17,7 +17,7 @@ from polymask.structures.objects import InstancePrediction
 _MOST_OBJECTS = np.iinfo(np.uint16).max
 
 
-def sure_objects(prediction: InstancePrediction, score_threshold: float) -> InstancePrediction:
+def confident_objects(prediction: InstancePrediction, score_threshold: float) -> InstancePrediction:
     """Return the objects of at least that score: those that are counted, measured and drawn."""
     count = int((prediction.scores >= score_threshold).sum())  # the best come first
     return replace(

@@ -2,73 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polymask.errors import UserError, choose, number, whole_number
-from polymask.families.base import Application, Batch, Report, Task, takes
-from polymask.families.instances.data import check_pixel_size
+from polymask.families import base
+from polymask.families.base import Batch
 from polymask.families.instances.loss import InstanceLoss
+from polymask.families.instances.truth import truth_of
 from polymask.metrics.accumulator import Accumulator
 from polymask.metrics.instance_matching import match_image
-from polymask.metrics.instances import instance_metrics
-from polymask.metrics.segmentation import lesion_scores
-from polymask.models.mask_rcnn.model import MaskRCNNSegmenter
 from polymask.models.mask_rcnn.pasting import to_predictions
-from polymask.structures import rle
-from polymask.structures.objects import InstancePrediction, InstanceTruth
-
-if TYPE_CHECKING:
-    from polymask.data.object_record import InstanceRecord
+from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
+from polymask.structures.objects import InstancePrediction
+from polymask.structures.samples import Rows
 
 
-class InstanceTask(Task):
+class Task(base.Task):
     """Finds objects with Mask R-CNN. Images keep their own sizes, so a batch holds a list of them.
 
     Args:
         model: The network.
         loss: Weights of its five losses.
-        class_names: Names of the K classes, without the background.
-        score_threshold: Least score of the objects that count in precision, recall, counts, masks of the
-            union, overlays and label maps; average precision looks at all of them.
-        max_detections: Objects per image and class in average precision, 100 in COCO.
-        pixel_size: Micrometres per pixel for tables of objects, None when unknown.
+        num_classes: Number of classes K, without the background.
+        score_threshold: Least score of the objects that count.
+        max_detections: Objects per image and class in average precision.
         monitor: Metric that decides the best checkpoint.
-        mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        mode: `min` or `max`.
     """
-
-    samples = "images with objects"
-    options = ("data.intensity_range", "data.pixel_size", "task.score_threshold")
 
     def __init__(
         self,
         *,
         model: MaskRCNNSegmenter,
         loss: InstanceLoss,
-        class_names: Sequence[str],
+        num_classes: int,
         score_threshold: float = 0.5,
         max_detections: int = 100,
-        pixel_size: float | None = None,
         monitor: str = "val/mask_ap50",
-        mode: str = "auto",
+        mode: str = "max",
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
-        self.class_names = list(class_names)
-        self.score_threshold = number("task.score_threshold", score_threshold, least=0, most=1)
-        self.max_detections = whole_number("task.max_detections", max_detections, least=1)
-        self.pixel_size = check_pixel_size(pixel_size)
-        self.monitor = monitor
-        choose("task.mode", mode, ("auto", "min", "max"))
-        self.mode = mode if mode != "auto" else ("min" if "loss" in monitor else "max")
+        self.num_classes, self.max_detections = num_classes, max_detections
+        self.score_threshold = score_threshold
+        self.monitor, self.mode = monitor, mode
         self.accumulator = Accumulator()
-        self.rows: dict[str, np.ndarray] = {}
 
     def start_epoch(self, epoch: int) -> None:
         """Switch to training mode; frozen layers stay frozen."""
@@ -89,12 +68,12 @@ class InstanceTask(Task):
     def evaluation_step(self, batch: Batch) -> list[InstancePrediction]:
         """Collect losses and the comparison of found with true objects; one pass through the backbone."""
         terms, found = self.model.evaluate(self.images(batch), batch["target"])
-        predictions = to_predictions(batch["ids"], found, _sizes(batch))
+        predictions = to_predictions(batch["ids"], found, sizes(batch))
         rows = [
             match_image(
                 prediction,
                 truth_of(target),
-                num_classes=len(self.class_names),
+                num_classes=self.num_classes,
                 max_detections=self.max_detections,
                 score_threshold=self.score_threshold,
             )
@@ -106,131 +85,19 @@ class InstanceTask(Task):
         self.accumulator.update(batch["ids"], **losses, **compared)
         return predictions
 
-    def compute_metrics(self) -> dict[str, float]:
-        """Return mean losses and the metrics of `sample_metrics`; the rows they come from stay in `rows`."""
-        self.rows = rows = self.accumulator.compute()
-        metrics = self.sample_metrics(rows)
-        return self.mean_losses() | {name: float(values[0]) for name, values in metrics.items()}
+    def evaluation(self) -> Rows:
+        """Return the rows of `evaluation_step` since `reset`."""
+        return self.accumulator.compute()
 
-    def mean_losses(self) -> dict[str, float]:
-        """Return the mean of each loss over the samples, from the rows of `compute_metrics`."""
-        return {name: float(values.mean()) for name, values in self.rows.items() if name.startswith("loss")}
-
-    def reset_metrics(self) -> None:
-        """Forget the collected rows."""
+    def reset(self) -> None:
+        """Forget the rows."""
         self.accumulator.reset()
-
-    def sample_metrics(
-        self, rows: dict[str, np.ndarray], weights: np.ndarray | None = None, *, per_class: bool = False
-    ) -> dict[str, np.ndarray]:
-        """Return average precisions, counts and the overlap of the union; those of each class always."""
-        return instance_metrics(rows, weights, self.class_names)
-
-    def sample_scores(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the Dice of the union of objects and the IoU of the best found mask with it."""
-        union = rows["union_confusion"]
-        return {
-            "dice_lesion": lesion_scores(union[:, 1], union)["dice"],
-            "top_mask_iou": rows["top_mask_iou"].astype(np.float64),
-        }
-
-    def picture(self, prediction: InstancePrediction, record: InstanceRecord) -> np.ndarray:
-        """Return the true and the found objects side by side, the found ones of enough score."""
-        from polymask.families.instances.drawing import instance_panel
-        from polymask.families.instances.report import read_truth
-        from polymask.families.instances.tables import sure_objects
-
-        truth = read_truth(record, prediction.size)
-        sure = sure_objects(prediction, self.score_threshold)
-        return instance_panel(record.read_image(), truth, sure, self.class_names)
-
-    def report(self, folder: Path, data: Any) -> Report:
-        """Return the writer of a test run's tables and figures."""
-        from polymask.families.instances.report import InstanceReport
-
-        return InstanceReport(folder, task=self, data=data)
-
-    def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> Application:
-        """Return what applies the task to new images."""
-        from polymask.families.instances import application
-
-        return application.Application(
-            data,
-            chosen,
-            class_names=self.class_names,
-            score_threshold=self.score_threshold,
-            pixel_size=self.pixel_size,
-        )
 
     def images(self, batch: Batch) -> list[Tensor]:
         """Return (3, H, W) float32 images in [0, 1]; the network normalises them itself."""
         return [image.permute(2, 0, 1).float().div_(255) for image in batch["image"]]
 
 
-def build_task(
-    *,
-    build_model: Callable[..., MaskRCNNSegmenter],
-    build_loss: Callable[..., InstanceLoss],
-    class_names: Sequence[str],
-    class_counts: Sequence[int] | None = None,
-    score_threshold: float = 0.5,
-    max_detections: int = 100,
-    pixel_size: float | None = None,
-    monitor: str = "val/mask_ap50",
-    mode: str = "auto",
-) -> InstanceTask:
-    """Build network and loss for the classes of the data.
-
-    Args:
-        build_model: Takes `num_classes`, without the background.
-        build_loss: Takes nothing.
-        class_names: Names of the classes.
-        class_counts: Not used: proposals are sampled per image, so rare classes need no weights.
-        score_threshold: See `InstanceTask`.
-        max_detections: See `InstanceTask`.
-        pixel_size: See `InstanceTask`.
-        monitor: See `InstanceTask`.
-        mode: See `InstanceTask`.
-
-    Raises:
-        UserError: Model or loss are those of another task, or a value is not allowed.
-    """
-    _check_companions(build_model, build_loss)
-    return InstanceTask(
-        model=build_model(num_classes=len(class_names)),
-        loss=build_loss(),
-        class_names=class_names,
-        score_threshold=score_threshold,
-        max_detections=max_detections,
-        pixel_size=pixel_size,
-        monitor=monitor,
-        mode=mode,
-    )
-
-
-def _check_companions(build_model: Callable[..., Any], build_loss: Callable[..., Any]) -> None:
-    """Raise UserError when model or loss are configured for another task, before either is built."""
-    loss = build_loss.func if isinstance(build_loss, partial) else build_loss
-    if not takes(build_model, num_classes=1) or not (
-        isinstance(loss, type) and issubclass(loss, InstanceLoss)
-    ):
-        raise UserError(
-            "task=instance goes with model=mask_rcnn, loss=mask_rcnn and data=coco or label_maps; "
-            "experiment=mask_rcnn chooses them all."
-        )
-
-
-def truth_of(target: dict[str, Tensor]) -> InstanceTruth:
-    """Return the target of one image in plain containers."""
-    masks = target["masks"].cpu().numpy()
-    return InstanceTruth(
-        size=(masks.shape[1], masks.shape[2]),
-        boxes=target["boxes"].cpu().numpy(),
-        labels=target["labels"].cpu().numpy(),
-        masks=[rle.encode(mask) for mask in masks],
-        crowd=target["crowd"].cpu().numpy(),
-    )
-
-
-def _sizes(batch: Batch) -> list[tuple[int, int]]:
+def sizes(batch: Batch) -> list[tuple[int, int]]:
+    """Return the (height, width) of each image in pixels."""
     return [(image.shape[0], image.shape[1]) for image in batch["image"]]

@@ -20,6 +20,7 @@ from polymask.families.multitask.predictions import (
     image_result,
     probabilities,
 )
+from polymask.families.multitask.task import Task
 from polymask.reporting.canvas import draw_outlines, overlay_mask
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
@@ -55,7 +56,7 @@ class Application(ImageApplication):
         names = [f"probability_{name}" for name in class_names]
         self.columns = ("predicted_class", "lesion_pixels", "lesion_share", *names)
 
-    def predict(self, task: Any, batch: Batch) -> list[ImagePrediction]:
+    def predict(self, task: Task, batch: Batch) -> list[ImagePrediction]:
         """Return one prediction per image; with `tta` the mean over the image and its three flips."""
         images = task.images(batch)
         sums: dict[str, Tensor] = {}

@@ -49,6 +49,7 @@ class ImageMaskData(DataModule[Record]):
     """
 
     samples = "images with one mask or class"
+    gives = frozenset({"image", "mask", "label"})
     full_masks_allowed = False
 
     def __init__(

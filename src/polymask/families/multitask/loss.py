@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError, choose
-from polymask.losses.classification import require
+from polymask.losses.classification import SCHEMES, require
 
 WEIGHTINGS = ("fixed", "uncertainty")
 
@@ -43,13 +43,15 @@ class MultitaskLoss(nn.Module):
         weighting: `fixed` or `uncertainty`.
         segmentation_weight: w of segmentation, >= 0.
         classification_weight: w of classification, >= 0.
-        class_weights: (K,) float32, assigned to the `class_weights` of every classification term; None
-            leaves the terms as they are.
+        class_weights: Name of a scheme; the family computes the weights by it, since it knows the classes.
+        weight_of_class: (K,) float32, assigned to every classification term; None leaves these as they are.
 
     Raises:
         UserError: A weight is negative, `weighting` is unknown, a term is not given as {weight, term}, two
             terms share a name, or a classification term has no class weights.
     """
+
+    gives = frozenset({"mask", "label"})
 
     def __init__(
         self,
@@ -59,7 +61,8 @@ class MultitaskLoss(nn.Module):
         weighting: str = "fixed",
         segmentation_weight: float = 1.0,
         classification_weight: float = 1.0,
-        class_weights: Tensor | None = None,
+        class_weights: str = "none",
+        weight_of_class: Tensor | None = None,
     ) -> None:
         super().__init__()
         parts = {"segmentation": segmentation, "classification": classification}
@@ -75,8 +78,9 @@ class MultitaskLoss(nn.Module):
         }
         learned = _PARTS if choose("loss.weighting", weighting, WEIGHTINGS) == "uncertainty" else ()
         self.log_variances = nn.ParameterDict({part: nn.Parameter(torch.zeros(())) for part in learned})
-        if class_weights is not None:
-            _assign_class_weights(cast(nn.ModuleDict, self.terms["classification"]), class_weights)
+        choose("loss.class_weights", class_weights, SCHEMES)
+        if weight_of_class is not None:
+            _assign_weights(cast(nn.ModuleDict, self.terms["classification"]), weight_of_class)
 
     def forward(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Compute the loss in float32, whatever the autocast around it, without waiting for the device.
@@ -160,12 +164,12 @@ def _check_names(parts: Mapping[str, Mapping[str, WeightedTerm]]) -> None:
         )
 
 
-def _assign_class_weights(terms: nn.ModuleDict, class_weights: Tensor) -> None:
+def _assign_weights(terms: nn.ModuleDict, weight_of_class: Tensor) -> None:
     """Set the buffer of every term, so that the weights move between devices with it."""
     for name, term in terms.items():
-        if "class_weights" not in term._buffers:
+        if "weight_of_class" not in term._buffers:
             raise UserError(
                 f"loss.classification.{name} cannot weigh classes: use the terms of "
                 "polymask.losses.classification, or set loss.class_weights=none."
             )
-        term.class_weights = class_weights
+        term.weight_of_class = weight_of_class

@@ -6,84 +6,79 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 
 from polymask.data.images import resize_mask, write_image
+from polymask.data.module import DataModule
 from polymask.data.records import Record
 from polymask.families.multitask.application import mask_file_values
+from polymask.families.multitask.family import Family
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.metrics.bootstrap import ratio
 from polymask.metrics.classification import confusion_matrix
+from polymask.metrics.rows import mean_losses
 from polymask.reporting import figures
 from polymask.reporting.canvas import prediction_panel
-from polymask.reporting.metrics_file import Intervals, summary_lines, write_metrics
+from polymask.reporting.course import Course, plot_course
+from polymask.reporting.metrics_file import write_metrics
 from polymask.reporting.rows import read_samples, write_samples
+from polymask.structures.samples import Rows
 from polymask.utils.files import write_text
 
-if TYPE_CHECKING:
-    from polymask.families.multitask.task import MultitaskTask
-
 _EXAMPLES = 8
-_FIRST_SEEN = ("dice_lesion_image", "iou_lesion_image", "balanced_accuracy", "f1_macro", "auroc_macro")
 
 
-class ImageMaskReport:
+class Report:
     """Writes predicted masks as they come, and everything else at the end.
 
     Masks and metrics are on the grid of the network's input (`data.image_size`).
 
     Args:
         folder: Where to write; for `picture` alone, where an earlier report lies.
-        task: The task; its collected rows are the source of all numbers.
+        family: The classes.
         data: The data set, for groups and file names.
     """
 
-    def __init__(self, folder: Path, *, task: MultitaskTask, data: Any) -> None:
-        self.folder, self.task, self.data = folder, task, data
-        self.intervals: Intervals = {}
+    bulk_folders = ("masks",)
+
+    def __init__(self, folder: Path, *, family: Family, data: DataModule) -> None:
+        self.folder, self.family, self.data = folder, family, data
 
     def add(self, predictions: Sequence[ImagePrediction]) -> None:
         """Write the masks of one batch to `masks/{id}.png`."""
         for prediction in predictions:
             if prediction.mask_probabilities is not None:
-                size = tuple(prediction.mask_probabilities.shape[-2:])
-                names, multiclass = self.task.class_names, self.task.multiclass
-                result = image_result(prediction, (size[0], size[1]), names, multiclass=multiclass)
+                height, width = prediction.mask_probabilities.shape[-2:]
+                names, multiclass = self.family.class_names, self.family.multiclass
+                result = image_result(prediction, (height, width), names, multiclass=multiclass)
                 write_image(self._mask_path(prediction.id), mask_file_values(result))
 
-    def finish(self, history: Sequence[dict[str, float]], best_epoch: int) -> None:
+    def finish(self, rows: Rows, course: Course) -> list[str]:
         """Write metrics with intervals, the table of samples, figures and example predictions."""
-        rows = self.task.rows
-        groups = self.data.groups(list(rows["ids"]))
-        self.intervals = write_metrics(
+        scorer = self.family.scorer
+        groups, counts = self.data.groups(list(rows["ids"])), scorer.mask_counts(rows)
+        measured = write_metrics(
             self.folder,
-            lambda weights: self.task.sample_metrics(rows, weights, per_class=True),
+            lambda weights: scorer.metrics(rows, weights, per_class=True),
             groups,
-            losses=self.task.mean_losses(),
+            losses=mean_losses(rows),
             details={
                 "grid": list(self.data.image_size),
                 "split_sha256": self.data.split.sha256,
-                **self.task.mask_counts(),
+                **counts,
             },
         )
         write_samples(self.folder, rows, groups)
-        table = self._table
-        write_text(self.folder / "per_sample.csv", table.to_csv(index=False))
+        write_text(self.folder / "per_sample.csv", self._table.to_csv(index=False))
         if "class_probabilities" in rows and (rows["label"] >= 0).any():
             self._write_classification(rows)
-        if len(history):
-            frame = pd.DataFrame(list(history))
-            figures.plot_training_curves(frame, self.folder / "training_curves.png", best_epoch)
+        plot_course(course, self.folder)
         self._write_examples()
-
-    def summary(self, metrics: dict[str, float]) -> list[str]:
-        """Return one line per main metric, with its interval."""
-        lines = summary_lines(_FIRST_SEEN, metrics, self.intervals)
-        counts = self.task.mask_counts()
+        lines = measured.lines(self.family.headline)
         if counts:
             lines.append(
                 f"test/num_empty_masks {counts['num_empty_masks']} of {counts['num_masks']}  (nothing found "
@@ -116,7 +111,7 @@ class ImageMaskReport:
     def _table(self) -> pd.DataFrame:
         """The table of samples, from the file, so that an earlier report has it as well."""
         rows, groups = read_samples(self.folder)
-        return sample_table(rows, groups, self.task.class_names)
+        return sample_table(rows, groups, self.family.class_names)
 
     @cached_property
     def _rows(self) -> dict[str, dict[Any, Any]]:
@@ -129,10 +124,10 @@ class ImageMaskReport:
     def _mask_path(self, id_: str) -> Path:
         return self.folder / "masks" / f"{id_}.png"
 
-    def _write_classification(self, rows: dict[str, np.ndarray]) -> None:
+    def _write_classification(self, rows: Rows) -> None:
         from sklearn.metrics import classification_report
 
-        names = self.task.class_names
+        names = self.family.class_names
         known = rows["label"] >= 0
         labels, probabilities = rows["label"][known], rows["class_probabilities"][known]
         predicted = probabilities.argmax(axis=1)
@@ -167,9 +162,7 @@ def read_binary_or_classes(path: Path) -> np.ndarray:
     return np.where(mask == 255, np.uint8(1), mask)
 
 
-def sample_table(
-    rows: dict[str, np.ndarray], groups: Sequence[str], class_names: Sequence[str]
-) -> pd.DataFrame:
+def sample_table(rows: Rows, groups: Sequence[str], class_names: Sequence[str]) -> pd.DataFrame:
     """Return one line per test sample: classes, probabilities, Dice, IoU and pixel counts."""
     table = pd.DataFrame({"id": rows["ids"], "group": groups})
     if "class_probabilities" in rows:

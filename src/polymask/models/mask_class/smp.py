@@ -29,11 +29,13 @@ from polymask.models.weights import (
     load_encoder_weights,
     read_state_dict,
 )
+from polymask.structures.gives import gives
 
 TRIAL_SIZE = (65, 97)
 """Divisible by no stride, so that a network which takes it takes any size."""
 
 
+@gives("mask", "label")
 def build_model(
     *,
     model: str,
@@ -45,6 +47,7 @@ def build_model(
     freeze_backbone: bool = False,
     unfreeze_at_epoch: int | None = None,
     head: Mapping[str, Any] | None = None,
+    pretrained: bool = True,
     **options: Any,
 ) -> SegmentationClassifier:
     """Build a network and prove on a small image that its parts fit.
@@ -62,6 +65,7 @@ def build_model(
         freeze_backbone: Do not train the encoder...
         unfreeze_at_epoch: ...before this epoch (counted from 0), None for never.
         head: Options of `polymask.models.mask_class.heads.ClassificationHead`.
+        pretrained: False builds the same network with random weights, for those of a checkpoint.
         **options: Options of the decoder, such as `encoder_depth` and `decoder_channels`.
 
     Raises:
@@ -80,7 +84,9 @@ def build_model(
         in_channels=in_channels,
         options=options,
     )
-    parts, (mean, std) = _build_with_weights(build, encoder_name, encoder_weights or None)
+    parts, (mean, std) = _build_with_weights(
+        build, encoder_name, (encoder_weights or None) if pretrained else None
+    )
     encoder, mask_decoder, mask_head = parts
     stride, min_size = image_sizes(decoder, encoder)
     network = SegmentationClassifier(

@@ -11,11 +11,13 @@ from torch import nn
 from polymask.errors import UserError, choose, number, whole_number
 from polymask.models.mask_class.classifier import SegmentationClassifier
 from polymask.models.pixels import IMAGENET
+from polymask.structures.gives import gives
 
 NORMS: dict[str, Any] = {"instance": ("instance", {"affine": True}), "batch": "batch"}
 """Normalisations as MONAI spells them."""
 
 
+@gives("mask")
 def build_model(
     *,
     model: str,
@@ -26,6 +28,7 @@ def build_model(
     norm: str | None = None,
     dropout: float = 0.0,
     encoder_weights: None = None,
+    pretrained: bool = True,
 ) -> SegmentationClassifier:
     """Build a U-Net with random weights.
 
@@ -50,6 +53,7 @@ def build_model(
             no other.
         dropout: Probability of dropping a value after each convolution inside the network, in [0, 1).
         encoder_weights: Must be None; there are no pretrained weights.
+        pretrained: Of no effect, for the same reason.
 
     Raises:
         UserError: A value is not allowed, or MONAI is not installed.

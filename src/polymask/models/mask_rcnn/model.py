@@ -16,11 +16,13 @@ from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
 from polymask.models.mask_rcnn.weights import load_coco, load_file, load_imagenet, own_keys
 from polymask.models.pixels import IMAGENET, Normalization, expected_normalization
 from polymask.models.weights import check_weights_name, hub_access, is_file, read_state_dict
+from polymask.structures.gives import gives
 
 NORMALIZATIONS = ("auto", "frozen", "group", "batch")
 _LEVELS = len(STRIDES) + 1
 
 
+@gives("objects")
 def build_model(
     *,
     backbone: str = "resnet50_fpn",
@@ -38,7 +40,7 @@ def build_model(
     boxes_per_image: int = 512,
     hidden_size: int = 256,
     channels: int = 256,
-    load_weights: bool = True,
+    pretrained: bool = True,
 ) -> MaskRCNNSegmenter:
     """Build a Mask R-CNN with predictors for `num_classes`.
 
@@ -66,15 +68,15 @@ def build_model(
         boxes_per_image: Boxes per image on which the heads are trained, a quarter of them objects at most.
         hidden_size: Hidden layer of the mask predictor.
         channels: Channels of the pyramid and the heads on it; 256 in all published weights.
-        load_weights: False builds the network that `weights` mean without loading them, for a checkpoint's.
+        pretrained: False builds the network that `weights` mean without loading them, for a checkpoint's.
 
     Raises:
         UserError: A value that is not allowed, or weights that do not exist or fit.
     """
-    pretrained = weights is not None
+    has_weights = weights is not None
     choose("model.normalization", normalization, NORMALIZATIONS)
     if normalization == "auto":
-        normalization = "frozen" if pretrained else "group"
+        normalization = "frozen" if has_weights else "group"
     if trainable_layers is not None:
         whole_number("model.trainable_layers", trainable_layers, least=0)
     sizes = _values("model.min_size", [min_size] if isinstance(min_size, int) else min_size)
@@ -94,10 +96,10 @@ def build_model(
         "detections_per_image": whole_number("model.detections_per_image", detections_per_image, least=1),
         "boxes_per_image": whole_number("model.boxes_per_image", boxes_per_image, least=1),
     }
-    build = partial(_build, backbone, weights if load_weights else None, normalization, load_weights, options)
+    build = partial(_build, backbone, weights if pretrained else None, normalization, pretrained, options)
     return MaskRCNNSegmenter(
         build_detector=build,
-        trainable_layers=3 if trainable_layers is None and pretrained else trainable_layers,
+        trainable_layers=3 if trainable_layers is None and has_weights else trainable_layers,
         freeze_normalization=normalization == "frozen",
     )
 

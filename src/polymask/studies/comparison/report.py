@@ -71,7 +71,7 @@ def write_comparison(
         log.warning("%s", note)
     notes = [*own_notes, *notes]
     draws = {"num_replicates": num_replicates, "num_permutations": num_permutations}
-    metrics = partial(side_a.task.sample_metrics, per_class=True)
+    metrics = partial(side_a.family.scorer.metrics, per_class=True)
     results = compare_samples(metrics, side_a.rows, side_b.rows, side_a.groups, **draws, seed=seed)
     numbers = {"num_images": len(side_a.groups), "num_groups": len(set(side_a.groups)), **draws}
     text = comparison_text(results, **numbers, name_a=side_a.name, name_b=side_b.name, notes=notes)
@@ -113,7 +113,7 @@ def most_different(differences: np.ndarray, number: int) -> list[int]:
 
 def _write_samples(folder: Path, side_a: Side, side_b: Side, num_pictures: int) -> None:
     """Write the table of samples and the pictures of those that differ most."""
-    scores_a, scores_b = (side.task.sample_scores(side.rows) for side in (side_a, side_b))
+    scores_a, scores_b = (side.family.scorer.scores(side.rows) for side in (side_a, side_b))
     ids = side_a.rows["ids"].tolist()
     columns: dict[str, Sequence[Any]] = {"id": ids, "group": side_a.groups}
     for name in scores_a:

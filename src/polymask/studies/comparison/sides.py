@@ -6,14 +6,13 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from polymask.data.module import DataModule
 from polymask.errors import UserError
-from polymask.families.base import Report, Task
-from polymask.reporting.rows import common_samples, read_samples
+from polymask.families.base import Family, Report
+from polymask.reporting.rows import common_samples
+from polymask.structures.samples import Rows
+from polymask.studies.tested_run import TestedRun
 from polymask.utils.files import REPORT_NAME
 
 
@@ -23,9 +22,8 @@ class Side:
 
     Attributes:
         name: Name of the run.
-        task: Its task, which computes the metrics of its rows; weights do not matter.
-        class_names: Its classes, in their order.
-        rows: Rows of the task, one per test sample, see `samples.read_samples`.
+        family: Its family, which scores its rows.
+        rows: One row per test sample, see `polymask.reporting.rows`.
         groups: (N,) group of each sample.
         split_sha256: Hash of the split that it was tested on.
         grid: (height, width) on which masks were scored, None where that is their own size.
@@ -33,43 +31,43 @@ class Side:
     """
 
     name: str
-    task: Task
-    class_names: Sequence[str]
-    rows: dict[str, np.ndarray]
+    family: Family
+    rows: Rows
     groups: Sequence[str]
     split_sha256: str
     grid: tuple[int, ...] | None
     report: Report
 
+    @property
+    def class_names(self) -> list[str]:
+        """Return its classes, in their order."""
+        return self.family.class_names
 
-def read_side(folder: Path, *, name: str, task: Task, class_names: Sequence[str], data: Any) -> Side:
-    """Read what the test of a run left in the folder of its report.
+
+def make_side(run: TestedRun, data: DataModule) -> Side:
+    """Return a run as a side of a comparison.
 
     Args:
-        folder: Folder of the report, called like the run.
-        name: Name of the run.
-        task: Its task.
-        class_names: Its classes.
+        run: The tested run.
         data: The data set that it was tested on, for pictures; with any split.
 
     Raises:
-        UserError: The run was not tested, or by a version that did not keep the samples, or on other data.
+        UserError: It was tested on other data.
     """
-    rows, groups = read_samples(folder)
-    content = json.loads((folder / REPORT_NAME).read_text())
+    content = json.loads((run.folder / REPORT_NAME).read_text())
+    family = run.run.family
     return Side(
-        name=name,
-        task=task,
-        class_names=list(class_names),
-        rows=rows,
-        groups=groups,
+        name=run.name,
+        family=family,
+        rows=run.rows,
+        groups=run.groups,
         split_sha256=content["split_sha256"],
         grid=tuple(content["grid"]) if "grid" in content else None,
-        report=task.report(folder, _tested(data, rows["ids"].tolist(), name)),
+        report=family.report(run.folder, _tested(data, run.rows["ids"].tolist(), run.name)),
     )
 
 
-def _tested(data: Any, ids: list[str], name: str) -> Any:
+def _tested(data: DataModule, ids: list[str], name: str) -> DataModule:
     """Return the data set with the samples `ids` as its test subset.
 
     A test with another split file than the training's looked at other samples than the run's own split says.
@@ -141,11 +139,11 @@ def _split_notes(side_a: Side, side_b: Side, *, num_common: int) -> list[str]:
 
 
 def _check_tasks(side_a: Side, side_b: Side) -> None:
-    kinds = [side.task.samples for side in (side_a, side_b)]
-    if kinds[0] != kinds[1]:
+    if type(side_a.family) is not type(side_b.family):
+        found = [" and ".join(sorted(side.family.predicts)) for side in (side_a, side_b)]
         raise UserError(
-            f"{side_a.name} learned from {kinds[0]}, {side_b.name} from {kinds[1]}. Only runs of the same "
-            "task can be compared; polymask summarize puts others side by side."
+            f"{side_a.name} predicts {found[0]}, {side_b.name} {found[1]}. Only runs of the same task can be "
+            "compared; polymask summarize puts others side by side."
         )
     if list(side_a.class_names) != list(side_b.class_names):
         raise UserError(
@@ -167,7 +165,7 @@ def _check_rows(side_a: Side, side_b: Side) -> None:
             )
     _check_truth(side_a, side_b)
     names_a, names_b = (
-        side.task.sample_metrics(side.rows, per_class=True).keys() for side in (side_a, side_b)
+        side.family.scorer.metrics(side.rows, per_class=True).keys() for side in (side_a, side_b)
     )
     if names_a != names_b:
         raise UserError(
@@ -177,19 +175,14 @@ def _check_rows(side_a: Side, side_b: Side) -> None:
 
 
 def _check_truth(side_a: Side, side_b: Side) -> None:
-    """Make sure that labels, and on equal grids the areas of the true masks, are the same for both runs."""
-    rows_a, rows_b = side_a.rows, side_b.rows
-    changed = {}
-    if "label" in rows_a and "label" in rows_b:
-        changed["classes"] = rows_a["label"] != rows_b["label"]
-    for name in ("lesion_confusion", "union_confusion"):
-        if name in rows_a and name in rows_b and side_a.grid == side_b.grid:
-            areas = [rows[name][..., 0] + rows[name][..., 2] for rows in (rows_a, rows_b)]  # found and missed
-            changed["masks"] = (areas[0] != areas[1]).reshape(len(areas[0]), -1).any(axis=1)
-    for what, images in changed.items():
-        if images.any():
+    """Make sure that the true classes, and on equal grids the true masks, are the same for both runs."""
+    same_grid = side_a.grid == side_b.grid
+    truth_a, truth_b = (side.family.scorer.truth(side.rows, same_grid=same_grid) for side in (side_a, side_b))
+    for what in truth_a.keys() & truth_b.keys():
+        differ = (truth_a[what] != truth_b[what]).reshape(len(truth_a[what]), -1).any(axis=1)
+        if differ.any():
             raise UserError(
-                f"the true {what} of {images.sum()} images are not the same in the tests of {side_a.name} "
+                f"the true {what} of {differ.sum()} images are not the same in the tests of {side_a.name} "
                 f"and {side_b.name}: run polymask test on the same data for both."
             )
 

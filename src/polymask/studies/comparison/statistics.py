@@ -67,7 +67,7 @@ def compare_samples(
     is undefined are left out.
 
     Args:
-        metrics: As `sample_metrics` of a task; must count samples of weight 0 as if they were not there.
+        metrics: As `metrics` of a scorer; must count samples of weight 0 as if they were not there.
         rows_a: Rows of run A, `ids` (N,) among them. Truth must be the same in both.
         rows_b: Rows of run B: the same samples in the same order.
         groups: (N,) group (lesion, patient, sequence) of each sample; the sample's id where there are none.

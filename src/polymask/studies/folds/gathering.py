@@ -28,7 +28,7 @@ class FoldRun:
         config: Its configuration, nested values under dotted keys.
         rows: What its test left of each sample, `ids` (N,) among them.
         groups: Group of each sample.
-        sample_metrics: `sample_metrics` of its task: of rows and (R, N) weights or None, to (R,) per name.
+        metrics: `metrics` of its scorer: of rows and (R, N) weights or None, to (R,) per name.
         tracker_run_id: The tracker's own id of the run, "" when it has none.
     """
 
@@ -36,7 +36,7 @@ class FoldRun:
     config: Mapping[str, Any]
     rows: Rows
     groups: Sequence[str]
-    sample_metrics: SampleMetrics
+    metrics: SampleMetrics
     tracker_run_id: str = ""
 
     @property
@@ -101,7 +101,7 @@ def gather_folds(runs: Sequence[FoldRun], *, num_replicates: int = 1000, seed: i
             metrics=summarize_metrics(
                 [run.rows for run in group],
                 [run.groups for run in group],
-                [run.sample_metrics for run in group],
+                [run.metrics for run in group],
                 num_replicates=num_replicates,
                 seed=seed,
             ),

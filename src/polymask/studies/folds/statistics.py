@@ -17,9 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polymask.metrics.bootstrap import bootstrap_weights, percentile_interval
-
-Rows = dict[str, np.ndarray]
-"""One row per sample under each name, `ids` (N,) among them."""
+from polymask.structures.samples import Rows
 
 SampleMetrics = Callable[[Rows, np.ndarray | None], dict[str, np.ndarray]]
 """Of rows and (R, N) weights (None for the point estimate, R = 1) to (R,) values per metric."""
@@ -49,7 +47,7 @@ class MetricSummary:
 def summarize_metrics(
     rows: Sequence[Rows],
     groups: Sequence[Sequence[str]],
-    sample_metrics: Sequence[SampleMetrics],
+    metrics: Sequence[SampleMetrics],
     *,
     num_replicates: int = 1000,
     seed: int = 0,
@@ -59,16 +57,16 @@ def summarize_metrics(
     Args:
         rows: The rows of each fold.
         groups: The group of each sample, per fold; a group is drawn whole, also where it is in several folds.
-        sample_metrics: What computes the metrics of each fold; that of the first serves for the pooled rows.
+        metrics: What computes the metrics of each fold; that of the first serves for the pooled rows.
         num_replicates: Replicates of the bootstrap.
         seed: Seed of the bootstrap.
     """
-    per_fold = [_first(compute(own, None)) for compute, own in zip(sample_metrics, rows, strict=True)]
+    per_fold = [_first(compute(own, None)) for compute, own in zip(metrics, rows, strict=True)]
     shared = [name for name in rows[0] if all(name in own for own in rows)]
     together = {name: np.concatenate([own[name] for own in rows]) for name in shared}
     weights = bootstrap_weights([group for own in groups for group in own], num_replicates, seed)
-    pooled = _first(sample_metrics[0](together, None))
-    replicates = sample_metrics[0](together, weights)
+    pooled = _first(metrics[0](together, None))
+    replicates = metrics[0](together, weights)
     summaries = {}
     for name in dict.fromkeys(name for values in per_fold for name in values):
         values = np.array([own.get(name, np.nan) for own in per_fold])

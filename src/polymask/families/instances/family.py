@@ -1,0 +1,119 @@
+"""Single objects: the options of the task, and what belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from polymask.data.module import DataModule
+from polymask.data.records import Record
+from polymask.errors import number, whole_number
+from polymask.families import base
+from polymask.families.instances.data import check_pixel_size
+from polymask.families.instances.scorer import Scorer
+from polymask.structures.objects import InstancePrediction
+
+if TYPE_CHECKING:
+    from polymask.families.instances.loss import InstanceLoss
+    from polymask.families.instances.task import Task
+    from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
+
+
+class Family(base.Family):
+    """Every object of an image with a class, a box and a mask.
+
+    Args:
+        class_names: Names of the K classes, without the background.
+        score_threshold: Least score of the objects that count in precision, recall, counts, masks of the
+            union, overlays and label maps; average precision looks at all of them.
+        max_detections: Objects per image and class in average precision, 100 in COCO.
+        pixel_size: Micrometres per pixel for tables of objects, None when unknown.
+        monitor: Metric that decides the best checkpoint.
+        mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    headline = (
+        "mask_ap",
+        "mask_ap50",
+        "mask_ap75",
+        "box_ap",
+        "f1_at_score",
+        "count_error",
+        "dice_lesion_image",
+        "iou_lesion_image",
+    )
+    needs = frozenset({"image", "objects"})
+    options = ("data.intensity_range", "data.pixel_size", "task.score_threshold")
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        score_threshold: float = 0.5,
+        max_detections: int = 100,
+        pixel_size: float | None = None,
+        monitor: str = "val/mask_ap50",
+        mode: str = "auto",
+    ) -> None:
+        super().__init__(class_names=class_names, monitor=monitor, mode=mode)
+        self.score_threshold = number("task.score_threshold", score_threshold, least=0, most=1)
+        self.max_detections = whole_number("task.max_detections", max_detections, least=1)
+        self.pixel_size = check_pixel_size(pixel_size)
+        self.scorer = Scorer(self.class_names)
+
+    def build_task(
+        self,
+        *,
+        build_model: Callable[..., MaskRCNNSegmenter],
+        build_loss: Callable[..., InstanceLoss],
+        class_counts: Sequence[int] | None,
+    ) -> Task:
+        """Build network and loss for the classes of the data.
+
+        `class_counts` is not used: proposals are sampled per image, so rare classes need no weights.
+        """
+        from polymask.families.instances.task import Task
+
+        return Task(
+            model=build_model(num_classes=len(self.class_names)),
+            loss=build_loss(),
+            num_classes=len(self.class_names),
+            score_threshold=self.score_threshold,
+            max_detections=self.max_detections,
+            monitor=self.monitor,
+            mode=self.mode,
+        )
+
+    def report(self, folder: Path, data: DataModule) -> base.Report:
+        """Return the writer of a test run's tables and figures."""
+        from polymask.families.instances.report import Report
+
+        return Report(folder, family=self, data=data)
+
+    def picture(self, prediction: InstancePrediction, record: Record) -> np.ndarray:
+        """Return the true and the found objects side by side, the found ones of enough score."""
+        from polymask.families.instances.drawing import instance_panel
+        from polymask.families.instances.tables import confident_objects
+        from polymask.families.instances.truth import read_truth
+
+        truth = read_truth(record, prediction.size)
+        found = confident_objects(prediction, self.score_threshold)
+        return instance_panel(record.read_image(), truth, found, self.class_names)
+
+    def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> base.Application:
+        """Return what finds the objects of new images."""
+        from polymask.families.instances.application import Application
+
+        return Application(
+            data,
+            chosen,
+            class_names=self.class_names,
+            score_threshold=self.score_threshold,
+            pixel_size=self.pixel_size,
+        )

@@ -1,0 +1,33 @@
+"""The true objects of an image in plain containers, from a batch or from disk."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from polymask.data.object_record import InstanceRecord
+from polymask.structures import rle
+from polymask.structures.objects import InstanceTruth
+
+
+def truth_of(target: dict[str, Tensor]) -> InstanceTruth:
+    """Return the target of one image in plain containers."""
+    masks = target["masks"].cpu().numpy()
+    return InstanceTruth(
+        size=(masks.shape[1], masks.shape[2]),
+        boxes=target["boxes"].cpu().numpy(),
+        labels=target["labels"].cpu().numpy(),
+        masks=[rle.encode(mask) for mask in masks],
+        crowd=target["crowd"].cpu().numpy(),
+    )
+
+
+def read_truth(record: InstanceRecord, size: tuple[int, int]) -> InstanceTruth:
+    """Read the true objects of an image of (height, width) `size`."""
+    target = record.read_instances(size).to_target()
+    return InstanceTruth(
+        size=size,
+        boxes=target["boxes"],
+        labels=target["labels"],
+        masks=[rle.encode(mask) for mask in target["masks"]],
+        crowd=target["crowd"],
+    )

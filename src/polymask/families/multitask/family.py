@@ -1,0 +1,121 @@
+"""Masks and classes of images: the options of the task, and what belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from polymask.data.module import DataModule
+from polymask.data.records import Record
+from polymask.errors import UserError, choose
+from polymask.families import base
+from polymask.families.multitask.predictions import ImagePrediction, image_result
+from polymask.families.multitask.scorer import Scorer
+
+if TYPE_CHECKING:
+    from polymask.families.multitask.loss import MultitaskLoss
+    from polymask.families.multitask.task import Task
+    from polymask.models.mask_class.classifier import SegmentationClassifier
+
+SEGMENTATIONS = ("binary", "multiclass")
+
+
+class Family(base.Family):
+    """A mask and a class of each image, or one of the two.
+
+    Args:
+        class_names: Names of the K classes.
+        class_weights: `none`, `balanced` or `effective`, see `polymask.losses.classification`.
+        segmentation: `binary` (lesion or not), or `multiclass`: the mask tells the classes apart.
+        predict_masks: Whether the network has a decoder.
+        predict_classes: Whether the network has a classification head.
+        monitor: Metric that decides the best checkpoint, such as `val/loss` or `val/dice_lesion_image`.
+        mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        training_metrics: Also collect the metrics of the training batches.
+
+    Raises:
+        UserError: Neither masks nor classes are predicted, or there are no classes to predict.
+    """
+
+    headline = ("dice_lesion_image", "iou_lesion_image", "balanced_accuracy", "f1_macro", "auroc_macro")
+    options = ("data.intensity_range", "tta")
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        class_weights: str = "none",
+        segmentation: str = "binary",
+        predict_masks: bool = True,
+        predict_classes: bool = True,
+        monitor: str = "val/loss",
+        mode: str = "auto",
+        training_metrics: bool = False,
+    ) -> None:
+        super().__init__(class_names=class_names, monitor=monitor, mode=mode)
+        if not (predict_masks or predict_classes):
+            raise UserError(
+                "task.predict_masks and task.predict_classes are both false; one of them must be true."
+            )
+        if predict_classes and not class_names:
+            raise UserError(
+                "data.classes=[] names no class, so there is nothing to classify: use task=segmentation."
+            )
+        self.multiclass = choose("task.segmentation", segmentation, SEGMENTATIONS) == "multiclass"
+        self.predict_masks, self.predict_classes = predict_masks, predict_classes
+        self.class_weights, self.training_metrics = class_weights, training_metrics
+        wanted = {"mask": predict_masks, "label": predict_classes}
+        self.needs = frozenset({"image", *(word for word, is_wanted in wanted.items() if is_wanted)})
+        self.scorer: Scorer = Scorer(self.class_names, multiclass=self.multiclass)
+
+    def build_task(
+        self,
+        *,
+        build_model: Callable[..., SegmentationClassifier],
+        build_loss: Callable[..., MultitaskLoss],
+        class_counts: Sequence[int] | None,
+    ) -> Task:
+        """Build network and loss with the outputs that data and options ask for."""
+        from polymask.families.multitask.task import Task
+        from polymask.losses.classification import weigh_classes
+
+        names = self.class_names
+        num_masks = (len(names) + 1 if self.multiclass else 1) if self.predict_masks else 0
+        weights = None
+        if self.predict_classes and class_counts is not None:
+            weights = weigh_classes(class_counts, self.class_weights, class_names=names)
+        return Task(
+            model=build_model(num_masks=num_masks, num_classes=len(names) if self.predict_classes else 0),
+            loss=build_loss(weight_of_class=weights),
+            num_classes=len(names),
+            multiclass=self.multiclass,
+            monitor=self.monitor,
+            mode=self.mode,
+            training_metrics=self.training_metrics,
+        )
+
+    def report(self, folder: Path, data: DataModule) -> base.Report:
+        """Return the writer of a test run's tables and figures."""
+        from polymask.families.multitask.report import Report
+
+        return Report(folder, family=self, data=data)
+
+    def picture(self, prediction: ImagePrediction, record: Record) -> np.ndarray:
+        """Return the panel of one sample: image, predicted mask, outlines of truth and prediction."""
+        from polymask.reporting.canvas import prediction_panel
+
+        image = record.read_image()
+        result = image_result(prediction, image.shape[:2], self.class_names, multiclass=self.multiclass)
+        true = (record.read_mask() == 1).astype(np.uint8) if record.has_mask else None
+        mask = result.mask if result.mask is not None else np.zeros(image.shape[:2], np.uint8)
+        caption = " | ".join(filter(None, [record.id, result.predicted_class]))
+        return prediction_panel(image, true, mask, caption)
+
+    def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> base.Application:
+        """Return what predicts the masks and classes of new images."""
+        from polymask.families.multitask.application import Application
+
+        return Application(data, chosen, class_names=self.class_names, multiclass=self.multiclass)

@@ -1,0 +1,82 @@
+"""The metrics of masks and classes, from rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from polymask.families import base
+from polymask.metrics.classification import classification_metrics, per_class_metrics
+from polymask.metrics.segmentation import (
+    count_masks,
+    lesion_scores,
+    pixel_accuracy,
+    segmentation_metrics,
+)
+from polymask.structures.samples import Rows
+
+
+class Scorer(base.Scorer):
+    """Scores masks, classes, or both, whichever the rows hold.
+
+    The rows of N samples are `confusion` (N, C, 3) and `lesion_confusion` (N, 3) of the masks, see
+    `polymask.metrics.segmentation`; `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the
+    classes.
+
+    Args:
+        class_names: Names of the K classes.
+        multiclass: Whether masks tell the classes apart.
+    """
+
+    def __init__(self, class_names: Sequence[str], *, multiclass: bool) -> None:
+        self.class_names, self.multiclass = list(class_names), multiclass
+
+    def metrics(
+        self, rows: Rows, weights: np.ndarray | None = None, *, per_class: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Compute Dice, IoU and pixel accuracy of masks; accuracy, F1, AUROC and the like of classes.
+
+        `per_class` adds recall, precision, F1 and AUROC of each class.
+        """
+        metrics: dict[str, np.ndarray] = {}
+        if "confusion" in rows:
+            names = self.class_names if self.multiclass else ["lesion"]
+            lesion = rows["lesion_confusion"]
+            metrics |= segmentation_metrics(rows["confusion"], weights, names, lesion)
+            metrics |= pixel_accuracy(rows["confusion"], weights)
+        if "class_probabilities" in rows and (rows["label"] >= 0).any():
+            labels, probabilities = rows["label"], rows["class_probabilities"]
+            metrics |= classification_metrics(labels, probabilities, weights)
+            if per_class:
+                metrics |= per_class_metrics(labels, probabilities, self.class_names, weights)
+        return metrics
+
+    def scores(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Return the Dice of each lesion mask and the probability of each true class, where there are any."""
+        scores = {}
+        if "confusion" in rows:
+            scores["dice_lesion"] = lesion_scores(rows["lesion_confusion"], rows["confusion"])["dice"]
+        if "class_probabilities" in rows:
+            labels = rows["label"]
+            of_true = np.take_along_axis(rows["class_probabilities"], labels.clip(0)[:, None], axis=1)[:, 0]
+            scores["true_class_probability"] = np.where(labels >= 0, of_true, np.nan)
+        return scores
+
+    def truth(self, rows: Rows, *, same_grid: bool) -> dict[str, np.ndarray]:
+        """Return the true classes, and on one grid the areas of the true masks in pixels."""
+        truth = {"classes": rows["label"]} if "label" in rows else {}
+        if "lesion_confusion" in rows and same_grid:
+            truth["masks"] = rows["lesion_confusion"][..., 0] + rows["lesion_confusion"][..., 2]
+        return truth
+
+    def counts(self, rows: Rows) -> dict[str, float]:
+        """Return how many true masks are empty, if any is: there, nothing found scores 1."""
+        number = self.mask_counts(rows).get("num_empty_masks", 0)
+        return {"num_empty_masks": float(number)} if number else {}
+
+    def mask_counts(self, rows: Rows) -> dict[str, int]:
+        """Return the number of true masks and of empty ones; nothing when there are no masks."""
+        if "confusion" not in rows:
+            return {}
+        return count_masks(rows["lesion_confusion"], rows["confusion"])

@@ -1,0 +1,22 @@
+"""Rows: what an evaluation keeps of each sample, and the mean losses among them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from polymask.structures.samples import Rows
+
+
+def mean_losses(rows: Rows) -> dict[str, float]:
+    """Return the mean of each loss over the samples that have it, NaN where none has.
+
+    Args:
+        rows: Losses are the (N,) columns whose names begin with `loss`. Every sample carries the loss of its
+            batch, so that the mean over samples weighs a short batch rightly; NaN is no loss.
+    """
+    return {name: _mean(values) for name, values in rows.items() if name.startswith("loss")}
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,26 @@
+"""Short public names of a package, imported when they are first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+
+
+def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], object]:
+    """Return a package's `__getattr__`, which finds each public name in its module.
+
+    A configuration so names what it means and not the file in which it stands, and to import the package
+    imports nothing else.
+
+    Args:
+        package: Name of the package.
+        modules: Public name to the module within the package and the name there: `model:build_model`.
+    """
+
+    def __getattr__(name: str) -> object:  # noqa: N807 - it becomes one
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, _, inner = modules[name].partition(":")
+        return getattr(import_module(f"{package}.{module}"), inner or name)
+
+    return __getattr__
