@@ -65,7 +65,7 @@ class Family(base.Family):
         self.score_threshold = number("task.score_threshold", score_threshold, least=0, most=1)
         self.max_detections = whole_number("task.max_detections", max_detections, least=1)
         self.pixel_size = check_pixel_size(pixel_size)
-        self.scorer = Scorer(self.class_names)
+        self.scorer: Scorer = Scorer(self.class_names)
 
     def build_task(
         self,
@@ -94,7 +94,14 @@ class Family(base.Family):
         """Return the writer of a test run's tables and figures."""
         from polymask.families.instances.report import Report
 
-        return Report(folder, family=self, data=data)
+        return Report(
+            folder,
+            scorer=self.scorer,
+            data=data,
+            headline=self.headline,
+            score_threshold=self.score_threshold,
+            pixel_size=self.pixel_size,
+        )
 
     def picture(self, prediction: InstancePrediction, record: Record) -> np.ndarray:
         """Return the true and the found objects side by side, the found ones of enough score."""

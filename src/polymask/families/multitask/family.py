@@ -101,7 +101,7 @@ class Family(base.Family):
         """Return the writer of a test run's tables and figures."""
         from polymask.families.multitask.report import Report
 
-        return Report(folder, family=self, data=data)
+        return Report(folder, scorer=self.scorer, data=data, headline=self.headline)
 
     def picture(self, prediction: ImagePrediction, record: Record) -> np.ndarray:
         """Return the panel of one sample: image, predicted mask, outlines of truth and prediction."""
