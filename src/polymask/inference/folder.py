@@ -20,9 +20,10 @@ from polymask.errors import UserError
 from polymask.families.base import RESULTS_NAME, Application, Batch
 from polymask.inference.inputs import output_names
 from polymask.inference.predictor import Predictor
-from polymask.inference.table import PredictionTable, csv_text, remove_tables
+from polymask.inference.table import PredictionTable, remove_tables
 from polymask.training.progress import Progress
 from polymask.utils.files import write_text
+from polymask.utils.tables import csv_text
 
 log = logging.getLogger(__name__)
 
@@ -218,5 +219,4 @@ def _write_failures(path: Path, failed: dict[str, str]) -> None:
     if not failed:
         path.unlink(missing_ok=True)
         return
-    rows = [{"file": file, "reason": reason} for file, reason in failed.items()]
-    write_text(path, csv_text(("file", "reason"), rows))
+    write_text(path, csv_text(("file", "reason"), failed.items()))
