@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class Family(base.Family):
         "iou_lesion_image",
     )
     needs = frozenset({"image", "objects"})
+    options = ("data.intensity_range", "data.pixel_size", "task.score_threshold")
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Family(base.Family):
         mode: str = "auto",
     ) -> None:
         super().__init__(class_names=class_names, monitor=monitor, mode=mode)
-        self.score_threshold = number("task.score_threshold", score_threshold, least=0.0)
+        self.score_threshold = number("task.score_threshold", score_threshold, least=0, most=1)
         self.max_detections = whole_number("task.max_detections", max_detections, least=1)
         self.pixel_size = check_pixel_size(pixel_size)
         self.scorer: Scorer = Scorer(self.class_names)
@@ -111,3 +112,15 @@ class Family(base.Family):
         truth = read_truth(record, prediction.size)
         found = confident_objects(prediction, self.score_threshold)
         return instance_panel(record.read_image(), truth, found, self.class_names)
+
+    def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> base.Application:
+        """Return what finds the objects of new images."""
+        from polymask.families.instances.application import Application
+
+        return Application(
+            data,
+            chosen,
+            class_names=self.class_names,
+            score_threshold=self.score_threshold,
+            pixel_size=self.pixel_size,
+        )
