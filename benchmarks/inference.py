@@ -47,7 +47,10 @@ def main() -> None:
         model = folder / "model.pt"
         model.write_bytes(b"stands for a checkpoint")
         application = Application(
-            {"image_size": options.size, "batch_size": options.batch}, {}, class_names=CLASSES, multiclass=False
+            {"image_size": options.size, "batch_size": options.batch},
+            {},
+            class_names=CLASSES,
+            multiclass=False,
         )
         predictor = Predictor(
             task=build_task(options.encoder),

@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 
 from polymask import factories
 from polymask.fitting import check_fit
-
 from polymask.utils.paths import CONFIG_DIR
 
 GROUPS = {
@@ -58,7 +57,7 @@ def test_option_composes_and_builds(option: str, tmp_path: Path, project: Path) 
 def write_files(data: DictConfig) -> None:
     """Write a data set of the layout that the configuration reads."""
     folder, reader = Path(data.data_dir), data.reader._target_
-    if "synthetic" in reader:
+    if "demo" in reader:
         data.reader.num_images = 42
     elif "ham10000" in reader:
         write_lesions(folder)
@@ -75,7 +74,7 @@ def build_all(cfg: DictConfig) -> dict[str, Any]:
     """Build all objects of a run, as `runs.train` does."""
     data = factories.build_data(cfg)
     family = factories.build_family(cfg, data.classes)
-    check_fit(cfg, "data", family.needs)
+    check_fit(cfg, family)
     task = factories.build_task(cfg, family, class_counts=data.class_counts("train"), pretrained=True)
     optimizer = factories.build_optimizer(cfg, task)
     return {

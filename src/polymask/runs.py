@@ -184,7 +184,7 @@ def test(cfg: DictConfig) -> TestResult:
     _warn_of_overlap(own_split, data)
     write_config(cfg, output_dir() / "config.yaml")
     trainer = build_trainer(cfg)
-    check_fit(cfg, "data", run.family.needs)
+    check_fit(cfg, run.family)
     data.check_truth(run.family.needs, ("test",))
     task = trainer.prepare(run.build_task())
     tracker = build_tracker(cfg)
@@ -262,7 +262,7 @@ def _build(
         family = build_family(cfg, data.classes)
         pretrained = cfg.init_from is None
         build = partial(build_task, cfg, family, class_counts=counts, pretrained=pretrained)
-    check_fit(cfg, "data", family.needs)
+    check_fit(cfg, family)
     task = build()
     data.check_truth(family.needs)
     if previous is None and cfg.init_from is not None:

@@ -319,9 +319,8 @@ class Family(ABC):
     def picture(self, prediction: Any, record: Record) -> np.ndarray:
         """Draw one prediction beside the truth: (H, W, 3) uint8 RGB."""
 
-    @abstractmethod
-    def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> Application:
-        """Return what applies a trained task to new cases.
+    def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> Application | None:
+        """Return what applies a trained task to new cases, None where there is nothing to apply.
 
         Args:
             data: The `data` section of the stored configuration.

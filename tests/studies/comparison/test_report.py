@@ -17,7 +17,7 @@ from polymask.data.module import DataModule
 from polymask.data.splits.split import split_from_csv
 from polymask.errors import UserError
 from polymask.factories import Rebuilt, build_task, rebuild
-from polymask.families import instances
+from polymask.families import instances, multitask
 from polymask.reporting.course import Course
 from polymask.reporting.rows import read_samples
 from polymask.studies.comparison.figures import plot_comparison
@@ -25,7 +25,7 @@ from polymask.studies.comparison.report import most_different, write_comparison
 from polymask.studies.comparison.sides import Side, make_side
 from polymask.studies.comparison.statistics import MetricComparison
 from polymask.studies.comparison.text import comparison_text
-from polymask.studies.tested_run import TestedRun
+from polymask.studies.tested_run import RunOnDisk
 from polymask.training.checkpoint import load_checkpoint
 from polymask.training.trainer import Trainer
 
@@ -69,12 +69,12 @@ def random(_trained_once: Path, random_folder: Path) -> Side:
 
 def side(trained: Path, folder: Path) -> Side:
     data, run = parts(trained)
-    return make_side(tested_run(folder, run), data)
+    return make_side(read_back(folder, run), data)
 
 
-def tested_run(folder: Path, run: Rebuilt) -> TestedRun:
+def read_back(folder: Path, run: Rebuilt) -> RunOnDisk:
     rows, groups = read_samples(folder)
-    return TestedRun(name=folder.name, run=run, folder=folder, rows=rows, groups=groups)
+    return RunOnDisk(name=folder.name, run=run, folder=folder, rows=rows, groups=groups)
 
 
 def some(given: Side, rows: slice, **changes: Any) -> Side:
@@ -300,9 +300,14 @@ def test_no_common_test_images(tiny: Side, random: Side, tmp_path: Path) -> None
 
 
 def test_other_classes(tiny: Side, random: Side, tmp_path: Path) -> None:
-    other = replace(random, class_names=["NV", "MEL", "BKL"])
+    other = replace(random, family=multitask.Family(class_names=["NV", "MEL", "BKL"]))
     refused(tiny, other, tmp_path, "tiny has the classes MEL, NV, BKL, random NV, MEL, BKL")
-    refused(tiny, replace(random, class_names=[]), tmp_path, "random none. Only")
+    refused(
+        tiny,
+        replace(random, family=multitask.Family(class_names=[], predict_classes=False)),
+        tmp_path,
+        "random none. Only",
+    )
 
 
 def test_other_outputs(tiny: Side, random: Side, tmp_path: Path) -> None:
@@ -347,7 +352,7 @@ def test_a_test_on_another_split_than_the_runs_own(
     data, run = parts(trained)
     subsets = data.split.subsets | {"test": data.split.subsets["val"], "val": data.split.subsets["test"]}
     data.split = replace(data.split, subsets=subsets)
-    tested = tested_run(random_folder, run)
+    tested = read_back(random_folder, run)
     other = make_side(tested, data)
     id_ = other.rows["ids"][0]
     assert np.array_equal(other.report.picture(id_), side(trained, random_folder).report.picture(id_))

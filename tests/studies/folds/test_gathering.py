@@ -102,7 +102,7 @@ def test_names_paths_and_machinery_do_not_part_folds_but_settings_do():
 
 def test_names_tell_model_and_encoder_and_what_differs():
     mask_rcnn = {
-        "model._target_": "polymask.models.mask_rcnn.model.build_model",
+        "model._target_": "polymask.models.mask_rcnn.build_model",
         "model.model": None,
         "model.backbone": "resnet50_fpn",
     }
