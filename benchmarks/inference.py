@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from training_epoch import build_task
+from training_epoch import CLASSES, build_task
 
 from polymask.data.demo.reader import write_demo_dataset
 from polymask.families.images import find_images

@@ -31,8 +31,8 @@ DEFAULT = "the data set gives image and label and mask, the network gives label 
         ),
         (
             ["loss=mask_rcnn"],
-            "the task needs image and label and mask, but the loss gives objects: use loss=balanced or bce or "
-            "dice_bce_ce or focal or jaccard or lovasz or tversky or uncertainty.",
+            "the task needs image and label and mask, but the loss gives objects: use loss=balanced or bce "
+            "or dice_bce_ce or focal or jaccard or lovasz or tversky or uncertainty.",
         ),
     ],
 )

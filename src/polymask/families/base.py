@@ -276,7 +276,7 @@ class Family(ABC):
     """
 
     headline: ClassVar[Sequence[str]]
-    options: ClassVar[Sequence[str]]
+    options: ClassVar[Sequence[str]] = ()
     needs: frozenset[str]
     scorer: Scorer
 
@@ -329,3 +329,4 @@ class Family(ABC):
         Raises:
             UserError: A value is not allowed.
         """
+        return None

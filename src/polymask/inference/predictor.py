@@ -71,6 +71,11 @@ class Predictor:
         rebuilt = rebuild(content)
         chosen = _own_options(options or {}, rebuilt.family.options, path.stem)
         application = rebuilt.family.application(content["config"]["data"], chosen)
+        if application is None:
+            raise UserError(
+                f"{path.stem} predicts nothing of new images; take another run, or start one from it with "
+                f"init_from={path.stem}."
+            )
         return cls(
             task=rebuilt.build_task(),
             application=application,
