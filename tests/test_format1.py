@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
