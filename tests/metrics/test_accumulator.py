@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -110,9 +111,7 @@ def test_task_moves_the_rows_and_its_checkpoints_leave_them_out():
     copied.double().eval()
     assert_sorted_rows(copied.accumulator.compute(), make_rows())
     copied.to("meta")
-    assert {str(rows.device) for state in copied.accumulator.metric_state.values() for rows in state} == {
-        "meta"
-    }
+    assert all(rows.is_meta for state in copied.accumulator.metric_state.values() for rows in state)
 
 
 def test_reset_forgets_rows_and_names():
@@ -175,7 +174,13 @@ def growing(rank):
 def run_rank(rank, folder):
     """What each of two processes does; its findings go to files for the test to read."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),  # processes that wait for different things shall fail, not hang
+    )
     computed = {
         "uneven": (accumulate([3, 0], [2]) if rank == 0 else accumulate([4, 1])).compute(),
         "one_sided": (accumulate([0, 1, 2, 3, 4]) if rank == 1 else Accumulator()).compute(),
@@ -187,11 +192,7 @@ def run_rank(rank, folder):
     other.update([f"r{rank}"], **{f"name{rank}": torch.zeros(1)})
     shape.update([f"r{rank}"], value=torch.zeros(1, 2 + rank))
     padded = accumulate([0, 1, 2]) if rank == 0 else accumulate([3, 4, 0])
-    computed["refused"] = {
-        "padded": refused(padded),
-        "other": refused(other),
-        "shape": refused(shape),
-    }
+    computed["refused"] = {"padded": refused(padded), "other": refused(other), "shape": refused(shape)}
     torch.save(computed, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
@@ -208,10 +209,10 @@ def test_two_processes_equal_one(tmp_path):
         assert "(3,)" in computed["refused"]["shape"]
         types = computed["every_type"]
         assert types.pop("ids").tolist() == ["ü", "\udcff"]
-        assert {str(values.dtype) for values in types.values()} == {
-            *("bool", "uint8", "int16", "int32", "int64", "float32")
-        }
-        assert all(values.tolist() == [[0, 1], [1, 0]] for values in types.values())
+        expected = {"bfloat16": "float32", "float64": "float32"}
+        for name, values in types.items():
+            assert str(values.dtype) == expected.get(name, name)
+            assert values.tolist() == [[0, 1], [1, 0]]
 
 
 def test_repeated_samples_all_count_where_they_are_allowed():
