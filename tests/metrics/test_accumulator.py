@@ -81,11 +81,11 @@ def test_strange_ids_come_back():
     assert computed["value"].tolist() == [ids.index(name) for name in sorted(ids)]
 
 
-def test_names_may_be_those_of_a_module():
+def test_names_keep_their_order_and_may_be_those_of_a_module():
     accumulator = Accumulator()
-    names = ["device", "training", "update", "rows"]
+    names = ["update", "device", "training", "rows"]
     accumulator.update(["a"], **{name: torch.tensor([1]) for name in names})
-    assert accumulator.compute().keys() == {"ids", *names}
+    assert list(accumulator.compute()) == ["ids", *names]
 
 
 def test_rows_go_on_after_compute():

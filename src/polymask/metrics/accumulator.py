@@ -126,9 +126,9 @@ class Accumulator(Metric):
         self._layout = {}
 
     def _declare(self, layout: _Layout) -> None:
-        """Add the states of a first batch, in the same order in all processes."""
-        self._layout = {name: layout[name] for name in sorted(layout)}
-        for name in self._layout:
+        """Add the states of a first batch."""
+        self._layout = layout
+        for name in sorted(layout):  # all processes gather them in the same order
             self.add_state(_STATE + name, [], dist_reduce_fx="cat")
 
     def _join(self, rows: list[Tensor], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
