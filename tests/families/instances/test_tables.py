@@ -16,10 +16,10 @@ from polymask.data.images import write_image
 from polymask.errors import UserError
 from polymask.families.instances.tables import (
     coco_results,
+    confident_objects,
     instance_rows,
     label_map,
     sizes,
-    confident_objects,
     table_columns,
 )
 from polymask.structures import rle

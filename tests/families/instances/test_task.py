@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from polymask.data.sources.coco import read_records
+from polymask.data.sources import read_coco
 from polymask.errors import UserError
 from polymask.families.instances.dataset import InstanceDataset, collate_instances
 from polymask.families.instances.loss import InstanceLoss
@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def records(folder: Path) -> list:
-    return read_records(folder, CLASSES)[0]
+    return read_coco(folder, classes=CLASSES)[0]
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def test_scores_of_each_image_equal_a_count_of_pixels(found: tuple, records: lis
     by_id = {prediction.id: prediction for prediction in predictions}
     assert task.rows["ids"].tolist() == [record.id for record in records]
     for index, record in enumerate(records):
-        objects, prediction = record.read_instances().to_target(), by_id[record.id]
+        objects, prediction = record.read_objects().to_target(), by_id[record.id]
         true, crowd = (objects["masks"][objects["crowd"] == is_].any(axis=0) for is_ in (False, True))
         valid = true | ~crowd
         masks = [rle.decode(mask) & valid for mask in prediction.masks]
