@@ -16,11 +16,12 @@ import time
 from pathlib import Path
 
 import torch
-from training_epoch import build_task
+from training_epoch import CLASSES, build_task
 
 from polymask.data.demo.reader import write_demo_dataset
+from polymask.families.images import find_images
+from polymask.families.multitask.application import Application
 from polymask.inference.folder import predict_files
-from polymask.inference.inputs import find_images
 from polymask.inference.predictor import Predictor
 
 
@@ -45,9 +46,15 @@ def main() -> None:
         files = find_images(source)
         model = folder / "model.pt"
         model.write_bytes(b"stands for a checkpoint")
+        application = Application(
+            {"image_size": options.size, "batch_size": options.batch},
+            {},
+            class_names=CLASSES,
+            multiclass=False,
+        )
         predictor = Predictor(
             task=build_task(options.encoder),
-            image_size=(options.size, options.size),
+            application=application,
             run_name="bench",
             path=model,
         )
@@ -55,7 +62,7 @@ def main() -> None:
 
         def forward() -> None:
             for _ in range(-(-len(files) // options.batch)):
-                predictor.predict_batch(batch, [str(row) for row in range(options.batch)])
+                predictor.predict_batch({"image": batch, "ids": [str(row) for row in range(options.batch)]})
 
         def whole() -> None:
             predict_files(

@@ -13,6 +13,7 @@ from lesion_files import write_lesions
 from omegaconf import DictConfig
 
 from polymask import factories
+from polymask.fitting import check_fit
 from polymask.utils.paths import CONFIG_DIR
 
 GROUPS = {
@@ -56,7 +57,7 @@ def test_option_composes_and_builds(option: str, tmp_path: Path, project: Path) 
 def write_files(data: DictConfig) -> None:
     """Write a data set of the layout that the configuration reads."""
     folder, reader = Path(data.data_dir), data.reader._target_
-    if "synthetic" in reader:
+    if "demo" in reader:
         data.reader.num_images = 42
     elif "ham10000" in reader:
         write_lesions(folder)
@@ -72,10 +73,9 @@ def write_files(data: DictConfig) -> None:
 def build_all(cfg: DictConfig) -> dict[str, Any]:
     """Build all objects of a run, as `runs.train` does."""
     data = factories.build_data(cfg)
-    task = factories.build_task(
-        cfg, class_names=data.classes, class_counts=data.class_counts("train"), pretrained=True
-    )
-    factories.check_fit(task, data)
+    family = factories.build_family(cfg, data.classes)
+    check_fit(cfg, family)
+    task = factories.build_task(cfg, family, class_counts=data.class_counts("train"), pretrained=True)
     optimizer = factories.build_optimizer(cfg, task)
     return {
         "task": task,
@@ -103,7 +103,7 @@ def test_overfit_goes_with_every_kind_of_model(choice: str, tmp_path: Path, proj
     for key, value in SMALL.items():
         if key in cfg.model:
             cfg.model[key] = value
-    assert build_all(cfg)["trainer"].patience is None
+    assert build_all(cfg)["trainer"].settings.patience is None
 
 
 def test_both_remedies_for_imbalance_warn(
@@ -112,7 +112,8 @@ def test_both_remedies_for_imbalance_warn(
     cfg = composed(
         "model.encoder_name=resnet18", "model.encoder_weights=null", "loss=balanced", "data.sampler=weighted"
     )
-    factories.build_task(cfg, class_names=["A", "B"], class_counts=[3, 1], pretrained=True)
+    family = factories.build_family(cfg, ["A", "B"])
+    factories.build_task(cfg, family, class_counts=[3, 1], pretrained=True)
     assert "both balance the classes" in caplog.text
 
 
@@ -125,8 +126,10 @@ def test_data_of_objects_bring_transforms_that_do_not_double_them() -> None:
 
 def test_a_frozen_random_encoder_is_warned_of(caplog: pytest.LogCaptureFixture, project: Path) -> None:
     frozen = ["model.encoder_name=resnet18", "model.encoder_weights=null", "model.freeze_backbone=true"]
-    factories.build_task(composed(*frozen), class_names=["A", "B"], pretrained=True)
+    cfg = composed(*frozen)
+    family = factories.build_family(cfg, ["A", "B"])
+    factories.build_task(cfg, family, pretrained=True)
     assert "keeps random weights" in caplog.text
     caplog.clear()
-    factories.build_task(composed(*frozen), class_names=["A", "B"], pretrained=False)  # weights follow
+    factories.build_task(cfg, family, pretrained=False)  # weights follow
     assert "keeps random weights" not in caplog.text

@@ -5,7 +5,7 @@ Importing the package loads neither torch nor mlflow; `polymask.load` does when 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polymask.inference.predictor import Predictor
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(run_or_path: str, *, device: str = "auto", precision: str = "auto", tta: bool = False) -> Predictor:
+def load(run_or_path: str, *, device: str = "auto", precision: str = "auto", **options: Any) -> Predictor:
     """Load a trained model for use from Python.
 
     Args:
@@ -21,15 +21,19 @@ def load(run_or_path: str, *, device: str = "auto", precision: str = "auto", tta
             to a checkpoint file.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        tta: Average the predictions over the four flips of each image.
+        **options: What else `config/infer.yaml` has for models of this kind, by the last part of the key:
+            `tta`: average the predictions over the four flips of each image; `intensity_range`: values of
+            these images that become black and white; `pixel_size`: micrometres per pixel;
+            `score_threshold`: least score of objects that count. None: as in training.
 
     Returns:
         An object whose `predict(images)` takes paths or uint8 RGB arrays (H, W, 3) and returns one
         prediction per image, with the mask at the image's own size.
 
     Raises:
-        polymask.errors.UserError: There is no such checkpoint, or it cannot be read.
+        polymask.errors.UserError: There is no such checkpoint, it cannot be read, or an option is of no use
+            to it.
     """
     from polymask.inference.predictor import Predictor
 
-    return Predictor.from_checkpoint(run_or_path, device=device, precision=precision, tta=tta)
+    return Predictor.from_checkpoint(run_or_path, options=options, device=device, precision=precision)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 
 class UserError(Exception):
@@ -82,14 +84,42 @@ def whole_number(key: str, value: object, *, least: int) -> int:
     return value
 
 
-def number(key: str, value: object, *, least: float) -> float:
-    """Return `value` when it is a number of at least `least`.
+def number(
+    key: str,
+    value: object,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    what: str = "a number",
+    note: str = "e.g. 1.0e-3",
+) -> float:
+    """Return `value` when it is a number within all bounds that are given.
+
+    Args:
+        key: Where it was given, for the message.
+        value: The user's value.
+        least: Smallest number that is allowed.
+        most: Largest number that is allowed.
+        above: What the number must be larger than.
+        below: What the number must be smaller than.
+        what: What kind of number, for the message.
+        note: An example, or what else may be given.
 
     Raises:
         UserError: It is not; note that YAML reads 1e-3 as text and 1.0e-3 as a number.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-        raise UserError(
-            f"{key}={value!r} is not valid; it must be a number of at least {least:g}, e.g. 1.0e-3."
-        )
-    return value
+    bounds: dict[str, tuple[float | None, Callable[[Any, float], bool]]] = {
+        "of at least {:g}": (least, operator.ge),
+        "above {:g}": (above, operator.gt),
+        "at most {:g}": (most, operator.le),
+        "below {:g}": (below, operator.lt),
+    }
+    given = {
+        text.format(bound): (bound, holds) for text, (bound, holds) in bounds.items() if bound is not None
+    }
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and all(holds(value, bound) for bound, holds in given.values()):
+        return cast("float", value)
+    raise UserError(f"{key}={value!r} is not valid; give {what} {' and '.join(given)}, {note}.")

@@ -18,7 +18,6 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from polymask.errors import UserError, nearest
-from polymask.fitting import check_fit
 from polymask.training.checkpoint import inference_weights, load_weights
 
 log = logging.getLogger(__name__)
@@ -105,12 +104,7 @@ def build_task(
         class_counts: Training images per class, None when the task will not be trained.
         pretrained: Load the configured encoder weights; False when a checkpoint's weights follow, so that
             nothing is downloaded in vain.
-
-    Raises:
-        UserError: Model or loss do not give what the family predicts, or a value is not allowed.
     """
-    for section in ("model", "loss"):
-        check_fit(cfg, section, family.predicts)
     weighted = cfg.loss.get("class_weights", "none") != "none"
     if class_counts is not None and weighted and cfg.data.get("sampler") == "weighted":
         log.warning(

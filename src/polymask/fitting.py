@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -10,56 +10,62 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from polymask.errors import UserError
+from polymask.families.base import Family
 from polymask.structures.gives import given_by
 from polymask.utils.paths import CONFIG_DIR
 
-_SECTIONS = {"data": "the data set", "model": "the network", "loss": "the loss"}
+_SECTIONS = {"data": "data set", "model": "network", "loss": "loss"}
 
 
-def check_fit(cfg: DictConfig, section: str, needs: frozenset[str]) -> None:
-    """Raise UserError when a part of a run does not give what its task needs.
+def check_fit(cfg: DictConfig, family: Family) -> None:
+    """Raise UserError when data set, network or loss do not give what a family needs.
 
     Args:
         cfg: The whole configuration.
-        section: `data`, `model` or `loss`.
-        needs: What it must give.
+        family: Its family.
     """
-    given = given_by(get_object(cfg[section]._target_), needs)
-    if needs <= given:
+    wanted = _wanted(family)
+    given = {section: given_by(get_object(cfg[section]._target_), needs) for section, needs in wanted.items()}
+    wrong = [section for section in _SECTIONS if not wanted[section] <= given[section]]
+    if not wrong:
         return
-    tasks = [name for name, wanted in _needs_of_tasks(section).items() if wanted <= given]
-    remedies = [
-        f"{group}={' or '.join(names)}"
-        for group, names in ((section, _options_that_give(section, needs)), ("task", tasks))
-        if names
-    ]
+    found = ", ".join(f"the {_SECTIONS[section]} gives {_listing(given[section])}" for section in wrong)
+    remedies = [f"{section}={_options(_that_give(section, wanted[section]))}" for section in wrong]
+    tasks = [name for name, own in _families().items() if _fits(_wanted(own), given)]
+    instead = f", or with what there is task={_options(tasks)}" if tasks else ""
     raise UserError(
-        f"{_SECTIONS[section]} gives {_listing(given)}, but the task needs {_listing(needs - given)}: use "
-        f"{', or '.join(remedies)}."
+        f"the task needs {_listing(family.needs)}, but {found}: use {' and '.join(remedies)}{instead}."
     )
 
 
-def _options_that_give(group: str, needs: frozenset[str]) -> list[str]:
+def _wanted(family: Family) -> dict[str, frozenset[str]]:
+    """Return what each section must give."""
+    return {"data": family.needs, "model": family.predicts, "loss": family.predicts}
+
+
+def _fits(wanted: Mapping[str, frozenset[str]], given: Mapping[str, frozenset[str]]) -> bool:
+    return all(needs <= given[section] for section, needs in wanted.items())
+
+
+def _that_give(group: str, needs: frozenset[str]) -> list[str]:
     """Return the options of a configuration group that give all of `needs`."""
     nodes = {name: _node(group, name) for name in _names(group)}
     return [
         name
         for name, node in nodes.items()
         # A part of other files lacks a value that they fill in.
-        if "???" not in (node.get("reader"), node["_target_"])
-        and needs <= given_by(get_object(str(node["_target_"])), frozenset())
+        if node.get("reader") != "???" and needs <= given_by(get_object(str(node["_target_"])), frozenset())
     ]
 
 
-def _needs_of_tasks(section: str) -> dict[str, frozenset[str]]:
-    """Return what each option of `task` needs of a section."""
-    needs = {}
+def _families() -> dict[str, Family]:
+    """Return the family of each option of `task`, with any class."""
+    families = {}
     for name in _names("task"):
         # Values that other parts of the configuration decide are left at their defaults.
         own = {key: value for key, value in _node("task", name).items() if "${" not in str(value)}
-        family = instantiate(OmegaConf.create(own), class_names=["a class"])
-        needs[name] = family.needs if section == "data" else family.predicts
-    return needs
+        families[name] = instantiate(OmegaConf.create(own), class_names=["a class"])
+    return families
 
 
 def _names(group: str) -> list[str]:
@@ -78,3 +84,7 @@ def _node(group: str, name: str) -> Mapping[str, Any]:
 
 def _listing(words: frozenset[str]) -> str:
     return " and ".join(sorted(words)) or "nothing"
+
+
+def _options(names: Sequence[str]) -> str:
+    return " or ".join(names)

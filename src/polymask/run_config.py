@@ -46,6 +46,7 @@ TEST_MAY_CHANGE = (
     "trainer.limit_batches",
 )
 """Keys that a test may set, because the weights stay what they are."""
+_OF_EVERY_INFERENCE = {"data.data_dir", "data.file_list", "data.batch_size", "data.num_workers"}
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -116,6 +117,7 @@ def stored_config(
             old, new = OmegaConf.select(result, key), OmegaConf.select(cfg, key)
             if _is_below(key, may_change):
                 OmegaConf.update(result, key, new)
+                _take_over(result, key, new)
                 continue
         if key == "tracker" and new != old:
             result.tracker = cfg.tracker
@@ -126,6 +128,19 @@ def stored_config(
                 "start a new run, with init_from= to keep weights."
             )
     return result
+
+
+def family_options(cfg: DictConfig) -> dict[str, Any]:
+    """Return what of an inference's configuration is for the family of the run, which knows its own keys."""
+    values = {name: value for name, value in plain(cfg).items() if name in ("data", "task", "tta")}
+    return {key: value for key, value in flatten(values).items() if key not in _OF_EVERY_INFERENCE}
+
+
+def _take_over(config: DictConfig, key: str, value: Any) -> None:
+    """Let the task have a value of the data set that its file takes from there, by the same name."""
+    section, _, name = key.partition(".")
+    if section == "data" and name in config.task:
+        config.task[name] = value
 
 
 def _is_below(key: str, parents: Iterable[str]) -> bool:

@@ -27,7 +27,14 @@ from polymask.factories import (
 from polymask.families.base import Family, Task
 from polymask.fitting import check_fit
 from polymask.run_claim import claim_run, undisturbed
-from polymask.run_config import RESUME_MAY_CHANGE, TEST_MAY_CHANGE, flatten, stored_config, write_config
+from polymask.run_config import (
+    RESUME_MAY_CHANGE,
+    TEST_MAY_CHANGE,
+    family_options,
+    flatten,
+    stored_config,
+    write_config,
+)
 from polymask.run_files import (
     CHECKPOINTS,
     INFERENCE_RESULTS,
@@ -177,7 +184,7 @@ def test(cfg: DictConfig) -> TestResult:
     _warn_of_overlap(own_split, data)
     write_config(cfg, output_dir() / "config.yaml")
     trainer = build_trainer(cfg)
-    check_fit(cfg, "data", run.family.needs)
+    check_fit(cfg, run.family)
     data.check_truth(run.family.needs, ("test",))
     task = trainer.prepare(run.build_task())
     tracker = build_tracker(cfg)
@@ -202,21 +209,19 @@ def test(cfg: DictConfig) -> TestResult:
 def infer(cfg: DictConfig) -> InferResult:
     """Apply a checkpoint to a folder of images or a list of files."""
     from polymask.inference.folder import predict_files
-    from polymask.inference.inputs import find_images
+    from polymask.inference.inputs import find_cases
     from polymask.inference.predictor import Predictor
 
     use_threads(cfg.trainer.threads)
     predictor = Predictor.from_checkpoint(
         cfg.run_name,
-        pixel_size=cfg.data.pixel_size,
-        score_threshold=cfg.task.score_threshold,
-        intensity_range=cfg.data.intensity_range,
+        options=family_options(cfg),
         device=cfg.trainer.device,
         precision=cfg.trainer.precision,
-        tta=cfg.tta,
     )
     source = resolve(cfg.data.data_dir)
-    files = find_images(source, resolve(cfg.data.file_list) if cfg.data.file_list else None)
+    file_list = resolve(cfg.data.file_list) if cfg.data.file_list else None
+    files = find_cases(predictor.application, source, file_list)
     folder = resolve(cfg.local_save_dir or INFERENCE_RESULTS) / predictor.run_name
     check_writable(folder, remedy="choose another local_save_dir")
     log.info("predicting %d images of %s with %s", len(files), source, predictor.path)
@@ -257,7 +262,7 @@ def _build(
         family = build_family(cfg, data.classes)
         pretrained = cfg.init_from is None
         build = partial(build_task, cfg, family, class_counts=counts, pretrained=pretrained)
-    check_fit(cfg, "data", family.needs)
+    check_fit(cfg, family)
     task = build()
     data.check_truth(family.needs)
     if previous is None and cfg.init_from is not None:

@@ -150,7 +150,7 @@ def test_objects_without_any_pixel_are_refused_too(tmp_path):
         Image.new("RGB", (16, 16)).save(folder / "images" / f"{number}.png")
         Image.new("L", (16, 16)).save(folder / "labels" / f"{number}.png")
     data = make_data(folder, reader=values, classes=[])
-    with pytest.raises(UserError, match="none of the 4 train images .* holds an object") as caught:
+    with pytest.raises(UserError, match=r"none of the 4 train images .* holds an object") as caught:
         data.check_truth(MASKS)
     assert "mask_values" not in str(caught.value)  # which is not for objects
     with pytest.raises(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stub_task import MetricList, StubTask, fit, make_trainer, train_loader, val_loader
+from stub_task import MetricList, StubTask, evaluate, fit, make_trainer, train_loader, val_loader
 
 from polymask.training import schedulers
 from polymask.training.distributed import Processes, leave, processes
@@ -33,7 +33,7 @@ def run_scenario(own: Processes, folder: Path, *, task: Any = (), trainer: Any =
     maker = make_trainer(processes=own, **dict(trainer))
     state = fit(maker, trained, folder, loader=loader, metric_log=metric_log, **options)
     seen: list[float] = []
-    metrics = maker.evaluate(trained, val_loader(**share), title="test", consume=seen.extend)
+    metrics = evaluate(maker, trained, val_loader(**share), title="test", consume=seen.extend)
     return {
         "weights": trained.state_dict(),
         "history": state.history,
@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
         results["shared"] = own.share({"name": f"from {own.rank}"})
         leave()
         # The rest of a run is the main process' own business.
-        alone = make_trainer(processes=own).evaluate(StubTask(), val_loader(), title="test")
+        alone = evaluate(make_trainer(processes=own), StubTask(), val_loader(), title="test")
         results["alone"] = {name: float(value) for name, value in alone.items()}
     torch.save(results, folder / f"{own.rank}.pt")
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from polymask.data.samplers import EvaluationBatches, TrainBatches
-from polymask.families.base import Task
+from polymask.families.base import Scorer, Task
 from polymask.metrics.accumulator import Accumulator
+from polymask.structures.samples import Rows
 from polymask.training import schedulers
 from polymask.training.checkpoint import CheckpointFolder, RunRecord
 from polymask.training.checkpoint_content import SECTIONS
@@ -71,40 +73,37 @@ class StubTask(Task):
         self.accumulator.update(batch["ids"], loss=errors.square(), bias=errors)
         return errors.tolist()
 
-    def compute_metrics(self) -> dict[str, float]:
+    def evaluation(self) -> Rows:
         self.evaluated.append({name: tensor.clone() for name, tensor in self.state_dict().items()})
         rows = self.accumulator.compute()
-        metrics = {name: rows[name].mean() for name in ("loss", "bias")}  # NumPy's numbers, not Python's
         if self.course is not None and self.epochs_begun:
-            metrics["loss"] = self.course[self.epochs_begun[-1]]
-        return metrics
+            rows["loss"] = np.full(len(rows["ids"]), self.course[self.epochs_begun[-1]])
+        return rows
 
-    def reset_metrics(self) -> None:
+    def reset(self) -> None:
         self.accumulator.reset()
 
-    def training_metrics(self) -> dict[str, float]:
-        return {"epoch_index": float(self.epochs_begun[-1])}
+    def training_rows(self) -> Rows:
+        return {"epoch_index": np.array([self.epochs_begun[-1]])}
 
-    def sample_metrics(self, rows: Any, weights: Any = None) -> Any:
-        raise NotImplementedError
 
-    def sample_scores(self, rows: Any) -> Any:
-        raise NotImplementedError
+class StubScorer(Scorer):
+    """Means of whatever the rows hold besides losses."""
 
-    def picture(self, prediction: Any, record: Any) -> Any:
-        raise NotImplementedError
+    def metrics(self, rows: Rows, weights: Any = None, *, per_class: bool = False) -> dict[str, np.ndarray]:
+        names = [name for name in rows if name != "ids" and not name.startswith("loss")]
+        return {name: np.average(rows[name], axis=0, weights=weights)[None] for name in names}
 
-    def predict_step(self, batch: dict[str, Any], *, tta: bool = False) -> list[Any]:
-        raise NotImplementedError
+    def scores(self, rows: Rows) -> dict[str, np.ndarray]:
+        return {"closeness": -np.abs(rows["bias"])}
 
-    def result(self, prediction: Any, size: tuple[int, int]) -> Any:
-        raise NotImplementedError
+    def truth(self, rows: Rows, *, same_grid: bool) -> dict[str, np.ndarray]:
+        return {}
 
-    def report(self, folder: Path, data: Any) -> Any:
-        raise NotImplementedError
 
-    def prediction_writer(self, folder: Path, *, overlay: bool) -> Any:
-        raise NotImplementedError
+def evaluate(trainer: Trainer, task: Task, loader: Any, **options: Any) -> dict[str, float]:
+    """Return the metrics of an evaluation."""
+    return StubScorer().point_estimates(trainer.evaluate(task, loader, **options))
 
 
 class StubLoader:
@@ -180,15 +179,20 @@ def fit(
     **options: Any,
 ) -> TrainingState:
     """Train with all that the trainer asks for; `options` go to `Trainer.fit`."""
-    own = {"rank": trainer.processes.rank, "world_size": trainer.processes.world_size}
+    processes = trainer.settings.processes
+    own = {"rank": processes.rank, "world_size": processes.world_size}
     loader = loader or train_loader(**own)
     optimizer = build_optimizer(task.parameter_groups(), learning_rate=learning_rate)
     schedule = build_schedule(
-        optimizer, steps_per_epoch=trainer.steps_per_epoch(loader), epochs=trainer.epochs, mode=task.mode
+        optimizer,
+        steps_per_epoch=trainer.settings.steps_per_epoch(loader),
+        epochs=trainer.settings.epochs,
+        mode=task.mode,
     )
     settings = {"checkpoints": CheckpointFolder(folder), "record": make_record, "metric_log": MetricList()}
     return trainer.fit(
         trainer.prepare(task),
+        StubScorer(),
         loader,
         val_loader(**own),
         optimizer=optimizer,

@@ -16,7 +16,6 @@ from PIL import Image
 
 import polymask
 from polymask.errors import UserError
-from polymask.inference.predictor import Predictor
 
 FP32 = {"device": "cpu", "precision": "fp32"}
 DEEP = [400.0, 1800.0]
@@ -56,7 +55,7 @@ def test_predict_and_infer_give_one_mask(trained: Path, infer: Any, tmp_path: Pa
     write(tmp_path / "in" / name)
     infer(tmp_path / "in", f"data.intensity_range={intensity_range or 'null'}")
     written = cv2.imread(str(tmp_path / "out" / "tiny" / "masks" / name.replace(name[-3:], "png")), -1)
-    predictor = Predictor.from_checkpoint("tiny", intensity_range=intensity_range, **FP32)
+    predictor = polymask.load("tiny", intensity_range=intensity_range, **FP32)
     (result,) = predictor.predict([tmp_path / "in" / name])
     assert written.shape == ((90, 60) if name == "lying.jpg" else (60, 90))
     np.testing.assert_array_equal(written, result.mask * 255)
@@ -65,7 +64,7 @@ def test_predict_and_infer_give_one_mask(trained: Path, infer: Any, tmp_path: Pa
 
 def test_an_array_is_read_as_its_file(trained: Path, tmp_path: Path) -> None:
     deep(tmp_path / "deep.tif")
-    predictor = Predictor.from_checkpoint("tiny", intensity_range=DEEP, **FP32)
+    predictor = polymask.load("tiny", intensity_range=DEEP, **FP32)
     array = lesion(60, 90).astype(np.uint16) * 5 + 450
     from_array, from_file = predictor.predict([array, tmp_path / "deep.tif"])
     np.testing.assert_array_equal(from_array.mask, from_file.mask)
@@ -91,7 +90,7 @@ def test_large_images_are_drawn_as_small_ones_are(
     lying(tmp_path / "in" / "lying.jpg")
     outputs = []
     for limit in (2**22, 0):  # with 0 every image is large
-        monkeypatch.setattr("polymask.inference.folder._LARGE_PIXELS", limit)
+        monkeypatch.setattr("polymask.families.images.LARGE_PIXELS", limit)
         infer(tmp_path / "in", "overwrite=true")
         folder = tmp_path / "out" / "tiny"
         outputs.append([(folder / kind / "lying.jpg").read_bytes() for kind in ("overlays", "outlines")])

@@ -14,7 +14,7 @@ import pytest
 from polymask import cli
 from polymask.data.images import read_image
 from polymask.errors import UserError
-from polymask.inference.inputs import find_images
+from polymask.families.images import find_images
 
 Infer = Callable[..., Any]
 
@@ -163,3 +163,19 @@ def test_worker_processes_change_nothing(infer: Infer, pictures: Path) -> None:
     before = (folder / "predictions.csv").read_bytes()
     infer(pictures, "data.batch_size=2", "data.num_workers=2", "overwrite=true")
     assert (folder / "predictions.csv").read_bytes() == before
+
+
+def test_results_of_an_earlier_version_go_on(infer: Infer, pictures: Path) -> None:
+    """Settings were written whether they were asked for or not."""
+    folder = infer(pictures).folder
+    path = folder / "inference.json"
+    now = json.loads(path.read_text())
+    path.write_text(json.dumps({**now, "tta": False}))
+    assert infer(pictures).skipped == 8
+    path.write_text(json.dumps({**now, "tta": True}))
+    with pytest.raises(UserError, match="made with another tta"):
+        infer(pictures)
+    path.write_text(json.dumps({**now, "task.score_threshold": 0}))
+    with pytest.raises(UserError, match=r"made with another task\.score_threshold"):
+        infer(pictures)
+    assert set(now) == {"checkpoint", "data.data_dir", "trainer.precision", "overlay"}

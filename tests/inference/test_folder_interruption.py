@@ -8,29 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import polymask
+from polymask.families.images import find_images
 from polymask.inference.folder import Summary, predict_files
-from polymask.inference.inputs import find_images
 from polymask.inference.predictor import Predictor
 
 SOURCE = Path(__file__).parents[2] / "src"
 NUM_IMAGES = 10
-
-
-class StoppedWriter:
-    """A writer that fails at one image."""
-
-    def __init__(self, writer: Any, name: str) -> None:
-        self.columns, self.folders = writer.columns, writer.folders
-        self._writer, self._name = writer, name
-
-    def write(self, name: Path, result: Any, image: np.ndarray | None) -> dict[str, Any]:
-        if str(name) == self._name:
-            raise OSError("no space left on device")
-        return self._writer.write(name, result, image)
 
 
 @pytest.fixture
@@ -45,10 +31,15 @@ def folder(pictures: Path, tmp_path: Path) -> Path:
 def load(*, tta: bool = False, stop_at: str | None = None) -> Predictor:
     predictor = polymask.load("tiny", device="cpu", precision="fp32", tta=tta)
     if stop_at is not None:
-        make = predictor.task.prediction_writer
-        predictor.task.prediction_writer = lambda *args, **kwargs: StoppedWriter(  # type: ignore[method-assign]
-            make(*args, **kwargs), stop_at
-        )
+        application = predictor.application
+        whole = application.write
+
+        def write(folder: Path, name: Path, *done: Any) -> dict[str, Any]:
+            if str(name) == stop_at:
+                raise OSError("no space left on device")
+            return whole(folder, name, *done)
+
+        application.write = write  # type: ignore[method-assign]
     return predictor
 
 
@@ -96,25 +87,21 @@ import os, signal, sys, time
 from pathlib import Path
 import polymask
 from polymask.inference.folder import predict_files
-from polymask.inference.inputs import find_images
+from polymask.families.images import find_images
 
 folder, out = map(Path, sys.argv[1:])
 predictor = polymask.load("tiny", device="cpu", precision="fp32")
-make = predictor.task.prediction_writer
+write = predictor.application.write
 
-class Killer:
-    def __init__(self, writer):
-        self.columns, self.writer = writer.columns, writer
+def killing(folder, name, *done):
+    if str(name) == "7":  # in the middle of its files, with some rows on disk
+        while (out / "predictions.partial.csv").read_text().count("\\n") < 4:
+            time.sleep(0.01)
+        (out / "masks" / ".7.png.tmp").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(folder, name, *done)
 
-    def write(self, name, result, image):
-        if str(name) == "7":  # in the middle of its files, with some rows on disk
-            while (out / "predictions.partial.csv").read_text().count("\\n") < 4:
-                time.sleep(0.01)
-            (out / "masks" / ".7.png.tmp").write_bytes(b"half")
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.writer.write(name, result, image)
-
-predictor.task.prediction_writer = lambda *args, **kwargs: Killer(make(*args, **kwargs))
+predictor.application.write = killing
 predict_files(predictor, folder, find_images(folder), out, batch_size=2, num_workers=0)
 """
 

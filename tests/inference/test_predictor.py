@@ -12,9 +12,8 @@ from omegaconf import OmegaConf
 import polymask
 from polymask.data.images import read_image
 from polymask.errors import UserError
-from polymask.factories import build_task
-from polymask.families.multitask.application import ImageMaskWriter
-from polymask.inference.inputs import find_images
+from polymask.factories import build_family, build_task
+from polymask.families.images import find_images
 from polymask.inference.predictor import Predictor
 
 FP32: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
@@ -53,7 +52,7 @@ def test_tta_is_the_mean_over_four_flips(trained: Path, plain: Any) -> None:
         masks.append(flip(mask))  # each flip is its own inverse
         classes.append(label)
     predictor = polymask.load("tiny", tta=True, **FP32)
-    (prediction,) = predictor.predict_batch(torch.from_numpy(image)[None], ["x"])
+    (prediction,) = predictor.predict_batch(predictor.application.collate(["x"], [torch.from_numpy(image)]))
     np.testing.assert_allclose(prediction.mask_probabilities[0].numpy(), np.mean(masks, axis=0), atol=1e-5)
     np.testing.assert_allclose(prediction.class_probabilities.numpy(), np.mean(classes, axis=0), atol=1e-5)
     assert np.abs(np.mean(masks, axis=0) - masks[0]).max() > 1e-3  # the flips do differ
@@ -87,8 +86,14 @@ def multiclass_predictor(trained: Path) -> Predictor:
     cfg = OmegaConf.create(torch.load(path, weights_only=True)["config"])
     cfg.data.segmentation = cfg.task.segmentation = "multiclass"
     torch.manual_seed(3)
-    task = build_task(cfg, class_names=["MEL", "NV", "BKL"], pretrained=False)
-    return Predictor(task=task, image_size=(32, 48), run_name="random", path=path, **FP32)
+    family = build_family(cfg, ["MEL", "NV", "BKL"])
+    return Predictor(
+        task=build_task(cfg, family, pretrained=False),
+        application=family.application(cfg.data, {}),
+        run_name="random",
+        path=path,
+        **FP32,
+    )
 
 
 def test_multiclass_masks_hold_the_most_probable_class_of_each_pixel(
@@ -109,17 +114,33 @@ def test_multiclass_masks_hold_the_most_probable_class_of_each_pixel(
     assert len(np.unique(result.mask)) > 1
     assert (result.mask == grown.argmax(axis=-1))[clear].all()
 
-    row = ImageMaskWriter(tmp_path, class_names=["MEL", "NV", "BKL"], overlay=True).write(
-        Path("x"), result, image
-    )
+    row = predictor.application.write_result(tmp_path, Path("x"), result, image)
     written = cv2.imread(str(tmp_path / "masks" / "x.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(written, result.mask)
     assert row["lesion_pixels"] == np.count_nonzero(result.mask)
 
 
 def test_repr_says_what_it_is(trained: Path) -> None:
-    shown = repr(Predictor.from_checkpoint("tiny", device="cpu", precision="fp32"))
-    assert shown == (
-        "Predictor(run='tiny', task=MultitaskTask, classes=['MEL', 'NV', 'BKL'], image_size=(32, 48), "
-        "device=cpu, precision=float32)"
+    shown = repr(polymask.load("tiny", tta=True, **FP32))
+    assert shown.startswith("Predictor(run='tiny', application=Application(image_size=(32, 48), ")
+    assert shown.endswith("device=cpu, precision=float32)")
+    for part in ("class_names=['MEL', 'NV', 'BKL']", "tta=True", "intensity_range=(0.0, 255.0)"):
+        assert part in shown
+
+
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [({"score_threshold": 0.0}, "score_threshold=0.0"), ({"pixel_size": 0.5}, "pixel_size=0.5")],
+)
+def test_an_option_of_other_models_is_told(trained: Path, option: dict[str, float], shown: str) -> None:
+    with pytest.raises(UserError) as told:
+        polymask.load("tiny", **option, **FP32)
+    assert str(told.value) == (
+        f"{shown} is of no use to tiny, which takes data.intensity_range, tta; leave it out."
     )
+    polymask.load("tiny", **dict.fromkeys(option), **FP32)  # asks for nothing
+
+
+def test_options_are_checked(trained: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.intensity_range=\[5, 1\] is not valid"):
+        polymask.load("tiny", intensity_range=[5, 1], **FP32)

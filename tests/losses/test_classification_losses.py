@@ -24,7 +24,9 @@ def test_cross_entropy_equals_scikit_learn():
     plain = log_loss(labels, probabilities, labels=range(4))
     weighted = log_loss(labels, probabilities, labels=range(4), sample_weight=WEIGHTS[labels].numpy())
     assert CrossEntropyLoss()(logits, labels).item() == pytest.approx(plain, rel=1e-5)
-    assert CrossEntropyLoss(weight_of_class=WEIGHTS)(logits, labels).item() == pytest.approx(weighted, rel=1e-5)
+    assert CrossEntropyLoss(weight_of_class=WEIGHTS)(logits, labels).item() == pytest.approx(
+        weighted, rel=1e-5
+    )
 
 
 def test_label_smoothing_is_cross_entropy_with_spread_targets():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from distributed_worker import SCENARIOS, run_scenario
-from stub_task import NUM_VAL, StubTask, make_trainer, val_loader
+from stub_task import NUM_VAL, StubTask, evaluate, make_trainer, val_loader
 
 from polymask.training.checkpoint import inference_weights, load_checkpoint
 from polymask.training.distributed import Processes, leave, processes
@@ -107,7 +107,7 @@ def test_validation_metrics_are_those_of_the_saved_weights(folder, ranks, name):
     content = load_checkpoint(folder / "0" / name / "run.last.pt")
     task = StubTask(batch_norm=True)
     task.load_state_dict(inference_weights(content))
-    alone = make_trainer().evaluate(task, val_loader(), title="val")
+    alone = evaluate(make_trainer(), task, val_loader(), title="val")
     for found in ranks:
         newest = found[name]["history"][-1]
         assert newest["val/loss"] == pytest.approx(float(alone["loss"]), rel=1e-6)
@@ -126,7 +126,7 @@ def test_share_gives_all_the_value_of_the_main_process(ranks):
 
 
 def test_each_process_evaluates_all_samples_alone_after_leaving(ranks):
-    expected = make_trainer().evaluate(StubTask(), val_loader(), title="test")
+    expected = evaluate(make_trainer(), StubTask(), val_loader(), title="test")
     for found in ranks:
         assert found["alone"] == pytest.approx({name: float(value) for name, value in expected.items()})
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,11 +144,12 @@ def test_resume_logs_the_epochs_before_first(tmp_path):
 
 
 def test_run_without_gradient_scaling_goes_on_with_it():
-    trainer, task = make_trainer(), StubTask()
+    settings, task = make_trainer().settings, StubTask()
     optimizer = sgd(task.parameter_groups(), learning_rate=0.1)
-    saved = TrainingLoop(trainer, task, optimizer, Schedule()).everything(TrainingState(epoch=2))
-    trainer.precision = torch.float16  # what a CUDA device without bfloat16 chooses
-    loop = TrainingLoop(trainer, task, optimizer, Schedule())
+    saved = TrainingLoop(settings, task, optimizer, Schedule()).everything(TrainingState(epoch=2))
+    # What a CUDA device without bfloat16 chooses.
+    scaled = dataclasses.replace(settings, precision=torch.float16)
+    loop = TrainingLoop(scaled, task, optimizer, Schedule())
     assert loop.scaler.is_enabled()
     assert loop.restore(saved).epoch == 2
 

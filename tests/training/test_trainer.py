@@ -13,6 +13,7 @@ from stub_task import (
     StubTask,
     assert_close,
     assert_equal,
+    evaluate,
     fit,
     make_batch,
     make_trainer,
@@ -55,7 +56,7 @@ def test_training_equals_a_loop_by_hand_also_when_the_last_group_is_short(tmp_pa
             torch.stack([by_hand.errors(batch).square().mean() for batch in group]).mean().backward()
             optimizer.step()
     assert_close(weights(task), weights(by_hand))
-    assert state.step == 2 * trainer.steps_per_epoch(loader) == 2 * len(range(0, 6, accumulate))
+    assert state.step == 2 * trainer.settings.steps_per_epoch(loader) == 2 * len(range(0, 6, accumulate))
 
 
 def test_epoch_reports_the_mean_of_each_loss(tmp_path):
@@ -121,7 +122,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint_before(t
 
 def test_evaluation_means_over_all_samples_and_hands_on_predictions():
     task, seen = StubTask(), []
-    metrics = make_trainer().evaluate(task, val_loader(), title="test", consume=seen.extend)
+    metrics = evaluate(make_trainer(), task, val_loader(), title="test", consume=seen.extend)
     batch = make_batch([(0, index, 0) for index in range(NUM_VAL)], offset=500)
     errors = task.errors(batch).detach()
     assert metrics["loss"] == pytest.approx(float(errors.square().mean()), rel=1e-6)
@@ -133,8 +134,8 @@ def test_evaluation_draws_no_random_number_and_leaves_weights_and_statistics():
     task = StubTask(dropout=0.5, batch_norm=True).train()
     torch.manual_seed(0)
     before = weights(task), torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
-    first = make_trainer().evaluate(task, val_loader(), title="val")
-    second = make_trainer().evaluate(task, val_loader(), title="val")
+    first = evaluate(make_trainer(), task, val_loader(), title="val")
+    second = evaluate(make_trainer(), task, val_loader(), title="val")
     assert first == second
     assert_equal(weights(task), before[0])
     assert torch.equal(torch.get_rng_state(), before[1])
@@ -149,10 +150,12 @@ def test_limit_batches_holds_for_training_and_evaluation(tmp_path):
     seen: list[float] = []
     trainer.evaluate(task, val_loader(), title="val", consume=seen.extend)
     assert len(seen) == 6
-    assert trainer.num_batches(train_loader()) == trainer.steps_per_epoch(train_loader()) == 2
+    assert (
+        trainer.settings.num_batches(train_loader()) == trainer.settings.steps_per_epoch(train_loader()) == 2
+    )
     assert fit(trainer, task, tmp_path).step == 2
-    assert make_trainer(limit_batches=99).num_batches(train_loader()) == 6
-    assert make_trainer(limit_batches=5, accumulate_batches=2).steps_per_epoch(train_loader()) == 3
+    assert make_trainer(limit_batches=99).settings.num_batches(train_loader()) == 6
+    assert make_trainer(limit_batches=5, accumulate_batches=2).settings.steps_per_epoch(train_loader()) == 3
 
 
 class Watch(Schedule):
@@ -243,10 +246,11 @@ def test_monitored_metric_that_is_never_a_number_ends_as_a_user_error(tmp_path):
 
 def test_monitored_metric_without_a_value_is_said_before_training(tmp_path, caplog):
     class Unmeasured(StubTask):
-        def compute_metrics(self):
+        def evaluation(self):
+            rows = super().evaluation()
             if not self.epochs_begun:
-                return super().compute_metrics() | {"loss": float("nan")}
-            return super().compute_metrics()
+                rows["loss"] = np.full(len(rows["ids"]), np.nan)
+            return rows
 
     assert fit(make_trainer(), Unmeasured(), tmp_path).best_value is not None
     begin = "task.monitor=val/loss has no value on the validation subset yet"

@@ -18,7 +18,7 @@ Batches and predictions are the family's own: nobody else looks into them, but f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -173,31 +173,88 @@ class Report(Protocol):
         """
 
 
-class PredictionWriter(Protocol):
-    """Writes the predictions of an inference run, one image at a time, possibly from several threads."""
+RESULTS_NAME = "inference.json"
+"""File that marks a folder of results of an inference; nothing in it is a case."""
 
-    @property
-    def folders(self) -> Sequence[str]:
-        """Return the names of the folders that `write` fills."""
 
-    @property
-    def columns(self) -> Sequence[str]:
-        """Return the names of the values that `write` returns."""
+class Application(ABC):
+    """Applies a trained task to cases: to images, or to whatever else the family predicts as one.
 
-    def write(self, name: Path, result: Any, image: np.ndarray | None) -> dict[str, Any]:
-        """Write the files of one image.
+    It holds no network and opens no file before it is asked to. The way of a case: `read` opens it, `collate`
+    joins several, `predict` gets what was joined on the task's device, and `write` (for files) or `result`
+    (for Python) makes of the prediction what a person wants. `read` runs in the loader's processes and
+    `write` in threads; how much of a case is in memory at a time is the family's affair.
 
-        Args:
-            name: Path of the image relative to the input folder.
-            result: What the task's `result` returned for it.
-            image: (H, W, 3) uint8 RGB at original size, None when no overlay is wanted.
+    Attributes:
+        folders: Names of the folders that `write` fills.
+        columns: Names of the values that `write` returns.
+        settings: What was chosen for this inference rather than in training, by key of the configuration:
+            results of different settings do not go into one folder.
+        batch_size: Cases per pass through the network, unless the user gives another number.
+    """
 
-        Returns:
-            The row for `predictions.csv`.
+    folders: Sequence[str]
+    columns: Sequence[str]
+    settings: Mapping[str, Any]
+    batch_size: int
+
+    @abstractmethod
+    def find(self, folder: Path) -> list[Path]:
+        """Return the cases below a folder, relative to it and sorted; hidden ones and results are left out.
+
+        Raises:
+            UserError: There is none.
         """
 
-    def finish(self) -> None:
-        """Write what is about all images, those of earlier runs in the same folder too."""
+    @abstractmethod
+    def read(self, source: str | Path | np.ndarray, *, draw: bool = False) -> tuple[Any, Any]:
+        """Open a case.
+
+        Args:
+            source: Its path, or what would be read from there.
+            draw: Whether `write` shall draw the prediction on it.
+
+        Returns:
+            The network's input, for `collate`; and what `result` and `write` will have to know of the case.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+
+    @abstractmethod
+    def collate(self, ids: Sequence[str], inputs: Sequence[Any]) -> Batch:
+        """Return the inputs of some cases as one batch for `predict`; tensors are moved to its device."""
+
+    @abstractmethod
+    def predict(self, task: Any, batch: Batch) -> Sequence[Any]:
+        """Return one prediction per case; without gradients and in the caller's precision.
+
+        Args:
+            task: The family's task.
+            batch: What `collate` returned.
+        """
+
+    @abstractmethod
+    def result(self, prediction: Any, case: Any) -> Any:
+        """Return a prediction in plain containers, at the case's own size."""
+
+    @abstractmethod
+    def write(self, folder: Path, name: Path, prediction: Any, case: Any) -> dict[str, Any]:
+        """Write the files of one case.
+
+        Args:
+            folder: Folder of the results.
+            name: Of its files: a path below each of `folders`, without suffix.
+            prediction: What `predict` returned for it.
+            case: What `read` returned for it.
+
+        Returns:
+            Its row of `predictions.csv`.
+        """
+
+    @abstractmethod
+    def finish(self, folder: Path) -> None:
+        """Write what is about all cases, those of earlier runs into the same folder too."""
 
 
 class Family(ABC):
@@ -214,10 +271,12 @@ class Family(ABC):
     Attributes:
         needs: What a data set must give.
         headline: The metrics that a person wants to see first.
+        options: Keys of an inference's configuration that `application` takes.
         scorer: Computes the metrics.
     """
 
     headline: ClassVar[Sequence[str]]
+    options: ClassVar[Sequence[str]] = ()
     needs: frozenset[str]
     scorer: Scorer
 
@@ -259,3 +318,15 @@ class Family(ABC):
     @abstractmethod
     def picture(self, prediction: Any, record: Record) -> np.ndarray:
         """Draw one prediction beside the truth: (H, W, 3) uint8 RGB."""
+
+    def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> Application | None:
+        """Return what applies a trained task to new cases, None where there is nothing to apply.
+
+        Args:
+            data: The `data` section of the stored configuration.
+            chosen: Values of the keys of `options` that take the place of those of training.
+
+        Raises:
+            UserError: A value is not allowed.
+        """
+        return None

@@ -1,4 +1,4 @@
-"""Which files an inference run is about."""
+"""Which cases an inference run is about, and the names of their results."""
 
 from __future__ import annotations
 
@@ -7,40 +7,26 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from polymask.data.images import IMAGE_SUFFIXES
 from polymask.errors import UserError
+from polymask.families.base import Application
 from polymask.utils.names import check_file_names
 
-SETTINGS_NAME = "inference.json"
-"""File that marks a folder of results; its images are no input."""
 
-
-def find_images(folder: Path, file_list: Path | None = None) -> list[Path]:
-    """Return the images to predict, as paths relative to `folder` where they lie in it.
+def find_cases(application: Application, folder: Path, file_list: Path | None = None) -> list[Path]:
+    """Return the cases to predict, as paths relative to `folder` where they lie in it.
 
     Args:
-        folder: Searched recursively; hidden files and folders and the results of earlier runs are left out.
+        application: Knows what a case is.
+        folder: Where it looks for them.
         file_list: Text file to take instead, in its order: one path per line, absolute or relative to
             `folder`; empty lines and those that begin with `#` are left out.
 
     Raises:
-        UserError: The folder or the list is missing, there is no image, or a name is not UTF-8.
+        UserError: The folder or the list is missing, there is no case, or a name is not UTF-8.
     """
     if not folder.is_dir():
         raise UserError(f"data.data_dir={folder} is not a folder; give the folder that holds the images.")
-    if file_list is not None:
-        return _listed(folder, file_list)
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [
-            name for name in folders if name[0] != "." and not Path(parent, name, SETTINGS_NAME).is_file()
-        ]
-        images = (name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES and name[0] != ".")
-        found += [Path(parent, name).relative_to(folder) for name in images]
-    if not found:
-        raise UserError(f"data.data_dir={folder} holds no image; looked for {', '.join(IMAGE_SUFFIXES)}.")
-    check_file_names(map(str, found))
-    return sorted(found)
+    return application.find(folder) if file_list is None else _listed(folder, file_list)
 
 
 def _listed(folder: Path, file_list: Path) -> list[Path]:
@@ -66,7 +52,7 @@ def output_names(files: Sequence[Path]) -> dict[Path, Path]:
     Files that differ by their suffix only keep it in the name, so that none overwrites another.
 
     Args:
-        files: Paths as `find_images` returns them.
+        files: Paths as `find_cases` returns them.
 
     Raises:
         UserError: A file of the folder and one outside of it would have results of the same name.

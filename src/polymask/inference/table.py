@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from polymask.utils.files import write_text
+from polymask.utils.tables import csv_rows, csv_text
 
 _FINAL, _PARTIAL = "predictions.csv", "predictions.partial.csv"
 
@@ -34,7 +35,6 @@ class PredictionTable:
         """Open the table for `add`."""
         write_text(self._partial, csv_text(self.columns, self.rows.values()))
         self._file = self._partial.open("a", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, self.columns, restval="", lineterminator="\n")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -44,7 +44,7 @@ class PredictionTable:
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a row, at once also on disk."""
         self.rows[row["file"]] = row
-        self._writer.writerow(row)
+        self._file.write(csv_rows(self.columns, [row]))
         self._file.flush()
 
     def finish(self, order: Sequence[str]) -> None:
@@ -59,15 +59,6 @@ def remove_tables(folder: Path) -> None:
     """Forget the rows of earlier runs."""
     for name in (_FINAL, _PARTIAL):
         (folder / name).unlink(missing_ok=True)
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return rows as CSV with a header; what a row lacks stays empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _read(path: Path) -> dict[str, Mapping[str, Any]]:

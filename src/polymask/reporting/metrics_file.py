@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from polymask.metrics.bootstrap import bootstrap_weights, percentile_interval
 from polymask.utils.files import REPORT_NAME, write_text
+from polymask.utils.numbers import none_for_nan
 
 _REPLICATES = 1000
 
@@ -68,16 +68,11 @@ def write_metrics(
         "num_groups": len(set(groups)),
         **details,
         "intervals": f"95 % percentile bootstrap, {_REPLICATES} replicates, resampled by group",
-        "losses": {name: _number(value) for name, value in losses.items()},
+        "losses": {name: none_for_nan(value) for name, value in losses.items()},
         "metrics": {
-            name: {"value": _number(value), "low": _number(low), "high": _number(high)}
+            name: {"value": none_for_nan(value), "low": none_for_nan(low), "high": none_for_nan(high)}
             for (name, value), (low, high) in zip(values.items(), intervals.values(), strict=True)
         },
     }
     write_text(folder / REPORT_NAME, json.dumps(content, indent=2) + "\n")
     return Measured(values=values, intervals=intervals)
-
-
-def _number(value: float) -> float | None:
-    """Return None for NaN: JSON has no word for it."""
-    return None if math.isnan(value) else value

@@ -15,7 +15,7 @@ from polymask.utils.paths import resolve
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestedRun:
+class RunOnDisk:
     """A tested run.
 
     Attributes:
@@ -33,7 +33,7 @@ class TestedRun:
     groups: Sequence[str]
 
 
-def read_tested_run(checkpoint: Path, *, test_dir: str | None, data_dir: str | None = None) -> TestedRun:
+def read_tested_run(checkpoint: Path, *, test_dir: str | None, data_dir: str | None = None) -> RunOnDisk:
     """Read a run back.
 
     Args:
@@ -52,4 +52,4 @@ def read_tested_run(checkpoint: Path, *, test_dir: str | None, data_dir: str | N
     name = content["run_name"]
     folder = resolve(test_dir or run.cfg.local_save_dir or TEST_RESULTS) / name
     rows, groups = read_samples(folder)
-    return TestedRun(name=name, run=run, folder=folder, rows=rows, groups=groups)
+    return RunOnDisk(name=name, run=run, folder=folder, rows=rows, groups=groups)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from polymask.errors import nearest
 from polymask.tracking.base import Tracker
 from polymask.utils.files import write_text
+from polymask.utils.tables import csv_text
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +34,7 @@ class EpochLog:
         """Take the metrics of all epochs so far; the last entry goes to the tracker."""
         history = self._with_running_values(history)
         columns = list(dict.fromkeys(name for row in history for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-        write_text(self.path, text.getvalue())
+        write_text(self.path, csv_text(columns, history))
         newest = history[-1]
         metrics = {name: value for name, value in newest.items() if name != "epoch"}
         self.tracker.log_metrics(metrics, step=int(newest["epoch"]))

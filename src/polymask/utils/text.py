@@ -1,11 +1,9 @@
-"""Rows as text: for people in aligned columns, for programs as CSV."""
+"""Text for people: rows in aligned columns, names in one form."""
 
 from __future__ import annotations
 
-import csv
-import io
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 
 def align_columns(rows: Sequence[Sequence[str]], *, left: int = 1, indent: str = "") -> list[str]:
@@ -16,13 +14,6 @@ def align_columns(rows: Sequence[Sequence[str]], *, left: int = 1, indent: str =
         cells = [*map(str.ljust, row[:left], widths), *map(str.rjust, row[left:], widths[left:])]
         lines.append((indent + "  ".join(cells)).rstrip())
     return lines
-
-
-def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    r"""Return rows as CSV, lines ending in "\n"."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def same_name(name: str) -> str:

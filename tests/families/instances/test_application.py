@@ -13,7 +13,9 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from polymask.families.instances.application import InstanceWriter
+from polymask.errors import UserError
+from polymask.families.images import ImageCase
+from polymask.families.instances.application import Application
 from polymask.structures import rle
 from polymask.structures.objects import InstancePrediction
 
@@ -38,9 +40,13 @@ def prediction(file: str, count: int, seed: int = 0) -> InstancePrediction:
     )
 
 
-def writer(folder: Path, **options: Any) -> InstanceWriter:
-    defaults = {"class_names": NAMES, "overlay": True, "score_threshold": 0.5}
-    return InstanceWriter(folder, **(defaults | options))
+def make(chosen: dict[str, Any] | None = None) -> Application:
+    return Application(
+        {"batch_size": 2}, chosen or {}, class_names=NAMES, score_threshold=0.5, pixel_size=None
+    )
+
+
+OWN = make()
 
 
 def image() -> np.ndarray:
@@ -52,9 +58,8 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def test_the_files_of_one_image(tmp_path: Path) -> None:
-    own = writer(tmp_path)
     found = prediction("sub/a.jpg", 7)
-    row = own.write(Path("sub/a"), found, image())
+    row = OWN.write_result(tmp_path, Path("sub/a"), found, image())
     labels = found.labels[:5]  # 0.95 to 0.55; the two others are below the threshold
     areas = [4 * (3 + index) for index in range(5)]
     assert row == {
@@ -64,12 +69,12 @@ def test_the_files_of_one_image(tmp_path: Path) -> None:
         "covered_pixels": sum(areas),
         "covered_share": f"{sum(areas) / 8000:.6f}",
     }
-    assert tuple(row) == tuple(own.columns)
+    assert tuple(row) == tuple(OWN.columns)
     numbers = cv2.imread(str(tmp_path / "label_maps" / "sub" / "a.tif"), cv2.IMREAD_UNCHANGED)
     assert (numbers.dtype, numbers.shape) == (np.uint16, SIZE)
     assert np.bincount(numbers.ravel())[1:].tolist() == areas
     assert cv2.imread(str(tmp_path / "overlays" / "sub" / "a.jpg")).shape[0] >= 7 * 80
-    own.finish()
+    OWN.finish(tmp_path)
     lines = table(tmp_path)
     assert [line["id"] for line in lines] == list("12345")
     assert [int(line["area_pixels"]) for line in lines] == areas
@@ -79,14 +84,13 @@ def test_the_files_of_one_image(tmp_path: Path) -> None:
 
 
 def test_no_overlay_when_none_is_wanted(tmp_path: Path) -> None:
-    writer(tmp_path, overlay=False).write(Path("a"), prediction("a.jpg", 2), None)
+    OWN.write(tmp_path, Path("a"), prediction("a.jpg", 2), ImageCase(size=SIZE))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["instances", "label_maps"]
 
 
 def test_an_image_without_objects(tmp_path: Path) -> None:
-    own = writer(tmp_path)
-    row = own.write(Path("a"), prediction("a.jpg", 0), image())
-    own.finish()
+    row = OWN.write_result(tmp_path, Path("a"), prediction("a.jpg", 0), image())
+    OWN.finish(tmp_path)
     assert (row["num_objects"], row["covered_pixels"]) == (0, 0)
     assert table(tmp_path) == []
     assert json.loads((tmp_path / "instances.json").read_text()) == []
@@ -96,33 +100,32 @@ def test_an_image_without_objects(tmp_path: Path) -> None:
 def test_threads_and_one_thread_write_the_same(tmp_path: Path) -> None:
     jobs = [(Path(f"f{n % 3}/i{n}"), prediction(f"f{n % 3}/i{n}.png", n % 7, seed=n)) for n in range(40)]
     for name, threads in (("one", 1), ("four", 4)):
-        own = writer(tmp_path / name)
+        folder = tmp_path / name
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda job, own=own: own.write(*job, image()), jobs))
-        own.finish()
+            list(pool.map(lambda job, to=folder: OWN.write_result(to, *job, image()), jobs))
+        OWN.finish(folder)
     for name in ("instances.csv", "instances.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "four" / name).read_bytes()
     assert len(json.loads((tmp_path / "one" / "instances.json").read_text())) == sum(n % 7 for n in range(40))
 
 
 def test_a_run_that_goes_on_has_the_objects_of_the_first_one_too(tmp_path: Path) -> None:
-    first = writer(tmp_path / "split")
-    first.write(Path("a"), prediction("a.jpg", 3), image())
-    first.write(Path("b"), prediction("b.jpg", 2), image())  # and is killed before `finish`
-    (tmp_path / "split" / ".instances.json.partial").write_text('[\n{"cut": ')
-    second = writer(tmp_path / "split")
-    second.write(Path("b"), prediction("b.jpg", 2), image())  # once more: its row was not yet written
-    second.write(Path("c"), prediction("c.jpg", 4), image())
-    second.finish()
-    again = writer(tmp_path / "split")  # nothing is left to do
-    again.finish()
-    whole = writer(tmp_path / "whole")
+    split, whole = tmp_path / "split", tmp_path / "whole"
+    first = make()
+    first.write_result(split, Path("a"), prediction("a.jpg", 3), image())
+    first.write_result(split, Path("b"), prediction("b.jpg", 2), image())  # and is killed before `finish`
+    (split / ".instances.json.partial").write_text('[\n{"cut": ')
+    second = make()
+    second.write_result(split, Path("b"), prediction("b.jpg", 2), image())  # its row was not yet written
+    second.write_result(split, Path("c"), prediction("c.jpg", 4), image())
+    second.finish(split)
+    make().finish(split)  # nothing is left to do
     for name, count in (("a", 3), ("b", 2), ("c", 4)):
-        whole.write(Path(name), prediction(f"{name}.jpg", count), image())
-    whole.finish()
+        OWN.write_result(whole, Path(name), prediction(f"{name}.jpg", count), image())
+    OWN.finish(whole)
     for name in ("instances.csv", "instances.json"):
-        assert (tmp_path / "split" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert sorted(path.name for path in (tmp_path / "split").iterdir()) == [
+        assert (split / name).read_bytes() == (whole / name).read_bytes()
+    assert sorted(path.name for path in split.iterdir()) == [
         "instances",
         "instances.csv",
         "instances.json",
@@ -132,22 +135,32 @@ def test_a_run_that_goes_on_has_the_objects_of_the_first_one_too(tmp_path: Path)
 
 
 def test_micrometres_may_be_asked_for_later(tmp_path: Path) -> None:
-    own = writer(tmp_path)
-    own.write(Path("a"), prediction("a.jpg", 1), image())
-    own.finish()
+    OWN.write_result(tmp_path, Path("a"), prediction("a.jpg", 1), image())
+    OWN.finish(tmp_path)
     assert "area_um2" not in table(tmp_path)[0]
-    writer(tmp_path, pixel_size=0.5).finish()
+    later = make({"data.pixel_size": 0.5})
+    assert later.settings == OWN.settings == {}  # results of both may lie in one folder
+    later.finish(tmp_path)
     (line,) = table(tmp_path)
     assert float(line["area_um2"]) == 12 * 0.25
     assert float(line["equivalent_diameter_um"]) == pytest.approx((4 * 3 / np.pi) ** 0.5, rel=1e-5)
 
 
+def test_values_of_an_inference_take_the_place_of_those_of_training(tmp_path: Path) -> None:
+    surer = make({"task.score_threshold": 0.9})
+    assert surer.write_result(tmp_path, Path("a"), prediction("a.jpg", 7), None)["num_objects"] == 1
+    assert surer.settings == {"task.score_threshold": 0.9}
+    with pytest.raises(UserError, match=r"task\.score_threshold=1\.5 is not valid"):
+        make({"task.score_threshold": 1.5})
+    with pytest.raises(UserError, match=r"data\.pixel_size=0 is not valid"):
+        make({"data.pixel_size": 0})
+
+
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools and NumPy 2
 def test_pycocotools_reads_the_results(tmp_path: Path) -> None:
-    own = writer(tmp_path)
     for name in ("a", "b"):
-        own.write(Path(name), prediction(f"{name}.jpg", 3), image())
-    own.finish()
+        OWN.write_result(tmp_path, Path(name), prediction(f"{name}.jpg", 3), image())
+    OWN.finish(tmp_path)
     truth = COCO()
     truth.dataset = {
         "images": [{"id": f"{name}.jpg", "height": SIZE[0], "width": SIZE[1]} for name in ("a", "b")],

@@ -1,4 +1,4 @@
-"""`predict_files` with the writer of objects: threads, files that go on, tables of the whole run."""
+"""`predict_files` with the application that finds objects: threads, files that go on, tables of the run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from polymask.families.instances.application import InstanceWriter
-from polymask.families.instances.task import InstanceTask
+from polymask.families.instances.family import Family
+from polymask.families.instances.task import Task
 from polymask.inference.folder import Summary, predict_files
 from polymask.inference.predictor import Predictor
 
@@ -40,13 +40,6 @@ class BrightBox(nn.Module):
         return found
 
 
-class BoxTask(InstanceTask):
-    def prediction_writer(self, folder: Path, *, overlay: bool) -> InstanceWriter:
-        return InstanceWriter(
-            folder, class_names=self.class_names, overlay=overlay, score_threshold=0.5, pixel_size=2.0
-        )
-
-
 def write_images(folder: Path) -> None:
     for index, (name, box) in enumerate(BOXES.items()):
         image = np.full((60 + 4 * index, 80, 3), 20, np.uint8)
@@ -60,8 +53,8 @@ def run(source: Path, folder: Path, names: list[str]) -> Summary:
     weights = source.parent / "weights.pt"
     weights.write_bytes(b"weights")
     predictor = Predictor(
-        task=BoxTask(model=BrightBox(), loss=None, class_names=["Fiber", "Film"]),
-        image_size=None,
+        task=Task(model=BrightBox(), loss=None, num_classes=2, monitor="val/loss", mode="min"),
+        application=Family(class_names=["Fiber", "Film"], pixel_size=2.0).application({"batch_size": 2}, {}),
         run_name="boxes",
         path=weights,
         device="cpu",

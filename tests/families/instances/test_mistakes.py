@@ -37,7 +37,6 @@ TINY = [
 ]
 COCO = ["experiment=mask_rcnn", *TINY]
 MAPS = ["experiment=mask_rcnn", "data=label_maps", *TINY]
-GOES_WITH = "task=instance goes with data=coco or label_maps, the other tasks with ham10000, isic2016"
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -183,11 +182,14 @@ def test_files_of_label_maps(
     [
         (
             ["data=ham10000", "task=instance"],
-            "task=instance goes with model=mask_rcnn, loss=mask_rcnn and data=",
+            "use data=coco or label_maps and model=mask_rcnn and loss=mask_rcnn, or with what there is task=",
         ),
-        (["data=ham10000", *COCO[:1], *TINY], GOES_WITH),
-        (["data=coco", "task=segmentation", "model.encoder_weights=null", "data.num_workers=0"], GOES_WITH),
-        (["data=coco", "task=instance"], "experiment=mask_rcnn chooses them all"),
+        (["data=ham10000", *COCO[:1], *TINY], "use data=coco or label_maps."),
+        (
+            ["data=coco", "task=segmentation", "model.encoder_weights=null", "data.num_workers=0"],
+            "the data set gives image and objects: use data=coco_masks or demo or ham10000",
+        ),
+        (["data=coco", "task=instance"], "use model=mask_rcnn and loss=mask_rcnn."),
         (["data=coco", "task=instance", "model=mask_rcnn", "model.weights=null"], "loss=mask_rcnn"),
         ([*COCO, "data.image_size=64"], "set model.min_size and model.max_size instead"),
         ([*COCO, "data.pixel_size=0"], "data.pixel_size=0 is not valid"),
@@ -261,7 +263,7 @@ def test_flips_in_inference_are_refused(
 ) -> None:
     cli.run("train", [*COCO, f"data.data_dir={coco_folder}", "test_after_training=false"])
     infer = ["infer", "run_name=mistaken", f"data.data_dir={coco_folder / 'images'}", "data.num_workers=0"]
-    assert "tta=true is not available for" in fails(capsys, *infer, "tta=true")
+    assert "tta=true is of no use to mistaken, which takes" in fails(capsys, *infer, "tta=true")
 
 
 def test_refused_flips_do_not_stand_in_the_way_of_the_next_command(

@@ -20,16 +20,16 @@ from pycocotools.cocoeval import COCOeval
 from polymask.data.sources import read_coco
 from polymask.errors import UserError
 from polymask.families.instances.dataset import InstanceDataset, collate_instances
+from polymask.families.instances.family import Family
 from polymask.families.instances.loss import InstanceLoss
-from polymask.families.instances.task import InstanceTask, build_task
-from polymask.families.multitask.loss import MultitaskLoss
-from polymask.models.mask_class.smp import build_model as build_smp_model
+from polymask.families.instances.task import Task
 from polymask.models.mask_rcnn.model import build_model
 from polymask.structures import rle
 from polymask.structures.objects import InstancePrediction
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools and NumPy 2
 
+SCORER = Family(class_names=CLASSES).scorer
 TERMS = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
 MODEL: dict[str, Any] = {
     "backbone": "resnet18",
@@ -47,13 +47,12 @@ MODEL: dict[str, Any] = {
 
 def make_task(
     *, model: dict[str, Any] | None = None, loss: dict[str, float] | None = None, **options: Any
-) -> InstanceTask:
+) -> Task:
     torch.manual_seed(0)
-    return build_task(
+    return Family(class_names=CLASSES, **options).build_task(
         build_model=partial(build_model, **(MODEL | (model or {}))),
         build_loss=partial(InstanceLoss, **(loss or {})),
-        class_names=CLASSES,
-        **options,
+        class_counts=None,
     )
 
 
@@ -75,7 +74,7 @@ def batches(records: list) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def found(batches: list[dict]) -> tuple[InstanceTask, list[InstancePrediction], dict[str, float]]:
+def found(batches: list[dict]) -> tuple[Task, list[InstancePrediction], dict[str, float]]:
     """A task that has learned a little, what it finds in all images, and its metrics."""
     task = make_task(score_threshold=0.3)
     task.start_epoch(0)
@@ -86,7 +85,7 @@ def found(batches: list[dict]) -> tuple[InstanceTask, list[InstancePrediction], 
         torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         optimizer.step()
     predictions = [prediction for batch in batches for prediction in task.evaluation_step(batch)]
-    return task, predictions, task.compute_metrics()
+    return task, predictions, SCORER.point_estimates(task.evaluation())
 
 
 def test_training_step_gives_the_weighted_sum_of_torchvisions_five(batches: list[dict]) -> None:
@@ -185,15 +184,13 @@ def test_evaluation_is_repeatable_and_leaves_network_and_random_numbers_alone(ba
     before = copy.deepcopy(task.state_dict())
     assert any("running_mean" in name for name in before)
     state = torch.get_rng_state()
-    all_metrics, all_rows = [], []
+    all_rows = []
     for order in (batches, batches[::-1]):
-        task.reset_metrics()
+        task.reset()
         for batch in order:
             task.evaluation_step(batch)
-        all_metrics.append(task.compute_metrics())
-        all_rows.append(task.rows)
+        all_rows.append(task.evaluation())
         torch.rand(3)  # numbers drawn elsewhere change nothing
-    np.testing.assert_equal(*all_metrics)
     np.testing.assert_equal(*all_rows)
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     assert task.model.training
@@ -202,41 +199,37 @@ def test_evaluation_is_repeatable_and_leaves_network_and_random_numbers_alone(ba
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_predict_step_finds_what_evaluation_finds_without_a_target(
+def test_an_application_finds_what_evaluation_finds_without_a_target(
     found: tuple, batches: list[dict], records: list
 ) -> None:
     task, predictions, _ = found
     by_id = {prediction.id: prediction for prediction in predictions}
-    sizes = {record.id: record.size for record in records}
+    sizes = {record.id: record.truth.size for record in records}
+    application = Family(class_names=CLASSES).application({"batch_size": 2}, {})
     for batch in batches:
-        for prediction in task.predict_step({"ids": batch["ids"], "image": batch["image"]}):
+        for prediction in application.predict(task, application.collate(batch["ids"], batch["image"])):
             expected = by_id[prediction.id]
             assert prediction.size == expected.size == sizes[prediction.id]
             assert prediction.masks == expected.masks
             for name in ("boxes", "labels", "scores"):
                 np.testing.assert_array_equal(getattr(prediction, name), getattr(expected, name))
             assert (np.diff(prediction.scores) <= 0).all()
-            assert task.result(prediction, prediction.size) is prediction
-
-
-def test_flips_are_refused(found: tuple, batches: list[dict]) -> None:
-    with pytest.raises(UserError, match="tta=true is not available for instance segmentation"):
-        found[0].predict_step(batches[0], tta=True)
 
 
 def test_scores_of_each_image_equal_a_count_of_pixels(found: tuple, records: list) -> None:
     task, predictions, metrics = found
-    scores = task.sample_scores(task.rows)
+    rows = task.evaluation()
+    scores = SCORER.scores(rows)
     assert list(scores) == ["dice_lesion", "top_mask_iou"]
     by_id = {prediction.id: prediction for prediction in predictions}
-    assert task.rows["ids"].tolist() == [record.id for record in records]
+    assert rows["ids"].tolist() == [record.id for record in records]
     for index, record in enumerate(records):
         objects, prediction = record.read_objects().to_target(), by_id[record.id]
         true, crowd = (objects["masks"][objects["crowd"] == is_].any(axis=0) for is_ in (False, True))
         valid = true | ~crowd
         masks = [rle.decode(mask) & valid for mask in prediction.masks]
         sure = [mask for mask, score in zip(masks, prediction.scores, strict=True) if score >= 0.3]
-        union = np.any(sure, axis=0) if sure else np.zeros(record.size, bool)
+        union = np.any(sure, axis=0) if sure else np.zeros(record.truth.size, bool)
         total = union.sum() + true.sum()
         dice = 2 * (union & true).sum() / total if total else 1.0
         assert scores["dice_lesion"][index] == pytest.approx(dice)
@@ -250,36 +243,38 @@ def test_scores_of_each_image_equal_a_count_of_pixels(found: tuple, records: lis
 def test_sample_metrics_of_stored_rows_are_those_of_the_evaluation(found: tuple) -> None:
     task, _, metrics = found
     weights = np.stack([np.ones(12), 2 * np.ones(12), np.eye(12)[0]])
-    values = task.sample_metrics(task.rows, weights)
+    rows = task.evaluation()
+    values = SCORER.metrics(rows, weights)
     stored = {name: value for name, value in metrics.items() if not name.startswith("loss")}
     assert values.keys() == stored.keys()
     for name, value in stored.items():
         assert values[name][:2] == pytest.approx([value, value], nan_ok=True)
-    first = {name: rows[:1] for name, rows in task.rows.items()}
-    for name, value in task.sample_metrics(first).items():
+    first = {name: values[:1] for name, values in rows.items()}
+    for name, value in SCORER.metrics(first).items():
         assert values[name][2] == pytest.approx(value[0], nan_ok=True), name
 
 
 def test_picture_shows_truth_and_only_sure_objects(records: list) -> None:
     record = records[0]
-    mask = np.zeros(record.size, np.uint8)
+    mask = np.zeros(record.truth.size, np.uint8)
     mask[10:30, 5:25] = 1
     prediction = InstancePrediction(
         id=record.id,
-        size=record.size,
+        size=record.truth.size,
         boxes=np.array([[5, 10, 25, 30]], np.float32),
         labels=np.array([1]),
         scores=np.array([0.6], np.float32),
         masks=[rle.encode(mask)],
     )
     sure, unsure = (
-        make_task(score_threshold=threshold).picture(prediction, record) for threshold in (0.5, 0.7)
+        Family(class_names=CLASSES, score_threshold=threshold).picture(prediction, record)
+        for threshold in (0.5, 0.7)
     )
     assert sure.dtype == np.uint8
     assert sure.shape == unsure.shape
     half = sure.shape[1] // 2
     np.testing.assert_array_equal(sure[:, :half], unsure[:, :half])  # the truth
-    height, width = record.size
+    height, width = record.truth.size
     tile = sure[sure.shape[0] - half * height // width :, half:]  # without the heading
     changed = (tile != unsure[-len(tile) :, half:]).any(axis=-1)
     changed = cv2.resize(changed.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
@@ -318,15 +313,3 @@ def test_direction_of_the_monitored_metric(monitor: str, mode: str, expected: st
 def test_values_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_task(**options)
-
-
-@pytest.mark.parametrize(
-    ("model", "loss"),
-    [
-        (partial(build_smp_model, encoder_name="resnet18", encoder_weights=None), InstanceLoss),
-        (partial(build_model, **MODEL), partial(MultitaskLoss, segmentation={}, classification={})),
-    ],
-)
-def test_model_and_loss_of_another_task_are_refused_by_name(model: Any, loss: Any) -> None:
-    with pytest.raises(UserError, match="goes with model=mask_rcnn, loss=mask_rcnn and data=coco or label"):
-        build_task(build_model=model, build_loss=loss, class_names=CLASSES)

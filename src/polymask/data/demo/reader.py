@@ -6,7 +6,6 @@ metadata and a README say that they are synthetic.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import os
 import tempfile
@@ -21,6 +20,8 @@ from polymask.data.demo.drawing import draw_image
 from polymask.data.records import Record
 from polymask.data.sources.ham10000 import read_ham10000
 from polymask.errors import UserError
+from polymask.utils.files import write_text
+from polymask.utils.tables import csv_text
 
 # Nevi lead as in HAM10000, yet every class keeps enough images for a small validation and test split.
 _SHARES = {"nv": 0.28, "mel": 0.14, "bkl": 0.14, "bcc": 0.12, "akiec": 0.11, "vasc": 0.11, "df": 0.10}
@@ -147,10 +148,7 @@ def _write_files(folder: Path, num_images: int, size: tuple[int, int], seed: int
         )
         _save(folder / "images" / f"{row['image_id']}.jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
         _save(folder / "masks" / f"{row['image_id']}_segmentation.png", mask, [])
-    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(folder / "metadata.csv", csv_text(list(rows[0]), rows))
 
 
 def _save(path: Path, image: NDArray[np.uint8], options: list[int]) -> None:

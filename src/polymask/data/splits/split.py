@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +15,7 @@ from polymask.data.tables import parse_csv, read_csv, some
 from polymask.errors import UserError, choose, nearest
 from polymask.utils.files import write_text
 from polymask.utils.names import check_inside
+from polymask.utils.tables import csv_text
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +43,10 @@ class Split:
     def to_csv(self) -> str:
         r"""Return the columns id, group, label, subset as text, sorted by id, lines ending in "\n"."""
         subset_of = {name: subset for subset, names in self.subsets.items() for name in names}
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        for name in sorted(subset_of):
-            writer.writerow((name, self.groups[name], self.labels[name], subset_of[name]))
-        return text.getvalue()
+        names = sorted(subset_of)
+        return csv_text(
+            _COLUMNS, [(name, self.groups[name], self.labels[name], subset_of[name]) for name in names]
+        )
 
     @property
     def sha256(self) -> str:

@@ -1,68 +1,92 @@
-"""Files of the objects found in one image, and the tables of a whole run."""
+"""Objects of new images: prediction, the files of one image, and the tables of a whole run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from polymask.data.images import write_image
+from polymask.errors import number
+from polymask.families.base import Batch
+from polymask.families.images import ImageApplication, ImageCase
+from polymask.families.instances.data import check_pixel_size
 from polymask.families.instances.drawing import overlay_instances
 from polymask.families.instances.files import InstanceFiles
 from polymask.families.instances.tables import coco_results, confident_objects, instance_rows, label_map
+from polymask.families.instances.task import Task, sizes
+from polymask.models.mask_rcnn.pasting import to_predictions
 from polymask.structures.objects import InstancePrediction
 from polymask.utils.files import write_text
 
 
-class InstanceWriter:
-    """Writes `label_maps/{name}.tif`, `instances/{name}.json`, and with `overlay` `overlays/{name}.jpg`.
+class Application(ImageApplication):
+    """Writes `label_maps/{name}.tif`, `instances/{name}.json`, and where it draws `overlays/{name}.jpg`.
 
     At the end the files of `instances`, of this run and of those that it goes on with, are joined to
     `instances.csv` and `instances.json`. The latter holds all objects with the image's path as
     `image_id` and the class number, from 1, as `category_id`; all other files hold the objects of at
-    least `score_threshold`.
+    least the score threshold.
 
     Args:
-        folder: Folder of the results.
+        data: The `data` section of the stored configuration.
+        chosen: Values that take the place of those of training: `data.intensity_range`, `data.pixel_size`,
+            `task.score_threshold`.
         class_names: Names of the K classes.
-        overlay: Write overlays.
-        score_threshold: Least score of an object that counts.
-        pixel_size: Side of a pixel in micrometres, None when unknown.
+        score_threshold: Least score of an object that counts, of training.
+        pixel_size: Side of a pixel in micrometres, of training; None when unknown.
+
+    Raises:
+        UserError: A value is not allowed.
     """
 
     folders = ("label_maps", "instances", "overlays")
 
     def __init__(
         self,
-        folder: Path,
+        data: Mapping[str, Any],
+        chosen: Mapping[str, Any],
         *,
         class_names: Sequence[str],
-        overlay: bool,
         score_threshold: float,
-        pixel_size: float | None = None,
+        pixel_size: float | None,
     ) -> None:
-        self.folder, self.overlay = folder, overlay
-        self.class_names, self.score_threshold = list(class_names), score_threshold
-        self.pixel_size = pixel_size
+        super().__init__(data, chosen)
+        self.class_names = list(class_names)
+        threshold = chosen.get("task.score_threshold", score_threshold)
+        self.score_threshold = number("task.score_threshold", threshold, least=0, most=1)
+        self.pixel_size = check_pixel_size(chosen.get("data.pixel_size", pixel_size))
+        # It only scales the tables, which are written anew at the end.
+        self.settings.pop("data.pixel_size", None)
         counts = [f"count_{name}" for name in class_names]
         self.columns = ("num_objects", *counts, "covered_pixels", "covered_share")
 
-    def write(self, name: Path, result: InstancePrediction, image: np.ndarray | None) -> dict[str, Any]:
+    def predict(self, task: Task, batch: Batch) -> list[InstancePrediction]:
+        """Return the objects of each image."""
+        return to_predictions(batch["ids"], task.model.predict(task.images(batch)), sizes(batch))
+
+    def result(self, prediction: InstancePrediction, case: ImageCase) -> InstancePrediction:
+        """Return the prediction as it is: images are not resized on their way to the network."""
+        return prediction
+
+    def write_result(
+        self, folder: Path, name: Path, result: InstancePrediction, original: np.ndarray | None
+    ) -> dict[str, Any]:
         """Write the files of one image; return its row for `predictions.csv`."""
         sure = confident_objects(result, self.score_threshold)
         numbers = label_map(sure)
-        write_image(self.folder / "label_maps" / f"{name}.tif", numbers)
-        if self.overlay and image is not None:
-            drawn = overlay_instances(image, sure, self.class_names)
-            write_image(self.folder / "overlays" / f"{name}.jpg", drawn)
+        write_image(folder / "label_maps" / f"{name}.tif", numbers)
+        if original is not None:
+            drawn = overlay_instances(original, sure, self.class_names)
+            write_image(folder / "overlays" / f"{name}.jpg", drawn)
         content = {
             "rows": instance_rows(sure, self.class_names),
             "results": coco_results(result, result.id, range(1, len(self.class_names) + 1)),
         }
-        write_text(self.folder / "instances" / f"{name}.json", json.dumps(content))
+        write_text(folder / "instances" / f"{name}.json", json.dumps(content))
         counts = np.bincount(sure.labels, minlength=len(self.class_names)).tolist()
         covered = int(np.count_nonzero(numbers))
         return {
@@ -72,10 +96,10 @@ class InstanceWriter:
             "covered_share": f"{covered / numbers.size:.6f}",
         }
 
-    def finish(self) -> None:
+    def finish(self, folder: Path) -> None:
         """Join the files of all images to `instances.csv` and `instances.json`."""
-        files = InstanceFiles(self.folder, pixel_size=self.pixel_size)
-        for path in sorted((self.folder / "instances").rglob("*.json")):
+        files = InstanceFiles(folder, pixel_size=self.pixel_size)
+        for path in sorted((folder / "instances").rglob("*.json")):
             content = json.loads(path.read_text())
             files.add(content["rows"], content["results"])
         files.finish()

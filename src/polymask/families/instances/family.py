@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class Family(base.Family):
         "iou_lesion_image",
     )
     needs = frozenset({"image", "objects"})
+    options = ("data.intensity_range", "data.pixel_size", "task.score_threshold")
 
     def __init__(
         self,
@@ -61,10 +62,10 @@ class Family(base.Family):
         mode: str = "auto",
     ) -> None:
         super().__init__(class_names=class_names, monitor=monitor, mode=mode)
-        self.score_threshold = number("task.score_threshold", score_threshold, least=0.0)
+        self.score_threshold = number("task.score_threshold", score_threshold, least=0, most=1)
         self.max_detections = whole_number("task.max_detections", max_detections, least=1)
         self.pixel_size = check_pixel_size(pixel_size)
-        self.scorer = Scorer(self.class_names)
+        self.scorer: Scorer = Scorer(self.class_names)
 
     def build_task(
         self,
@@ -93,7 +94,14 @@ class Family(base.Family):
         """Return the writer of a test run's tables and figures."""
         from polymask.families.instances.report import Report
 
-        return Report(folder, family=self, data=data)
+        return Report(
+            folder,
+            scorer=self.scorer,
+            data=data,
+            headline=self.headline,
+            score_threshold=self.score_threshold,
+            pixel_size=self.pixel_size,
+        )
 
     def picture(self, prediction: InstancePrediction, record: Record) -> np.ndarray:
         """Return the true and the found objects side by side, the found ones of enough score."""
@@ -104,3 +112,15 @@ class Family(base.Family):
         truth = read_truth(record, prediction.size)
         found = confident_objects(prediction, self.score_threshold)
         return instance_panel(record.read_image(), truth, found, self.class_names)
+
+    def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> base.Application:
+        """Return what finds the objects of new images."""
+        from polymask.families.instances.application import Application
+
+        return Application(
+            data,
+            chosen,
+            class_names=self.class_names,
+            score_threshold=self.score_threshold,
+            pixel_size=self.pixel_size,
+        )

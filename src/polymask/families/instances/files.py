@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polymask.families.instances.tables import sizes, table_columns
+from polymask.utils.tables import csv_rows, csv_text
 
 _TABLE, _RESULTS = "instances.csv", "instances.json"
 
@@ -18,7 +17,7 @@ _TABLE, _RESULTS = "instances.csv", "instances.json"
 class InstanceFiles:
     """Takes objects image by image, so that memory does not grow with the data.
 
-    Until `finish` the files have passing names: a reader never meets half of them.
+    Until `finish` the files have temporary names: a reader never meets half of them.
 
     Args:
         folder: Where to write.
@@ -39,10 +38,8 @@ class InstanceFiles:
             results: What `coco_results` returned: all objects.
         """
         self._start()
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
-        writer.writerows({**row, **sizes(row["area_pixels"], self.pixel_size)} for row in rows)
-        self._append(_TABLE, text.getvalue())
+        measured = [{**row, **sizes(row["area_pixels"], self.pixel_size)} for row in rows]
+        self._append(_TABLE, csv_rows(self._columns, measured))
         # One object per line, for tools that look at lines.
         lines = [json.dumps(result, separators=(",", ":")) for result in results]
         if lines:
@@ -54,20 +51,20 @@ class InstanceFiles:
         self._start()
         self._append(_RESULTS, "\n]\n")
         for name in (_TABLE, _RESULTS):
-            os.replace(self._passing(name), self.folder / name)
+            os.replace(self._temporary(name), self.folder / name)
         self._started = self._any_result = False
 
     def _start(self) -> None:
         if not self._started:
             self._started = True
             self.folder.mkdir(parents=True, exist_ok=True)
-            # What an interrupted run left under the passing names is overwritten.
-            self._passing(_TABLE).write_text(",".join(self._columns) + "\n")
-            self._passing(_RESULTS).write_text("[")
+            # What an interrupted run left under the temporary names is overwritten.
+            self._temporary(_TABLE).write_text(csv_text(self._columns, []), encoding="utf-8")
+            self._temporary(_RESULTS).write_text("[")
 
     def _append(self, name: str, text: str) -> None:
-        with self._passing(name).open("a", encoding="utf-8", newline="") as file:
+        with self._temporary(name).open("a", encoding="utf-8", newline="") as file:
             file.write(text)
 
-    def _passing(self, name: str) -> Path:
+    def _temporary(self, name: str) -> Path:
         return self.folder / f".{name}.partial"

@@ -14,9 +14,9 @@ from polymask.data.images import read_image, write_image
 from polymask.data.module import DataModule
 from polymask.data.records import Record
 from polymask.families.instances.drawing import add_caption, instance_panel
-from polymask.families.instances.family import Family
 from polymask.families.instances.figures import plot_object_confusion, plot_object_pr_curves
 from polymask.families.instances.files import InstanceFiles
+from polymask.families.instances.scorer import Scorer
 from polymask.families.instances.tables import coco_results, confident_objects, instance_rows, label_map
 from polymask.families.instances.truth import read_truth
 from polymask.metrics.bootstrap import ratio
@@ -42,22 +42,35 @@ class Report:
 
     Args:
         folder: Where to write; for `picture` alone, where an earlier report lies.
-        family: The classes, and which objects count.
+        scorer: Computes the metrics; it knows the classes.
         data: The data set, for groups and truth.
+        headline: The metrics to be seen first.
+        score_threshold: Least score of the objects that count.
+        pixel_size: Side of a pixel in micrometres, None when unknown.
     """
 
     bulk_folders = ("label_maps", "overlays")
 
-    def __init__(self, folder: Path, *, family: Family, data: DataModule) -> None:
-        self.folder, self.family, self.data = folder, family, data
-        self._files = InstanceFiles(folder, pixel_size=family.pixel_size)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        scorer: Scorer,
+        data: DataModule,
+        headline: Sequence[str],
+        score_threshold: float,
+        pixel_size: float | None,
+    ) -> None:
+        self.folder, self.scorer, self.data, self.headline = folder, scorer, data, headline
+        self.score_threshold, self.pixel_size = score_threshold, pixel_size
+        self._files = InstanceFiles(folder, pixel_size=pixel_size)
 
     def add(self, predictions: Sequence[InstancePrediction]) -> None:
         """Write label map, panel, table rows and COCO results of each image of one batch."""
-        names = self.family.class_names
+        names = self.scorer.class_names
         for prediction in predictions:
             record = self._records[prediction.id]
-            sure = confident_objects(prediction, self.family.score_threshold)
+            sure = confident_objects(prediction, self.score_threshold)
             results = coco_results(prediction, *_annotation_ids(record, len(names)))
             self._files.add(instance_rows(sure, names), results)
             write_image(self.folder / "label_maps" / f"{record.id}.tif", label_map(sure))
@@ -68,16 +81,16 @@ class Report:
     def finish(self, rows: Rows, course: Course) -> list[str]:
         """Write metrics with intervals, the table of images, figures and example predictions."""
         self._files.finish()
-        names, threshold = self.family.class_names, self.family.score_threshold
+        names, threshold = self.scorer.class_names, self.score_threshold
         groups = self.data.groups(list(rows["ids"]))
         measured = write_metrics(
             self.folder,
-            lambda weights: self.family.scorer.metrics(rows, weights),
+            lambda weights: self.scorer.metrics(rows, weights),
             groups,
             losses=mean_losses(rows),
             details={
                 "score_threshold": threshold,
-                "pixel_size_um": self.family.pixel_size,
+                "pixel_size_um": self.pixel_size,
                 "split_sha256": self.data.split.sha256,
             },
         )
@@ -87,7 +100,7 @@ class Report:
         plot_object_confusion(rows, names, threshold, self.folder / "confusion_matrix.png")
         plot_course(course, self.folder)
         self._write_examples(rows)
-        return measured.lines(self.family.headline)
+        return measured.lines(self.headline)
 
     def picture(self, id_: str) -> np.ndarray:
         """Return the panel of one test image with its numbers below, from the files of the report.
@@ -101,7 +114,7 @@ class Report:
         Raises:
             UserError: The folder holds no report of a test.
         """
-        caption = _caption(self._table.loc[id_].to_dict(), self.family.class_names)
+        caption = _caption(self._table.loc[id_].to_dict(), self.scorer.class_names)
         return add_caption(read_image(self._panel_path(id_)), caption)
 
     @cached_property
@@ -112,7 +125,7 @@ class Report:
     def _table(self) -> pd.DataFrame:
         """The table of images, from the file, so that an earlier report has it as well."""
         rows, groups = read_samples(self.folder)
-        return sample_table(rows, groups, self.family.class_names).set_index("id", drop=False)
+        return sample_table(rows, groups, self.scorer.class_names).set_index("id", drop=False)
 
     def _panel_path(self, id_: str) -> Path:
         return self.folder / "overlays" / f"{id_}.jpg"
@@ -120,7 +133,7 @@ class Report:
     def _write_examples(self, rows: Rows) -> None:
         """Write panels of evenly spread images and of the worst, by the first of their scores."""
         ids = rows["ids"]
-        scores = next(iter(self.family.scorer.scores(rows).values()))
+        scores = next(iter(self.scorer.scores(rows).values()))
         worst = [index for index in np.argsort(scores, kind="stable") if not np.isnan(scores[index])]
         spread = np.unique(np.linspace(0, len(ids) - 1, _EXAMPLES).round().astype(int))
         for kind, chosen in {"sample": spread.tolist(), "worst": worst[:_EXAMPLES]}.items():

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polymask.errors import UserError
 from polymask.families import base
 from polymask.families.base import Batch
 from polymask.families.instances.loss import InstanceLoss
@@ -64,12 +63,12 @@ class Task(base.Task):
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss` and the five terms."""
-        return self.loss(self.model(_images(batch), batch["target"]))
+        return self.loss(self.model(self.images(batch), batch["target"]))
 
     def evaluation_step(self, batch: Batch) -> list[InstancePrediction]:
         """Collect losses and the comparison of found with true objects; one pass through the backbone."""
-        terms, found = self.model.evaluate(_images(batch), batch["target"])
-        predictions = to_predictions(batch["ids"], found, _sizes(batch))
+        terms, found = self.model.evaluate(self.images(batch), batch["target"])
+        predictions = to_predictions(batch["ids"], found, sizes(batch))
         rows = [
             match_image(
                 prediction,
@@ -86,16 +85,6 @@ class Task(base.Task):
         self.accumulator.update(batch["ids"], **losses, **compared)
         return predictions
 
-    def predict_step(self, batch: Batch, *, tta: bool = False) -> list[InstancePrediction]:
-        """Return the objects found.
-
-        Raises:
-            UserError: `tta` is asked for: objects of flipped images cannot be averaged.
-        """
-        if tta:
-            raise UserError("tta=true is not available for instance segmentation; leave it out.")
-        return to_predictions(batch["ids"], self.model.predict(_images(batch)), _sizes(batch))
-
     def evaluation(self) -> Rows:
         """Return the rows of `evaluation_step` since `reset`."""
         return self.accumulator.compute()
@@ -104,11 +93,11 @@ class Task(base.Task):
         """Forget the rows."""
         self.accumulator.reset()
 
+    def images(self, batch: Batch) -> list[Tensor]:
+        """Return (3, H, W) float32 images in [0, 1]; the network normalises them itself."""
+        return [image.permute(2, 0, 1).float().div_(255) for image in batch["image"]]
 
-def _images(batch: Batch) -> list[Tensor]:
-    """Return (3, H, W) float32 images in [0, 1]; the network normalises them itself."""
-    return [image.permute(2, 0, 1).float().div_(255) for image in batch["image"]]
 
-
-def _sizes(batch: Batch) -> list[tuple[int, int]]:
+def sizes(batch: Batch) -> list[tuple[int, int]]:
+    """Return the (height, width) of each image in pixels."""
     return [(image.shape[0], image.shape[1]) for image in batch["image"]]

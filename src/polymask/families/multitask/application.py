@@ -1,35 +1,80 @@
-"""Files of one predicted image: mask, overlay, outline."""
+"""Masks and classes of new images: prediction, result, and the files of one image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from polymask.data.images import write_image
-from polymask.families.multitask.predictions import ImageResult
+from polymask.families.base import Batch
+from polymask.families.images import ImageApplication, ImageCase
+from polymask.families.multitask.data import parse_image_size
+from polymask.families.multitask.predictions import (
+    ImagePrediction,
+    ImageResult,
+    image_predictions,
+    image_result,
+    probabilities,
+)
+from polymask.families.multitask.task import Task
 from polymask.reporting.canvas import draw_outlines, overlay_mask
 
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
-class ImageMaskWriter:
-    """Writes `masks/{name}.png`, and with `overlay` `overlays/{name}.jpg` and `outlines/{name}.jpg`.
+
+class Application(ImageApplication):
+    """Writes `masks/{name}.png`, and where it draws `overlays/{name}.jpg` and `outlines/{name}.jpg`.
 
     Args:
-        folder: Folder of the results.
+        data: The `data` section of the stored configuration.
+        chosen: Values that take the place of those of training: `data.intensity_range`, and `tta`: average
+            over the four flips of each image.
         class_names: Names of the classes.
-        overlay: Write overlays and outlines.
+        multiclass: The mask tells the classes apart.
+
+    Raises:
+        UserError: A value is not allowed.
     """
 
     folders = ("masks", "overlays", "outlines")
 
-    def __init__(self, folder: Path, *, class_names: Sequence[str], overlay: bool) -> None:
-        self.folder, self.overlay = folder, overlay
-        probabilities = [f"probability_{name}" for name in class_names]
-        self.columns = ("predicted_class", "lesion_pixels", "lesion_share", *probabilities)
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        chosen: Mapping[str, Any],
+        *,
+        class_names: Sequence[str],
+        multiclass: bool,
+    ) -> None:
+        super().__init__(data, chosen, image_size=parse_image_size(data["image_size"]))
+        self.class_names, self.multiclass = list(class_names), multiclass
+        self.tta = bool(chosen.get("tta", False))
+        names = [f"probability_{name}" for name in class_names]
+        self.columns = ("predicted_class", "lesion_pixels", "lesion_share", *names)
 
-    def write(self, name: Path, result: ImageResult, image: np.ndarray | None) -> dict[str, Any]:
+    def predict(self, task: Task, batch: Batch) -> list[ImagePrediction]:
+        """Return one prediction per image; with `tta` the mean over the image and its three flips."""
+        images = task.images(batch)
+        sums: dict[str, Tensor] = {}
+        flips = _FLIPS if self.tta else _FLIPS[:1]
+        for axes in flips:
+            found = probabilities(task.model(images.flip(axes)))
+            if "mask" in found:
+                found["mask"] = found["mask"].flip(axes)
+            sums = {name: sums[name] + value if sums else value for name, value in found.items()}
+        return image_predictions(batch["ids"], {name: value / len(flips) for name, value in sums.items()})
+
+    def result(self, prediction: ImagePrediction, case: ImageCase) -> ImageResult:
+        """Return a prediction with its mask at the image's own size."""
+        return image_result(prediction, case.size, self.class_names, multiclass=self.multiclass)
+
+    def write_result(
+        self, folder: Path, name: Path, result: ImageResult, original: np.ndarray | None
+    ) -> dict[str, Any]:
         """Write the files of one image; return its row for `predictions.csv`."""
         row: dict[str, Any] = {}
         if result.class_probabilities is not None:
@@ -38,15 +83,15 @@ class ImageMaskWriter:
         if result.mask is not None:
             lesion = int(np.count_nonzero(result.mask))
             row |= {"lesion_pixels": lesion, "lesion_share": f"{lesion / result.mask.size:.6f}"}
-            write_image(self.folder / "masks" / f"{name}.png", mask_file_values(result))
-            if self.overlay and image is not None:
+            write_image(folder / "masks" / f"{name}.png", mask_file_values(result))
+            if original is not None:
                 # One after the other, so that of a large image there is one drawn copy at a time.
-                write_image(self.folder / "overlays" / f"{name}.jpg", overlay_mask(image, result.mask))
-                outlined = draw_outlines(image, None, result.mask)
-                write_image(self.folder / "outlines" / f"{name}.jpg", outlined)
+                write_image(folder / "overlays" / f"{name}.jpg", overlay_mask(original, result.mask))
+                outlined = draw_outlines(original, None, result.mask)
+                write_image(folder / "outlines" / f"{name}.jpg", outlined)
         return row
 
-    def finish(self) -> None:
+    def finish(self, folder: Path) -> None:
         """Do nothing: each image has files of its own."""
 
 

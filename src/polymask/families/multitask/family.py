@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class Family(base.Family):
     """
 
     headline = ("dice_lesion_image", "iou_lesion_image", "balanced_accuracy", "f1_macro", "auroc_macro")
+    options = ("data.intensity_range", "tta")
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class Family(base.Family):
         """Return the writer of a test run's tables and figures."""
         from polymask.families.multitask.report import Report
 
-        return Report(folder, family=self, data=data)
+        return Report(folder, scorer=self.scorer, data=data, headline=self.headline)
 
     def picture(self, prediction: ImagePrediction, record: Record) -> np.ndarray:
         """Return the panel of one sample: image, predicted mask, outlines of truth and prediction."""
@@ -112,3 +113,9 @@ class Family(base.Family):
         mask = result.mask if result.mask is not None else np.zeros(image.shape[:2], np.uint8)
         caption = " | ".join(filter(None, [record.id, result.predicted_class]))
         return prediction_panel(image, true, mask, caption)
+
+    def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> base.Application:
+        """Return what predicts the masks and classes of new images."""
+        from polymask.families.multitask.application import Application
+
+        return Application(data, chosen, class_names=self.class_names, multiclass=self.multiclass)

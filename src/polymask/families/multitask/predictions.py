@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -26,6 +26,27 @@ class ImagePrediction:
     id: str
     mask_probabilities: Tensor | None
     class_probabilities: Tensor | None
+
+
+def probabilities(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `mask` (B, C, H, W) and/or `label` (B, K) probabilities in float32 of a network's logits."""
+    found = {}
+    if "mask_logits" in outputs:
+        logits = outputs["mask_logits"].float()
+        found["mask"] = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+    if "class_logits" in outputs:
+        found["label"] = outputs["class_logits"].float().softmax(dim=1)
+    return found
+
+
+def image_predictions(ids: Sequence[str], found: Mapping[str, Tensor]) -> list[ImagePrediction]:
+    """Return one prediction per id of what `probabilities` returned."""
+    nothing = [None] * len(ids)
+    masks, classes = found.get("mask", nothing), found.get("label", nothing)
+    return [
+        ImagePrediction(id=name, mask_probabilities=mask, class_probabilities=label)
+        for name, mask, label in zip(ids, masks, classes, strict=True)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

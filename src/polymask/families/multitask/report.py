@@ -16,8 +16,8 @@ from polymask.data.images import resize_mask, write_image
 from polymask.data.module import DataModule
 from polymask.data.records import Record
 from polymask.families.multitask.application import mask_file_values
-from polymask.families.multitask.family import Family
 from polymask.families.multitask.predictions import ImagePrediction, image_result
+from polymask.families.multitask.scorer import Scorer
 from polymask.metrics.bootstrap import ratio
 from polymask.metrics.classification import confusion_matrix
 from polymask.metrics.rows import mean_losses
@@ -39,27 +39,28 @@ class Report:
 
     Args:
         folder: Where to write; for `picture` alone, where an earlier report lies.
-        family: The classes.
+        scorer: Computes the metrics; it knows the classes.
         data: The data set, for groups and file names.
+        headline: The metrics to be seen first.
     """
 
     bulk_folders = ("masks",)
 
-    def __init__(self, folder: Path, *, family: Family, data: DataModule) -> None:
-        self.folder, self.family, self.data = folder, family, data
+    def __init__(self, folder: Path, *, scorer: Scorer, data: DataModule, headline: Sequence[str]) -> None:
+        self.folder, self.scorer, self.data, self.headline = folder, scorer, data, headline
 
     def add(self, predictions: Sequence[ImagePrediction]) -> None:
         """Write the masks of one batch to `masks/{id}.png`."""
         for prediction in predictions:
             if prediction.mask_probabilities is not None:
                 height, width = prediction.mask_probabilities.shape[-2:]
-                names, multiclass = self.family.class_names, self.family.multiclass
+                names, multiclass = self.scorer.class_names, self.scorer.multiclass
                 result = image_result(prediction, (height, width), names, multiclass=multiclass)
                 write_image(self._mask_path(prediction.id), mask_file_values(result))
 
     def finish(self, rows: Rows, course: Course) -> list[str]:
         """Write metrics with intervals, the table of samples, figures and example predictions."""
-        scorer = self.family.scorer
+        scorer = self.scorer
         groups, counts = self.data.groups(list(rows["ids"])), scorer.mask_counts(rows)
         measured = write_metrics(
             self.folder,
@@ -78,7 +79,7 @@ class Report:
             self._write_classification(rows)
         plot_course(course, self.folder)
         self._write_examples()
-        lines = measured.lines(self.family.headline)
+        lines = measured.lines(self.headline)
         if counts:
             lines.append(
                 f"test/num_empty_masks {counts['num_empty_masks']} of {counts['num_masks']}  (nothing found "
@@ -111,7 +112,7 @@ class Report:
     def _table(self) -> pd.DataFrame:
         """The table of samples, from the file, so that an earlier report has it as well."""
         rows, groups = read_samples(self.folder)
-        return sample_table(rows, groups, self.family.class_names)
+        return sample_table(rows, groups, self.scorer.class_names)
 
     @cached_property
     def _rows(self) -> dict[str, dict[Any, Any]]:
@@ -127,7 +128,7 @@ class Report:
     def _write_classification(self, rows: Rows) -> None:
         from sklearn.metrics import classification_report
 
-        names = self.family.class_names
+        names = self.scorer.class_names
         known = rows["label"] >= 0
         labels, probabilities = rows["label"][known], rows["class_probabilities"][known]
         predicted = probabilities.argmax(axis=1)

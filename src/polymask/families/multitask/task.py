@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from polymask.families import base
 from polymask.families.base import Batch
 from polymask.families.multitask.loss import MultitaskLoss
-from polymask.families.multitask.predictions import ImagePrediction
+from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
 from polymask.metrics.accumulator import Accumulator
 from polymask.metrics.segmentation import confusion_per_sample, lesion_confusion_per_sample
 from polymask.models.mask_class.classifier import SegmentationClassifier
 from polymask.structures.samples import Rows
-
-_FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
 class Task(base.Task):
@@ -65,10 +61,10 @@ class Task(base.Task):
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, `loss_segmentation`, `loss_classification` and the named terms."""
         batch = _with_integer_mask(batch)
-        outputs = self.model(self._images(batch))
+        outputs = self.model(self.images(batch))
         if self.training_accumulator is not None:
             with torch.no_grad():
-                rows = self._rows(_probabilities(outputs), batch)
+                rows = self._rows(probabilities(outputs), batch)
                 self.training_accumulator.update(batch["ids"], **rows)
         return self.loss(outputs, batch)
 
@@ -79,7 +75,7 @@ class Task(base.Task):
     def evaluation_step(self, batch: Batch) -> list[ImagePrediction]:
         """Collect confusions, class probabilities and losses of the batch."""
         batch = _with_integer_mask(batch)
-        outputs = self.model(self._images(batch))
+        outputs = self.model(self.images(batch))
         size = len(batch["ids"])
         # Every sample carries its batch's loss: the mean over samples then weighs a short batch rightly.
         rows = {name: value.expand(size) for name, value in self.loss(outputs, batch).items()}
@@ -89,9 +85,9 @@ class Task(base.Task):
                 for name in (f"loss_{part}", *(f"loss_{term}" for term in self.loss.term_names[part])):
                     if name in rows:
                         rows[name] = torch.full_like(rows[name], float("nan"))
-        found = _probabilities(outputs)
+        found = probabilities(outputs)
         self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch))
-        return _predictions(batch["ids"], found)
+        return image_predictions(batch["ids"], found)
 
     def _rows(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return what the metrics need of each sample, without waiting for the device."""
@@ -107,18 +103,6 @@ class Task(base.Task):
             rows["label"] = batch["label"]
         return rows
 
-    def predict_step(self, batch: Batch, *, tta: bool = False) -> list[ImagePrediction]:
-        """Return predictions; with `tta` the mean over the image and its three flips."""
-        images = self._images(batch)
-        sums: dict[str, Tensor] = {}
-        flips = _FLIPS if tta else _FLIPS[:1]
-        for axes in flips:
-            found = _probabilities(self.model(images.flip(axes)))
-            if "mask" in found:
-                found["mask"] = found["mask"].flip(axes)
-            sums = {name: sums[name] + value if sums else value for name, value in found.items()}
-        return _predictions(batch["ids"], {name: value / len(flips) for name, value in sums.items()})
-
     def evaluation(self) -> Rows:
         """Return the rows of `evaluation_step` since `reset`."""
         return self.accumulator.compute()
@@ -127,7 +111,7 @@ class Task(base.Task):
         """Forget the rows."""
         self.accumulator.reset()
 
-    def _images(self, batch: Batch) -> Tensor:
+    def images(self, batch: Batch) -> Tensor:
         """Return (B, 3, H, W) float32 normalised images of a (B, H, W, 3) uint8 batch.
 
         The permuted view of interleaved pixels already is in channels-last layout.
@@ -142,23 +126,3 @@ class Task(base.Task):
 def _with_integer_mask(batch: Batch) -> Batch:
     """Widen the mask on the device: the loader ships a byte per pixel."""
     return {**batch, "mask": batch["mask"].long()}
-
-
-def _probabilities(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return `mask` (B, C, H, W) and/or `label` (B, K) probabilities in float32."""
-    found = {}
-    if "mask_logits" in outputs:
-        logits = outputs["mask_logits"].float()
-        found["mask"] = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
-    if "class_logits" in outputs:
-        found["label"] = outputs["class_logits"].float().softmax(dim=1)
-    return found
-
-
-def _predictions(ids: Sequence[str], probabilities: dict[str, Tensor]) -> list[ImagePrediction]:
-    nothing = [None] * len(ids)
-    masks, classes = probabilities.get("mask", nothing), probabilities.get("label", nothing)
-    return [
-        ImagePrediction(id=name, mask_probabilities=mask, class_probabilities=label)
-        for name, mask, label in zip(ids, masks, classes, strict=True)
-    ]

@@ -18,7 +18,7 @@ from polymask.studies.analysis import figures as analysis_figures
 from polymask.studies.analysis.measures import Analysis, analyze
 from polymask.studies.analysis.text import analysis_text
 from polymask.utils.files import REPORT_NAME, write_text
-from polymask.utils.text import csv_text
+from polymask.utils.tables import csv_text
 
 _EPOCHS = 5  # augmentations of each training sample on the sheet
 _LONGEST_SIDE = 480  # of an image on a sheet, in pixels
@@ -113,20 +113,20 @@ def _write_sheet(path: Path, pictures: Sequence[TitledSample], *, columns: int) 
 
 
 def _write_tables(folder: Path, analysis: Analysis, statistics: dict[str, float]) -> None:
-    write_text(folder / "statistics.csv", csv_text([("name", "value"), *statistics.items()]))
+    write_text(folder / "statistics.csv", csv_text(("name", "value"), statistics.items()))
     columns = ("id", "subset", "width", "height", "classes", "mask_area", "mask_share", "num_objects")
     rows = [
         (r.id, r.subset, r.width, r.height, "|".join(r.class_names), r.mask_area, r.mask_share, r.num_objects)
         for r in analysis.images
     ]
-    write_text(folder / "per_image.csv", csv_text([columns, *rows]))
+    write_text(folder / "per_image.csv", csv_text(columns, rows))
     subsets = analysis.subsets
     counts = [
         (name, *(row[subset] for subset in subsets), row.total())
         for name, row in analysis.class_counts.items()
     ]
     header = ("class", *(subset or "unused" for subset in subsets), "all")
-    write_text(folder / "classes.csv", csv_text([header, *counts]))
+    write_text(folder / "classes.csv", csv_text(header, counts))
 
 
 def _write_figures(folder: Path, analysis: Analysis) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -21,7 +20,8 @@ from polymask.studies.comparison.sides import Side, align
 from polymask.studies.comparison.statistics import MetricComparison, compare_samples
 from polymask.studies.comparison.text import comparison_text
 from polymask.utils.files import REPORT_NAME, write_text
-from polymask.utils.text import csv_text
+from polymask.utils.numbers import none_for_nan
+from polymask.utils.tables import csv_text
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ def write_comparison(
     numbers = {"num_images": len(side_a.groups), "num_groups": len(set(side_a.groups)), **draws}
     text = comparison_text(results, **numbers, name_a=side_a.name, name_b=side_b.name, notes=notes)
     write_text(folder / "comparison.txt", text)
-    lines = [tuple(_cell(value) for value in asdict(result).values()) for result in results]
-    write_text(folder / "comparison.csv", csv_text([_COLUMNS, *lines]))
+    lines = [[*map(none_for_nan, asdict(result).values())] for result in results]
+    write_text(folder / "comparison.csv", csv_text(_COLUMNS, lines))
     plot_comparison(results, side_a.name, side_b.name, folder / "comparison.png")
     _write_samples(folder, side_a, side_b, num_pictures)
     content = {
@@ -119,8 +119,8 @@ def _write_samples(folder: Path, side_a: Side, side_b: Side, num_pictures: int) 
     for name in scores_a:
         columns[f"{name}_a"], columns[f"{name}_b"] = scores_a[name].tolist(), scores_b[name].tolist()
         columns[f"{name}_difference"] = (scores_b[name] - scores_a[name]).tolist()
-    lines = [tuple(map(_cell, line)) for line in zip(*columns.values(), strict=True)]
-    write_text(folder / "per_sample.csv", csv_text([tuple(columns), *lines]))
+    lines = [[*map(none_for_nan, line)] for line in zip(*columns.values(), strict=True)]
+    write_text(folder / "per_sample.csv", csv_text(list(columns), lines))
     known = [name for name in scores_a if not np.isnan(scores_b[name] - scores_a[name]).all()]
     if not known:
         return
@@ -144,11 +144,7 @@ def _picture(id_: str, side_a: Side, side_b: Side, score: str, values: tuple[flo
 
 
 def _entry(result: MetricComparison) -> dict[str, float | None]:
-    """Return a metric for JSON, which has no word for NaN."""
+    """Return a metric for JSON."""
     values = asdict(result)
     del values["name"]
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
-
-
-def _cell(value: Any) -> Any:
-    return "" if isinstance(value, float) and math.isnan(value) else value
+    return {name: none_for_nan(value) for name, value in values.items()}

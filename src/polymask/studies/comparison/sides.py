@@ -12,7 +12,7 @@ from polymask.errors import UserError
 from polymask.families.base import Family, Report
 from polymask.reporting.rows import common_samples
 from polymask.structures.samples import Rows
-from polymask.studies.tested_run import TestedRun
+from polymask.studies.tested_run import RunOnDisk
 from polymask.utils.files import REPORT_NAME
 
 
@@ -44,7 +44,7 @@ class Side:
         return self.family.class_names
 
 
-def make_side(run: TestedRun, data: DataModule) -> Side:
+def make_side(run: RunOnDisk, data: DataModule) -> Side:
     """Return a run as a side of a comparison.
 
     Args:

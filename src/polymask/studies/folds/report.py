@@ -11,7 +11,9 @@ from polymask.studies.folds.figure import plot_studies
 from polymask.studies.folds.gathering import NUM_FOLDS, Study, notes_on_all, shared_metrics
 from polymask.studies.folds.statistics import MetricSummary
 from polymask.utils.files import write_text
-from polymask.utils.text import align_columns, csv_text
+from polymask.utils.numbers import none_for_nan
+from polymask.utils.tables import csv_text
+from polymask.utils.text import align_columns
 
 _COLUMNS = ("mean", "std", "pooled", "low", "high")
 _HEAD = ("mean ± std", "pooled [95 % interval]")
@@ -109,17 +111,15 @@ def _number(value: float) -> str:
 def _csv(studies: Sequence[Study]) -> str:
     """Return one line per study and metric; a fold that a study lacks, and NaN, is an empty cell."""
     folds = sorted({run.fold for study in studies for run in study.runs if run.fold is not None})
-    lines: list[Sequence[object]] = [
-        ("study", "metric", "num_runs", *_COLUMNS, *(f"fold_{fold}" for fold in folds))
-    ]
+    columns = ("study", "metric", "num_runs", *_COLUMNS, *(f"fold_{fold}" for fold in folds))
+    lines: list[Sequence[object]] = []
     for study in studies:
         for metric, summary in study.metrics.items():
             by_fold = dict(zip((run.fold for run in study.runs), summary.values, strict=True))
             numbers = [getattr(summary, column) for column in _COLUMNS]
             numbers += [by_fold.get(fold, math.nan) for fold in folds]
-            cells = ["" if math.isnan(value) else value for value in numbers]
-            lines.append((study.name, metric, len(study.runs), *cells))
-    return csv_text(lines)
+            lines.append((study.name, metric, len(study.runs), *map(none_for_nan, numbers)))
+    return csv_text(columns, lines)
 
 
 def _content(studies: Sequence[Study]) -> dict[str, object]:
@@ -141,8 +141,6 @@ def _content(studies: Sequence[Study]) -> dict[str, object]:
 
 
 def _values(summary: MetricSummary) -> dict[str, object]:
-    """Return a summary for JSON, which has no word for NaN."""
-    numbers = {column: getattr(summary, column) for column in _COLUMNS}
-    return {name: None if math.isnan(value) else value for name, value in numbers.items()} | {
-        "values": [None if math.isnan(value) else value for value in summary.values]
-    }
+    """Return a summary for JSON."""
+    numbers = {column: none_for_nan(getattr(summary, column)) for column in _COLUMNS}
+    return {**numbers, "values": [none_for_nan(value) for value in summary.values]}

@@ -1,0 +1,166 @@
+"""What the applications of all families of images share: finding, reading and collating images."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polymask.data.images import IMAGE_SUFFIXES, as_image, read_image, resize_image
+from polymask.data.intensity import EIGHT_BIT, Range, parse_range
+from polymask.errors import UserError, whole_number
+from polymask.families.base import RESULTS_NAME, Application, Batch
+from polymask.utils.names import check_file_names
+
+LARGE_PIXELS = 2**22
+"""Images with more are decoded again for drawing, one at a time, instead of waiting in memory."""
+
+_one_large_image = Lock()  # of the process, because an application is copied into others
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCase:
+    """What is known of an image after the network took it.
+
+    Attributes:
+        size: Its own (height, width) in pixels.
+        original: What to draw on: the image (H, W, 3) uint8, where to read a large one from again, or None.
+    """
+
+    size: tuple[int, int]
+    original: Tensor | str | Path | np.ndarray | None = None
+
+    @property
+    def is_large(self) -> bool:
+        """Return whether few such images would fill the memory."""
+        return self.size[0] * self.size[1] > LARGE_PIXELS
+
+
+class ImageApplication(Application):
+    """Applies a task to images, one per file.
+
+    Args:
+        data: The `data` section of the stored configuration.
+        chosen: Values that take the place of those of training: `data.intensity_range`.
+        image_size: (height, width) of the network's input in pixels, None for a network that takes images
+            of any size as they are.
+
+    Raises:
+        UserError: A value is not allowed.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        chosen: Mapping[str, Any],
+        *,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        self.image_size = image_size
+        self.settings: dict[str, Any] = dict(chosen)
+        stored = parse_range(data.get("intensity_range")) or EIGHT_BIT  # old runs have no such key
+        self.intensity_range = parse_range(chosen.get("data.intensity_range")) or stored
+        # What fitted into memory in training will do so now.
+        self.batch_size = data.get("eval_batch_size") or 2 * whole_number(
+            "data.batch_size", data.get("batch_size"), least=1
+        )
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({values})"
+
+    def find(self, folder: Path) -> list[Path]:
+        """Return the images below a folder."""
+        return find_images(folder)
+
+    def read(self, source: str | Path | np.ndarray, *, draw: bool = False) -> tuple[Tensor, ImageCase]:
+        """Decode an image; return it at the network's input size, (H, W, 3) uint8, and what it was."""
+        image = read_pixels(source, self.intensity_range)
+        resized = image if self.image_size is None else resize_image(image, self.image_size)
+        case = ImageCase(size=(image.shape[0], image.shape[1]))
+        if draw:
+            # Batches of large originals, and their way from the loader's process, would fill the memory.
+            original = source if case.is_large else torch.from_numpy(image)
+            case = ImageCase(size=case.size, original=original)
+        return torch.from_numpy(resized), case
+
+    def collate(self, ids: Sequence[str], inputs: Sequence[Tensor]) -> Batch:
+        """Return `ids` and `image`: (B, H, W, 3) uint8, or a list where images keep their own sizes."""
+        images = list(inputs)
+        return {"ids": list(ids), "image": images if self.image_size is None else torch.stack(images)}
+
+    def write(self, folder: Path, name: Path, prediction: Any, case: ImageCase) -> dict[str, Any]:
+        """Write the files of one image; of large ones, one after the other."""
+        with _one_large_image if case.is_large else nullcontext():
+            original = self._original(case)
+            return self.write_result(folder, name, self.result(prediction, case), original)
+
+    @abstractmethod
+    def write_result(
+        self, folder: Path, name: Path, result: Any, original: np.ndarray | None
+    ) -> dict[str, Any]:
+        """Write the files of one image.
+
+        Args:
+            folder: Folder of the results.
+            name: Path of the files below each of `folders`, without suffix.
+            result: What `result` returned.
+            original: (H, W, 3) uint8 RGB to draw on, None when nothing is to be drawn.
+
+        Returns:
+            Its row of `predictions.csv`.
+        """
+
+    def _original(self, case: ImageCase) -> np.ndarray | None:
+        if case.original is None:
+            return None
+        if isinstance(case.original, Tensor):
+            return case.original.numpy()
+        return read_pixels(case.original, self.intensity_range)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the images below a folder, relative to it.
+
+    Hidden files and folders and the results of earlier inference runs are left out.
+
+    Raises:
+        UserError: There is no image, or a name is not UTF-8.
+    """
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [
+            name for name in folders if name[0] != "." and not Path(parent, name, RESULTS_NAME).is_file()
+        ]
+        images = (name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES and name[0] != ".")
+        found += [Path(parent, name).relative_to(folder) for name in images]
+    if not found:
+        raise UserError(f"data.data_dir={folder} holds no image; looked for {', '.join(IMAGE_SUFFIXES)}.")
+    check_file_names(map(str, found))
+    return sorted(found)
+
+
+def read_pixels(source: str | Path | np.ndarray, intensity_range: Range) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8, the same for a file and for the values that it holds.
+
+    Raises:
+        UserError: A file cannot be read, an array is no image, or its values do not fit the range.
+    """
+    if not isinstance(source, np.ndarray):
+        return read_image(source, intensity_range)
+    is_image = source.size > 0 and (source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3))
+    if not is_image or source.dtype.kind not in "uif":
+        raise UserError(
+            f"an image is an array {source.shape} of {source.dtype}; give (height, width, 3) RGB or (height, "
+            "width) grey, of uint8 or the number type of the training images."
+        )
+    return as_image(source, intensity_range, "an image")
