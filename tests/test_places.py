@@ -82,13 +82,10 @@ def test_what_the_user_trusts_is_inside(project: Path, monkeypatch: pytest.Monke
 
 
 def test_data_are_drawn_inside_only_but_read_anywhere(project: Path, tmp_path_factory: Any) -> None:
-    drawing, there = "polymask.data.demo.reader.read_records", tmp_path_factory.mktemp("there")
+    drawing, there = "polymask.data.demo.read_demo", tmp_path_factory.mktemp("there")
     assert moved("data.data_dir", "/elsewhere/demo", reader=drawing)[0] == "data/demo"
     assert moved("data.data_dir", str(there), reader=drawing)[1] == {}
-    assert (
-        moved("data.data_dir", "/elsewhere/ham", reader="polymask.data.sources.ham10000.read_records")[1]
-        == {}
-    )
+    assert moved("data.data_dir", "/elsewhere/ham", reader="polymask.data.sources.read_ham10000")[1] == {}
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ GADGETS: dict[str, Any] = {
     "polymask.utils.provenance.subprocess.run": {"args": ["touch", "MARKER"]},
     "polymask.utils.files.write_text": {"path": "MARKER", "text": "x"},
     "polymask.data.demo.reader.write_demo_dataset": {"folder": "MARKER"},
-    "polymask.data.demo.reader.read_records": {"data_dir": "MARKER", "classes": []},
+    "polymask.data.demo.read_demo": {"data_dir": "MARKER", "classes": []},
     "albumentations.core.utils.warnings.sys.modules": {},
     "albumentations.load": {"filepath_or_buffer": "PICKLE"},
     "albumentations.Compose.from_pretrained": {"pretrained_model_name_or_path": "PICKLE"},
@@ -181,10 +181,10 @@ def test_a_target_that_is_no_name_is_refused(target: Any) -> None:
     "change",
     [
         # Called at once, it would draw its data wherever its own arguments say.
-        put_in("data.reader", {"_target_": "polymask.data.demo.reader.read_records", "data_dir": "/x"}),
+        put_in("data.reader", {"_target_": "polymask.data.demo.read_demo", "data_dir": "/x"}),
         put_in(
             "data.classes.reader",
-            {"_target_": "polymask.data.sources.ham10000.read_records", "_partial_": True},
+            {"_target_": "polymask.data.sources.read_ham10000", "_partial_": True},
         ),
         put_in("model.head.pooling", {"_target_": "polymask.tracking.mlflow_tracker.MlflowTracker"}),
         put_in("loss.segmentation.dice.term", {"_target_": "polymask.training.trainer.Trainer"}),

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +44,26 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
         cfg: The whole configuration.
         split: From a checkpoint, or None to make one as configured.
         allow_absent: Whether the data set may lack some of the classes, which a training needs all of.
+
+    Raises:
+        UserError: A key of `data` is unknown or its value not allowed, or the files are not sound.
     """
-    return _builder(cfg, "data")(
-        split=split,
-        augmentation=build_augmentation(cfg.transforms),
-        seed=cfg.seed,
-        allow_absent=allow_absent,
-    )
+    from polymask.data.loading import Loading
+    from polymask.data.module import DataModule
+    from polymask.data.splits.plan import SplitPlan
+
+    general = [field.name for part in (SplitPlan, Loading) for field in fields(part)]
+    _check_options(cfg.data, "data", besides=general)
+    own: Any = OmegaConf.to_container(cfg.data, resolve=True)
+
+    def taken(part: type[SplitPlan] | type[Loading]) -> dict[str, Any]:
+        return {field.name: own.pop(field.name) for field in fields(part) if field.name in own}
+
+    plan, loading = SplitPlan(**taken(SplitPlan)), Loading(**taken(Loading))
+    # What is left says what the samples are.
+    samples = _builder(OmegaConf.create({"data": own}), "data")(allow_absent=allow_absent)
+    augmentation = build_augmentation(cfg.transforms)
+    return DataModule(samples, plan, loading, split=split, augmentation=augmentation, seed=cfg.seed)
 
 
 def build_augmentation(cfg: DictConfig) -> Augmentation | None:
@@ -197,8 +210,17 @@ def _builder(parent: Any, name: str, *, key: str | None = None) -> Callable[...,
     return instantiate(node, _partial_=True, _convert_="all")
 
 
-def _check_options(node: Any, key: str) -> None:
-    """Check that every target below a node exists and takes the values that stand beside it."""
+def _check_options(node: Any, key: str, *, besides: Sequence[str] = ()) -> None:
+    """Check that every target below a node exists and takes the values that stand beside it.
+
+    Args:
+        node: The node.
+        key: Its key, for messages.
+        besides: Values beside the target that are somebody else's.
+
+    Raises:
+        UserError: A target does not exist, or does not take one of the values.
+    """
     for name, value in node.items():
         if isinstance(value, DictConfig):
             _check_options(value, f"{key}.{name}")
@@ -206,9 +228,10 @@ def _check_options(node: Any, key: str) -> None:
     if not target:
         return
     try:
-        names, open_ended = _options_of(get_object(target))
+        own, open_ended = _options_of(get_object(target))
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}._target_={target!r} cannot be imported; check the dotted path.") from error
+    names = [*own, *besides]
     for option in node:
         if not open_ended and not str(option).startswith("_") and option not in names:
             raise UserError(

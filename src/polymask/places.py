@@ -12,7 +12,7 @@ from polymask.trust import trusted_entries
 from polymask.utils.names import has_control_characters
 from polymask.utils.paths import resolve
 
-_DRAWING_READERS = ("polymask.data.demo.reader.read_records",)
+_DRAWING_READERS = ("polymask.data.demo.read_demo",)
 """Readers that write their data set when it is not there."""
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from data_sets import build
 from lesion_data import make_data
 
 from polymask.data.headers import NumberFormat
 from polymask.data.intensity import EIGHT_BIT, check_depth, find_range, parse_range, to_uint8
-from polymask.data.sources.ham10000 import read_records
-from polymask.data.sources.label_maps import read_records as read_label_maps
+from polymask.data.sources import read_ham10000, read_label_maps
 from polymask.errors import UserError
-from polymask.families.instances.data import InstanceData
+from polymask.families.instances import Samples
 
 RANGE = (300.0, 850.0)
 
@@ -117,8 +117,13 @@ def test_objects_are_read_by_the_same_rule(tmp_path):
         image = (400 + 150 * (labels > 0) + rng.normal(0, 9, labels.shape)).astype(np.float32)
         assert cv2.imwrite(str(tmp_path / "images" / f"i{index}.tif"), image)
         assert cv2.imwrite(str(tmp_path / "labels" / f"i{index}.tif"), labels)
-    data = InstanceData(
-        reader=read_label_maps, data_dir=str(tmp_path), classes=[], batch_size=1, fractions=(0.5, 0.25, 0.25)
+    data = build(
+        Samples,
+        reader=read_label_maps,
+        data_dir=str(tmp_path),
+        classes=[],
+        batch_size=1,
+        fractions=(0.5, 0.25, 0.25),
     )
     assert 350 < data.intensity_range[0] < 400 < 550 < data.intensity_range[1] < 600
     image = next(iter(data.evaluation_loader("val")))["image"][0].numpy()
@@ -157,4 +162,6 @@ def test_large_sets_are_sampled_evenly(tmp_path):
 
 
 def test_reader_of_lesions_knows_nothing_of_it(lesion_folder):
-    assert {record.intensity_range for record in read_records(lesion_folder, ["MEL"])} == {EIGHT_BIT}
+    assert {record.intensity_range for record in read_ham10000(lesion_folder, classes=["MEL"])[0]} == {
+        EIGHT_BIT
+    }

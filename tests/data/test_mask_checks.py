@@ -10,24 +10,28 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from data_sets import MASKS, build
 from PIL import Image
 
-from polymask.data.sources.ham10000 import read_records
+from polymask.data.module import DataModule
+from polymask.data.sources import read_ham10000, read_label_maps
 from polymask.errors import UserError
-from polymask.families.multitask.data import ImageMaskData
-from polymask.families.multitask.semantic import read_label_maps
+from polymask.families.multitask import Samples
 
 
-def make_data(folder: Path, **options) -> ImageMaskData:
+def make_data(folder: Path, **options) -> DataModule:
     settings = {
-        "reader": read_records,
+        "reader": read_ham10000,
         "data_dir": str(folder),
         "classes": ["MEL", "NV", "BKL"],
         "image_size": [48, 64],
         "batch_size": 4,
         "fractions": (0.5, 0.25, 0.25),
     }
-    return ImageMaskData(**(settings | options))
+    return build(Samples, **(settings | options))
+
+
+values = partial(read_label_maps, split="values")
 
 
 def mask_files(folder: Path) -> list[Path]:
@@ -42,7 +46,7 @@ def change_masks(
             Image.fromarray(change(np.asarray(Image.open(path)))).save(path)
 
 
-def loaded_masks(data: ImageMaskData) -> dict[str, np.ndarray]:
+def loaded_masks(data: DataModule) -> dict[str, np.ndarray]:
     loaders = [data.evaluation_loader(name) for name in ("train", "val", "test")]
     return {
         id_: mask
@@ -63,7 +67,7 @@ def true_masks(lesion_folder: Path) -> dict[str, np.ndarray]:
 def test_masks_reach_the_network_as_they_were_meant(lesion_folder, true_masks, change):
     change_masks(lesion_folder, change)
     data = make_data(lesion_folder)
-    data.check_masks()
+    data.check_truth(MASKS)
     found = loaded_masks(data)
     assert found.keys() == true_masks.keys()
     for id_, mask in found.items():
@@ -77,7 +81,7 @@ def test_one_rule_holds_for_all_files(lesion_folder, true_masks):
     with pytest.raises(
         UserError, match=r"Each has one value, but not the same: 1 files with 1, 21 files with 2, 2"
     ):
-        make_data(lesion_folder).check_masks()
+        make_data(lesion_folder).check_truth(MASKS)
     data = make_data(lesion_folder, mask_values=[2, 255])
     assert not loaded_masks(data)["ISIC_0000003"].any()
     np.testing.assert_array_equal(loaded_masks(data)["ISIC_0000009"], true_masks["ISIC_0000009"])
@@ -88,7 +92,7 @@ def test_jpeg_masks_are_read(lesion_folder, true_masks):
         Image.open(path).save(path.with_suffix(".jpg"), quality=90)
         path.unlink()
     data = make_data(lesion_folder)
-    data.check_masks()
+    data.check_truth(MASKS)
     for id_, mask in loaded_masks(data).items():
         assert (mask != true_masks[id_]).mean() < 0.01
 
@@ -116,8 +120,8 @@ def test_subset_whose_masks_are_all_empty_or_all_full_is_refused(lesion_folder, 
         rf"all {len(ids)} masks of the {subset} subset are {word}: .*All masks of the set hold 0 and 255\."
     )
     with pytest.raises(UserError, match=message):
-        data.check_masks()
-    data.check_masks([name for name in ("train", "val", "test") if name != subset])
+        data.check_truth(MASKS)
+    data.check_truth(MASKS, [name for name in ("train", "val", "test") if name != subset])
 
 
 def test_remedy_of_a_subset_without_foreground_follows_the_other_subsets(lesion_folder):
@@ -126,16 +130,16 @@ def test_remedy_of_a_subset_without_foreground_follows_the_other_subsets(lesion_
     with pytest.raises(
         UserError, match=r"Choose the subsets otherwise \(data\.split_seed, .*or mend the masks"
     ):
-        make_data(lesion_folder).check_masks()
+        make_data(lesion_folder).check_truth(MASKS)
     change_masks(lesion_folder, np.zeros_like)
     with pytest.raises(UserError, match=r"Mend the masks, or say with data\.mask_values"):
-        make_data(lesion_folder).check_masks()
+        make_data(lesion_folder).check_truth(MASKS)
 
 
 def test_one_mask_with_foreground_is_enough(lesion_folder):
     ids = make_data(lesion_folder).split.subsets["train"]
     change_masks(lesion_folder, np.zeros_like, ids[1:])
-    make_data(lesion_folder).check_masks()
+    make_data(lesion_folder).check_truth(MASKS)
 
 
 def test_objects_without_any_pixel_are_refused_too(tmp_path):
@@ -145,14 +149,14 @@ def test_objects_without_any_pixel_are_refused_too(tmp_path):
     for number in range(8):
         Image.new("RGB", (16, 16)).save(folder / "images" / f"{number}.png")
         Image.new("L", (16, 16)).save(folder / "labels" / f"{number}.png")
-    data = make_data(folder, reader=read_label_maps, classes=[])
-    with pytest.raises(UserError, match="masks of the train subset are empty") as caught:
-        data.check_masks()
+    data = make_data(folder, reader=values, classes=[])
+    with pytest.raises(UserError, match=r"none of the 4 train images .* holds an object") as caught:
+        data.check_truth(MASKS)
     assert "mask_values" not in str(caught.value)  # which is not for objects
     with pytest.raises(
         UserError, match=r"data\.mask_values=nonzero is for mask files, but .* drawn from objects"
     ):
-        make_data(folder, reader=read_label_maps, classes=[], mask_values="nonzero")
+        make_data(folder, reader=values, classes=[], mask_values="nonzero")
 
 
 def test_objects_are_drawn_once_and_then_remembered(tmp_path, caplog):
@@ -165,10 +169,10 @@ def test_objects_are_drawn_once_and_then_remembered(tmp_path, caplog):
         Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) // 64).save(
             folder / "labels" / f"{number}.png"
         )
-    options = {"reader": read_label_maps, "classes": [], "cache_dir": str(tmp_path / "samples")}
+    options = {"reader": values, "classes": [], "cache_dir": str(tmp_path / "samples")}
     for _ in range(2):
         data = make_data(folder, **options)
-        data.check_masks()
+        data.check_truth(MASKS)
         assert "8 masks drawn from objects, 75.0% foreground, 0 empty masks" in data.description()
     assert caplog.text.count("looked into 8 objects") == 1
 
@@ -190,7 +194,7 @@ def test_no_masks_at_all_is_refused_with_the_names_looked_for_and_the_nearest(le
     )
     found = f"nearest to ISIC_0000001: {hint}" if hint else "it is empty"
     with pytest.raises(UserError, match=rf"none of the \d+ train images has a mask\. {looked}; {found}"):
-        data.check_masks()
+        data.check_truth(MASKS)
     assert data.description().endswith("no masks")
 
 
@@ -199,13 +203,13 @@ def test_without_a_folder_of_masks_the_place_is_named(lesion_folder):
     with pytest.raises(
         UserError, match=r"Looked for .* in .*masks, which is not there\. .*task=classification"
     ):
-        make_data(lesion_folder).check_masks()
+        make_data(lesion_folder).check_truth(MASKS)
 
 
 def test_some_images_without_mask_are_only_counted(lesion_folder, caplog):
     for path in mask_files(lesion_folder)[::4]:
         path.unlink()
-    make_data(lesion_folder).check_masks()
+    make_data(lesion_folder).check_truth(MASKS)
     assert "6 of 24 images have no mask." in caplog.text
 
 
@@ -263,9 +267,9 @@ def test_second_start_opens_no_file(lesion_folder, tmp_path, caplog):
         path.write_bytes(bytes(status.st_size))
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     after = make_data(lesion_folder, **options)
-    after.check_masks()
+    after.check_truth(MASKS)
     assert after.description() == before.description()
-    assert after.foregrounds() == before.foregrounds()
+    assert after.samples.foregrounds() == before.samples.foregrounds()
     assert caplog.text.count("looked into") == 2
 
 
@@ -283,15 +287,8 @@ def test_absent_class_is_refused_unless_allowed(lesion_folder, caplog):
     assert "no image is of the class DF, which is absent: its metrics are undefined." in caplog.text
 
 
-def test_a_reader_of_ones_own_need_not_know_of_absent_classes(lesion_folder):
-    def own(data_dir, classes):
-        return read_records(data_dir, classes)
-
-    assert len(make_data(lesion_folder, reader=own, allow_absent=True).records) == 24
-
-
 def test_a_reader_with_options_is_told_of_absent_classes(lesion_folder):
-    reader = partial(read_records, skip_missing=True)
+    reader = partial(read_ham10000, skip_missing=True)
     assert (
         make_data(lesion_folder, reader=reader, classes=["MEL", "DF"], allow_absent=True).class_counts(
             "test"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from polymask.data.sources.label_maps import read_records
+from polymask.data.sources.label_maps import read_label_maps
 
 
 def disc(size: int = 40) -> np.ndarray:
@@ -50,6 +50,6 @@ def test_every_form_of_a_mask_gives_the_object_that_was_meant(tmp_path, form):
     (tmp_path / "labels" / "a").mkdir(parents=True)
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "images" / "a.png")
     MASK_FORMS[form](disc()).save(tmp_path / "labels" / "a" / "object.png")
-    (record,), _ = read_records(tmp_path)
-    (mask,) = record.read_instances((40, 40)).to_target()["masks"]
+    (record,), _ = read_label_maps(tmp_path)
+    (mask,) = record.read_objects((40, 40)).to_target()["masks"]
     np.testing.assert_array_equal(mask, disc())

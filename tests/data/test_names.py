@@ -29,11 +29,11 @@ def test_table_finds_its_files(tmp_path, listed, on_disk):
     write(tmp_path / "masks" / f"{disk}_segmentation.png")
     table = f"lesion_id,image_id,dx\nL1,{unicodedata.normalize(listed, NAME)},nv\n"
     (tmp_path / "metadata.csv").write_text(table, encoding="utf-8")
-    (record,) = ham10000.read_records(tmp_path, ["NV"])
+    (record,), _ = ham10000.read_ham10000(tmp_path, classes=["NV"])
     assert record.id == NAME
     assert record.image_path.is_file()
-    assert record.mask_path is not None
-    assert record.mask_path.is_file()
+    assert record.truth is not None
+    assert record.truth.path.is_file()
 
 
 @pytest.mark.parametrize(("listed", "on_disk"), FORMS)
@@ -44,7 +44,7 @@ def test_coco_finds_its_images(tmp_path, listed, on_disk):
     note = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": box, "iscrowd": 0, "area": 16}
     content = {"images": [entry], "annotations": [note], "categories": [{"id": 1, "name": "cell"}]}
     (tmp_path / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
-    (record,), _ = coco.read_records(tmp_path, [])
+    (record,), _ = coco.read_coco(tmp_path, classes=[])
     assert record.id == NAME
     assert record.image_path.is_file()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from albumentations.pytorch import ToTensorV2
 
-from polymask.data.sources.label_maps import read_records
+from polymask.data.sources.label_maps import read_label_maps
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
 from polymask.families.instances.dataset import InstanceDataset
@@ -106,7 +106,7 @@ def test_a_crop_of_objects_must_fit_the_smallest_image(tmp_path) -> None:
         for folder in ("images", "labels"):
             (tmp_path / folder).mkdir(exist_ok=True)
             cv2.imwrite(str(tmp_path / folder / f"{name}.png"), np.ones(size, np.uint8))
-    records, _ = read_records(tmp_path)
+    records, _ = read_label_maps(tmp_path)
     InstanceDataset(records, augmentation=Augmentation([A.RandomCrop(50, 60)]))
     with pytest.raises(UserError, match="cannot be applied to an image of 60 x 50 pixels"):
         InstanceDataset(records, augmentation=Augmentation([A.RandomCrop(51, 60)]))

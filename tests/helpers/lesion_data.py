@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polymask.data.sources.ham10000 import read_records
-from polymask.families.multitask.data import ImageMaskData
+from data_sets import build
+
+from polymask.data.module import DataModule
+from polymask.data.sources import read_ham10000
+from polymask.families.multitask import Samples
 
 CLASSES = ["MEL", "NV", "BKL"]
 FRACTIONS = (0.5, 0.25, 0.25)
 
 
-def make_data(folder: Path, **options) -> ImageMaskData:
+def make_data(folder: Path, **options) -> DataModule:
     settings = {
-        "reader": read_records,
+        "reader": read_ham10000,
         "data_dir": str(folder),
         "classes": CLASSES,
         "image_size": [32, 48],
         "batch_size": 4,
         "fractions": FRACTIONS,
     }
-    return ImageMaskData(**(settings | options))
+    return build(Samples, **(settings | options))

@@ -31,10 +31,7 @@ class Keeper(NoTracker):
 
 
 def records(number: int) -> list[Record]:
-    return [
-        Record(id=str(i), image_path=Path(f"{i}.png"), mask_path=None, label=-1, group=str(i))
-        for i in range(number)
-    ]
+    return [Record(id=str(i), image_path=Path(f"{i}.png"), label=-1, group=str(i)) for i in range(number)]
 
 
 def test_every_second_epoch_the_same_samples_are_drawn_in_order(tmp_path: Path) -> None:

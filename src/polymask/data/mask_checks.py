@@ -37,6 +37,7 @@ class MaskedImages:
 
     Attributes:
         records: The same samples, with the rule that reads their masks.
+        images: Facts of each image, in the order of `records`, or what is wrong with one.
         foregrounds: Foreground of each sample with a mask, by id.
         doubt: Why the values are ambiguous, None when they are not.
 
@@ -53,11 +54,10 @@ class MaskedImages:
         mask_values: object,
         mask_orientation: str,
     ) -> None:
-        self._images = image_facts([record.image_path for record in records], memory)
-        with_file = [record for record in records if record.mask_file is not None]
-        found = mask_facts([record.mask_file for record in with_file if record.mask_file], memory)
-        files = {record.id: facts for record, facts in zip(with_file, found, strict=True)}
-        drawn = drawn_foregrounds([r for r in records if r.has_mask and r.mask_file is None], memory)
+        self.images = image_facts([record.image_path for record in records], memory)
+        paths = {record.id: path for record in records if (path := _mask_file(record)) is not None}
+        files = dict(zip(paths, mask_facts(list(paths.values()), memory), strict=True))
+        drawn = _drawn_foregrounds([r for r in records if r.has_mask and r.id not in paths], memory)
         self._refuse_misfits(records, files, drawn, where, same_orientation=mask_orientation == "same")
         if mask_values != "auto" and drawn and not files:
             raise UserError(
@@ -71,7 +71,7 @@ class MaskedImages:
         except UserError as error:
             self.doubt = error  # a task without masks can do without an answer
         self.records = [
-            record if record.mask_file is None else dataclasses.replace(record, mask_rule=self.rule)
+            dataclasses.replace(record, truth=record.truth and record.truth.read_by(self.rule))
             for record in records
         ]
         self.foregrounds = {id_: self.rule.foreground(facts) for id_, facts in self._masks.items()}
@@ -79,7 +79,7 @@ class MaskedImages:
 
     def description(self) -> str:
         """Return one line on sizes, bits, orientation, mask values, foreground and empty masks."""
-        images = [facts for facts in self._images if isinstance(facts, ImageFacts)]
+        images = [facts for facts in self.images if isinstance(facts, ImageFacts)]
         parts = [describe_images(images)]
         if self.foregrounds:
             masks = list(self.foregrounds.values())
@@ -102,6 +102,48 @@ class MaskedImages:
             )
         return ", ".join(parts)
 
+    def check(self, subset: str, records: Sequence[Record]) -> None:
+        """Stop when nothing can be learned or measured from the masks of a subset.
+
+        Args:
+            subset: Its name.
+            records: Its samples.
+
+        Raises:
+            UserError: What the values of masks mean is ambiguous; or no sample has a mask, or all masks are
+                empty or all are full.
+        """
+        if self.doubt is not None:
+            raise self.doubt
+        masks = [self.foregrounds[record.id] for record in records if record.id in self.foregrounds]
+        if not masks:
+            raise UserError(
+                f"none of the {len(records)} {subset} images has a mask. {records[0].mask_hint} Give masks, "
+                "or learn classes alone with task=classification."
+            )
+        empty = all(mask.pixels == 0 for mask in masks)
+        if not empty and any(mask.pixels < mask.total for mask in masks):
+            return
+        raise UserError(
+            f"all {len(masks)} masks of the {subset} subset are {'empty' if empty else 'full'}: "
+            f"{'no' if empty else 'every'} pixel is foreground, so "
+            f"{'a network that finds nothing' if empty else 'one that marks everything'} would be perfect. "
+            + (f"All masks of the set hold {self.rule.words}. " if self._masks else "")
+            + self._remedy(empty=empty)
+        )
+
+    def _remedy(self, *, empty: bool) -> str:
+        """Return what to do about a subset whose masks are all empty, or all full."""
+        if any(f.pixels > 0 if empty else f.pixels < f.total for f in self.foregrounds.values()):
+            # Others are good: so their values are read well.
+            return (
+                "Choose the subsets otherwise (data.split_seed, data.split_file, data.fractions), or mend "
+                "the masks."
+            )
+        if self._masks:
+            return "Mend the masks, or say with data.mask_values which values are foreground."
+        return "Mend the objects."
+
     def _refuse_misfits(
         self,
         records: Sequence[Record],
@@ -113,8 +155,8 @@ class MaskedImages:
     ) -> None:
         offences: list[Offence] = []
         turned = 0
-        for record, image in zip(records, self._images, strict=True):
-            pair = Pair(record.id, record.image_path, record.mask_path or Path())
+        for record, image in zip(records, self.images, strict=True):
+            pair = Pair(record.id, record.image_path, _mask_file(record) or Path())
             mask = files.get(record.id)
             found = pair_problems(pair, image, mask, same_orientation=same_orientation)
             turned += any("EXIF" in problem for problem in found)
@@ -130,7 +172,7 @@ def describe_images(images: Sequence[ImageFacts]) -> str:
     return f"{len(images):,} images of {_sizes(images)}, {_bits(images)}"
 
 
-def drawn_foregrounds(records: Sequence[Record], memory: FileMemory) -> dict[str, Foreground | UserError]:
+def _drawn_foregrounds(records: Sequence[Record], memory: FileMemory) -> dict[str, Foreground | UserError]:
     """Return the foreground of masks that are drawn from objects, each drawn once and then remembered."""
 
     def look(record: Record) -> Foreground:
@@ -144,45 +186,8 @@ def drawn_foregrounds(records: Sequence[Record], memory: FileMemory) -> dict[str
     }
 
 
-def check_foregrounds(
-    subset: str, records: Sequence[Record], foregrounds: Mapping[str, Foreground], *, full_allowed: bool
-) -> None:
-    """Stop when nothing can be learned or measured from the masks of a subset.
-
-    Args:
-        subset: Its name.
-        records: Its samples.
-        foregrounds: Foreground by id.
-        full_allowed: Whether masks without any background are no fault, as where objects tile the image.
-
-    Raises:
-        UserError: No sample has a mask, or all masks are empty or all full.
-    """
-    masks = [foregrounds[record.id] for record in records if record.id in foregrounds]
-    if not masks:
-        raise UserError(
-            f"none of the {len(records)} {subset} images has a mask. {records[0].mask_hint} Give masks, or "
-            "learn classes alone with task=classification."
-        )
-    empty = all(mask.pixels == 0 for mask in masks)
-    if not empty and (full_allowed or any(mask.pixels < mask.total for mask in masks)):
-        return
-    words = records[0].mask_rule.words
-    kept = (f.pixels > 0 if empty else f.pixels < f.total for f in foregrounds.values())
-    remedy = (
-        "Choose the subsets otherwise (data.split_seed, data.split_file, data.fractions), or mend the masks."
-        if any(kept)  # others are good: so their values are read well
-        else "Mend the masks, or say with data.mask_values which values are foreground."
-        if records[0].mask_file is not None
-        else "Mend the objects."
-    )
-    raise UserError(
-        f"all {len(masks)} masks of the {subset} subset are {'empty' if empty else 'full'}: "
-        f"{'no' if empty else 'every'} pixel is foreground, so "
-        f"{'a network that finds nothing' if empty else 'one that marks everything'} would be perfect. "
-        + (f"All masks of the set hold {words}. " if words else "")
-        + remedy
-    )
+def _mask_file(record: Record) -> Path | None:
+    return None if record.truth is None else record.truth.mask_file
 
 
 def _sizes(facts: Iterable[ImageFacts]) -> str:

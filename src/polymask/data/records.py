@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, final
 
 import numpy as np
 
 from polymask.data.cache import file_key, file_status
 from polymask.data.images import read_image
 from polymask.data.intensity import EIGHT_BIT, Range
-from polymask.data.mask_values import NONZERO, MaskRule
-from polymask.structures.masks import IGNORE
+from polymask.data.truth import Truth
+from polymask.structures.layers import Layers
+
+_NO_TRUTH = "-|alpha=False above=0 listed=[]"
+"""Content key of a sample without truth; caches of decoded samples know it by this text."""
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One sample on disk.
@@ -21,40 +27,39 @@ class Record:
     Attributes:
         id: Unique name of the image, also its name in every result.
         image_path: The image file.
-        mask_path: The mask file, None when the sample has no mask.
-        label: Index into the class names, -1 when the class is unknown.
-        group: Samples of one group (lesion, patient, sequence) never stand in two subsets.
+        truth: What is known about the image beside its class, None when nothing is.
+        label: Index into the class names, -1 when the class is unknown; of objects the most frequent class.
+        group: Samples of one group (patient, photograph, sequence) never stand in two subsets.
         subset: `train`, `val` or `test` when the data set itself prescribes it (an official test set),
             None when the split is free to place the sample.
         intensity_range: Values of the image that become black and white, the same in the whole data set.
-        mask_rule: What the values of the mask file mean; the data set decides it from all masks.
         mask_hint: Where a mask was looked for in vain, "" when there is one.
     """
 
     id: str
     image_path: Path
-    mask_path: Path | None
+    truth: Truth | None = None
     label: int
     group: str
     subset: str | None = None
     intensity_range: Range = EIGHT_BIT
-    mask_rule: MaskRule = NONZERO
     mask_hint: str = ""
-
-    @property
-    def mask_file(self) -> Path | None:
-        """Return the image file that `mask_rule` reads; None when there is no mask or it comes otherwise."""
-        return self.mask_path
 
     @property
     def labels(self) -> frozenset[int]:
         """Return all classes that the sample shows, -1 alone when none is known."""
-        return frozenset({self.label})
+        shown = None if self.truth is None else self.truth.labels
+        return frozenset({self.label}) if shown is None else shown
 
     @property
     def has_mask(self) -> bool:
-        """Return whether the sample has a mask."""
-        return self.mask_path is not None
+        """Return whether a mask can be read: also one of objects of which there are none."""
+        return self.truth is not None
+
+    @property
+    def has_objects(self) -> bool:
+        """Return whether objects are told apart, even if there are none."""
+        return self.truth is not None and "objects" in self.truth.gives
 
     def read_image(self) -> np.ndarray:
         """Decode the image.
@@ -67,45 +72,50 @@ class Record:
         """
         return read_image(self.image_path, self.intensity_range)
 
-    def image_key(self) -> str:
-        """Return a text that changes when the image, or how its values are read, does.
-
-        Raises:
-            UserError: The file is not there.
-        """
-        return f"{file_key(self.image_path)}|{self.intensity_range}"
-
     def read_mask(self) -> np.ndarray:
-        """Decode the mask of a sample that has one.
-
-        Returns:
-            (H, W) uint8 with 0 = background, 1 = foreground, 255 = ignore.
-
-        Raises:
-            UserError: The file is missing or is no readable image.
-        """
-        assert self.mask_path is not None
-        return self.mask_rule.read(self.mask_path)
+        """Decode the mask of a sample that has one, see `Truth.read_mask`."""
+        assert self.truth is not None
+        return self.truth.read_mask()
 
     def read_class_mask(self) -> np.ndarray:
-        """Decode the mask with the class of each pixel.
+        """Decode the mask with the class of each pixel, see `Truth.read_class_mask`."""
+        assert self.truth is not None
+        return self.truth.read_class_mask(self.label)
 
-        Returns:
-            (H, W) uint8 with 0 = background, 1 + class index, 255 = ignore; here the foreground is of the
-            sample's own class, and ignored where that is unknown.
-        """
-        mask = self.read_mask()
-        return np.where(mask == 1, np.uint8(IGNORE if self.label < 0 else self.label + 1), mask)
+    def read_objects(self, image_size: tuple[int, int] | None = None) -> Layers:
+        """Decode the objects of a sample that has some, see `Truth.read_objects`."""
+        assert self.truth is not None
+        return self.truth.read_objects(image_size)
 
     def fingerprint(self) -> str:
         """Return a text that is the same wherever the same files lie."""
-        paths = (self.image_path, self.mask_path)
-        return "|".join("-" if path is None else str(file_status(path).st_size) for path in paths)
+        truth = "-" if self.truth is None else self.truth.fingerprint()
+        return f"{file_status(self.image_path).st_size}|{truth}"
 
     def content_key(self) -> str:
-        """Return a text that changes when the image, its annotation or the reading of it does.
+        """Return a text that changes when the image, its truth or the reading of one of them does.
 
         Raises:
             UserError: A file is not there.
         """
-        return f"{self.image_key()}|{file_key(self.mask_path)}|{self.mask_rule.key()}"
+        truth = _NO_TRUTH if self.truth is None else self.truth.content_key()
+        return f"{file_key(self.image_path)}|{self.intensity_range}|{truth}"
+
+
+class Reader(Protocol):
+    """Finds the samples of one layout of files; options of its own are bound before."""
+
+    def __call__(
+        self, data_dir: Path, *, classes: Sequence[str], allow_absent: bool
+    ) -> tuple[list[Record], list[str]]:
+        """Return one record per image and the names of the classes; nothing is decoded.
+
+        Args:
+            data_dir: Folder of the data set.
+            classes: Names of the classes to use, in the order of their labels; empty for all, or for none
+                where the layout has masks only.
+            allow_absent: Whether the data set may lack some of `classes`, as in a test on another data set.
+
+        Raises:
+            UserError: The files are not as the layout says.
+        """

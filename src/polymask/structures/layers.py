@@ -18,7 +18,7 @@ _MOST_CLASSES = IGNORE - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instances:
+class Layers:
     """The N objects of one image, as images of object numbers.
 
     Objects that overlap lie in different layers, so that one transform of the layers moves all of them
@@ -101,7 +101,7 @@ class Instances:
 
 def stack_masks(
     masks: Iterable[np.ndarray], labels: Sequence[int], crowd: Sequence[bool], size: tuple[int, int]
-) -> Instances:
+) -> Layers:
     """Put each mask into the first layer in which it overlaps nothing.
 
     Args:
@@ -126,7 +126,7 @@ def stack_masks(
         layers[index][window][inside] = counts[index]
         places.append((index, counts[index]))
     layer, number = np.array(places, np.int64).reshape(-1, 2).T
-    return Instances(
+    return Layers(
         layers=np.stack(layers, axis=-1),
         layer=layer,
         number=number,
@@ -135,7 +135,7 @@ def stack_masks(
     )
 
 
-def number_objects(label_map: np.ndarray) -> Instances:
+def number_objects(label_map: np.ndarray) -> Layers:
     """Return the objects of one class in a label map, in the order of their numbers.
 
     Args:
@@ -158,7 +158,7 @@ def number_objects(label_map: np.ndarray) -> Instances:
         )
     new = np.zeros(len(numbers), np.uint16)
     new[numbers != 0] = np.arange(1, len(objects) + 1)
-    return Instances(
+    return Layers(
         layers=new[places].reshape(*label_map.shape, 1),
         layer=np.zeros(len(objects), np.int64),
         number=np.arange(1, len(objects) + 1, dtype=np.int64),

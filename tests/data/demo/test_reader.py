@@ -10,18 +10,26 @@ import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from polymask.data.demo import reader as synthetic
-from polymask.data.demo.reader import read_records, write_demo_dataset
+from polymask.data.demo.reader import read_demo, write_demo_dataset
+from polymask.data.records import Record
 from polymask.errors import UserError
 
 CLASSES = ["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
 SIZE = (48, 64)
 SMALL = {"num_images": 21, "size": (32, 40), "seed": 3}
+
+
+def read_records(folder: Path, classes: list[str], **options: Any) -> list[Record]:
+    records, names = read_demo(folder, classes=classes, **options)
+    assert names == classes
+    return records
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +158,7 @@ def test_a_second_writer_leaves_the_first_ones_files_alone(small):
 
 
 def test_a_killed_writer_leaves_no_folder_under_the_final_name(tmp_path):
-    source = Path(synthetic.__file__).parents[2]
+    source = Path(synthetic.__file__).parents[3]
     code = (
         "from pathlib import Path; from polymask.data.demo.reader import *\nwrite_demo_dataset(Path('demo'))"
     )
@@ -176,8 +184,8 @@ def test_read_records_writes_once_and_labels_by_the_given_order(tmp_path):
         assert CLASSES[record.label].lower() == rows[record.id]["dx"]
         assert record.group == rows[record.id]["lesion_id"]
         assert record.image_path.is_file()
-        assert record.mask_path.is_file()
-    assert read_records(str(folder), CLASSES, **SMALL) == records
+        assert record.truth.mask_file.is_file()
+    assert read_records(folder, CLASSES, **SMALL) == records
 
 
 def test_a_folder_without_metadata_is_a_user_error_that_names_it(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from instance_files import CATEGORY_IDS, CLASSES, CROWDED, EMPTY, make_scenes, run_lengths, write_coco
 from pycocotools.coco import COCO
 
-from polymask.data.sources.coco import read_records
+from polymask.data.sources import read_coco
 from polymask.errors import UserError
 
 # pycocotools speaks to NumPy in an older way.
@@ -48,10 +48,10 @@ def assert_equal_to_pycocotools(records, annotations: Path, category_of: dict[in
     """Compare masks, boxes, classes and crowds of all images; `category_of` gives the id of a label."""
     coco = open_coco(annotations)
     for record in records:
-        entry = coco.imgs[record.image_number]
+        entry = coco.imgs[record.truth.image_number]
         expected = [a for a in coco.imgToAnns[entry["id"]] if a["category_id"] in category_of.values()]
         masks = [coco.annToMask(annotation) for annotation in expected]
-        target = record.read_instances((entry["height"], entry["width"])).to_target()
+        target = record.read_objects((entry["height"], entry["width"])).to_target()
         assert [category_of[label] for label in target["labels"].tolist()] == [
             annotation["category_id"] for annotation in expected
         ]
@@ -64,18 +64,18 @@ def assert_equal_to_pycocotools(records, annotations: Path, category_of: dict[in
 
 
 def test_objects_equal_those_of_pycocotools(folder):
-    records, names = read_records(folder)
+    records, names = read_coco(folder)
     category_of = {0: 3, 1: 5, 2: 7}  # the used ones in the order of their ids
     assert names == ["Fiber", "Film", "Fragment"]
-    assert sum(len(record.objects) for record in records) >= 12
+    assert sum(len(record.truth.objects) for record in records) >= 12
     assert_equal_to_pycocotools(records, folder / "annotations.json", category_of)
 
 
 def test_named_classes_set_the_labels_and_leave_the_others_out_with_a_count(folder, caplog):
     caplog.set_level(logging.INFO)
-    records, names = read_records(folder, ["Fragment", "Fiber"])
+    records, names = read_coco(folder, classes=["Fragment", "Fiber"])
     assert names == ["Fragment", "Fiber"]
-    assert records[0].category_ids == (7, 3)
+    assert records[0].truth.category_ids == (7, 3)
     assert_equal_to_pycocotools(records, folder / "annotations.json", {0: 7, 1: 3})
     num_films = sum(shape.label == 2 for scene in make_scenes() for shape in scene.shapes)
     assert f"Left out {num_films} objects of categories that are not in use: Film {num_films}" in caplog.text
@@ -83,16 +83,16 @@ def test_named_classes_set_the_labels_and_leave_the_others_out_with_a_count(fold
 
 
 def test_records_have_names_labels_numbers_and_survive_pickling(folder):
-    records = read_records(folder, CLASSES)[0]
+    records = read_coco(folder, classes=CLASSES)[0]
     scenes = {scene.name: scene for scene in make_scenes()}
     assert [record.id for record in records] == sorted(scenes)
-    assert {record.image_number for record in records} == set(range(100, 106))
-    assert records[0].category_ids == CATEGORY_IDS
+    assert {record.truth.image_number for record in records} == set(range(100, 106))
+    assert records[0].truth.category_ids == CATEGORY_IDS
     for record in records:
         labels = [shape.label for shape in scenes[record.id].shapes if not shape.crowd]
         counts = [labels.count(label) for label in range(3)]
         assert record.label == (int(np.argmax(counts)) if labels else -1)
-        assert (record.image_path, record.mask_path) == (
+        assert (record.image_path, record.truth.path) == (
             folder / "images" / f"{record.id}.png",
             folder / "annotations.json",
         )
@@ -100,7 +100,7 @@ def test_records_have_names_labels_numbers_and_survive_pickling(folder):
 
 
 def test_union_mask_ignores_the_crowd_and_class_mask_holds_the_classes(folder):
-    records = {record.id: record for record in read_records(folder, CLASSES)[0]}
+    records = {record.id: record for record in read_coco(folder, classes=CLASSES)[0]}
     coco = open_coco(folder / "annotations.json")
     for number, scene in enumerate(make_scenes()):
         found = coco.imgToAnns[100 + number]
@@ -127,7 +127,7 @@ def test_polygons_of_several_parts_and_compressed_runs_are_one_object_each(folde
     change_annotation(folder, 0, segmentation=parts)
     change_annotation(folder, 1, segmentation=runs)
     clean = [part for part in parts if len(part) > 4]  # pycocotools would take the last for a box
-    records = read_records(folder, CLASSES)[0]
+    records = read_coco(folder, classes=CLASSES)[0]
     change_annotation(folder, 0, segmentation=clean)
     category_of = dict(enumerate(CATEGORY_IDS))
     assert_equal_to_pycocotools(records, folder / "annotations.json", category_of)
@@ -145,9 +145,9 @@ def test_polygons_of_several_parts_and_compressed_runs_are_one_object_each(folde
     ids=["point", "two points", "outside", "line", "empty runs"],
 )
 def test_objects_without_area_are_dropped_and_counted(folder, caplog, segmentation):
-    before = sum(len(record.objects) for record in read_records(folder)[0])
+    before = sum(len(record.truth.objects) for record in read_coco(folder)[0])
     change_annotation(folder, segmentation=segmentation)
-    after = sum(len(record.objects) for record in read_records(folder)[0])
+    after = sum(len(record.truth.objects) for record in read_coco(folder)[0])
     assert after == before - 1
     assert f"left out 1 of {before} objects: 1 cover no pixel, 0 have no mask" in caplog.text
 
@@ -155,31 +155,31 @@ def test_objects_without_area_are_dropped_and_counted(folder, caplog, segmentati
 @pytest.mark.parametrize("segmentation", [None, [], {}])
 def test_objects_with_a_box_only_are_dropped_and_counted_unless_all_are(folder, caplog, segmentation):
     change_annotation(folder, segmentation=segmentation)
-    read_records(folder)
+    read_coco(folder)
     assert "0 cover no pixel, 1 have no mask" in caplog.text
     edit(folder, lambda c: [a.update(segmentation=segmentation) for a in c["annotations"]])
     with pytest.raises(UserError, match="has boxes only; instance segmentation needs polygons"):
-        read_records(folder)
+        read_coco(folder)
 
 
 def test_two_categories_of_one_name_are_one_class(folder, caplog):
     # Where only one of them has objects, as in files of Roboflow, nothing is to be said.
     edit(folder, lambda content: content["categories"].append({"id": 0, "name": "Fiber"}))
     for classes in ((), ("Fiber", "Film", "Fragment")):
-        records, names = read_records(folder, classes)
+        records, names = read_coco(folder, classes=classes)
         assert names == ["Fiber", "Film", "Fragment"]
-        assert records[0].category_ids == (3, 5, 7)
+        assert records[0].truth.category_ids == (3, 5, 7)
         assert_equal_to_pycocotools(records, folder / "annotations.json", {0: 3, 1: 5, 2: 7})
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     change_annotation(folder, category_id=0)
-    assert read_records(folder)[1] == ["Fiber", "Film", "Fragment"]
+    assert read_coco(folder)[1] == ["Fiber", "Film", "Fragment"]
     assert "2 categories are named Fiber; they are one class" in caplog.text
 
 
 def test_class_without_objects_is_kept_when_it_is_named(folder, caplog):
-    records, names = read_records(folder, ["Bead", "Film"])
-    assert (names, records[0].category_ids) == (["Bead", "Film"], (9, 5))
-    assert {item.label for record in records for item in record.objects} == {1}
+    records, names = read_coco(folder, classes=["Bead", "Film"])
+    assert (names, records[0].truth.category_ids) == (["Bead", "Film"], (9, 5))
+    assert {item.label for record in records for item in record.truth.objects} == {1}
     assert "no object is of the class Bead" in caplog.text
 
 
@@ -187,26 +187,26 @@ def test_unknown_and_repeated_class_names_are_user_errors(folder):
     with pytest.raises(
         UserError, match=r"names 'fibre', .* no category.* Did you mean 'Fiber'\? Found: Fiber"
     ):
-        read_records(folder, ["fibre"])
+        read_coco(folder, classes=["fibre"])
     with pytest.raises(UserError, match="repeats a class"):
-        read_records(folder, ["Film", "Film"])
+        read_coco(folder, classes=["Film", "Film"])
 
 
 @pytest.mark.parametrize("where", ["_annotations.coco.json", "annotations/train.json", "deep/x.json"])
 def test_annotation_file_is_found_by_its_name_or_given(folder, where):
-    expected = [record.id for record in read_records(folder)[0]]
+    expected = [record.id for record in read_coco(folder)[0]]
     (folder / where).parent.mkdir(exist_ok=True)
     (folder / "annotations.json").rename(folder / where)
     if where.startswith("deep"):
         with pytest.raises(
             UserError, match=r"no annotations\.json .* data\.reader\.annotations, found: deep"
         ):
-            read_records(folder)
-        assert [record.id for record in read_records(folder, annotations=where)[0]] == expected
+            read_coco(folder)
+        assert [record.id for record in read_coco(folder, annotations=where)[0]] == expected
         with pytest.raises(UserError, match=r"data\.reader\.annotations='no\.json': there is no file"):
-            read_records(folder, annotations="no.json")
+            read_coco(folder, annotations="no.json")
     else:
-        assert [record.id for record in read_records(folder)[0]] == expected
+        assert [record.id for record in read_coco(folder)[0]] == expected
 
 
 def test_several_annotation_files_must_be_chosen_from(folder):
@@ -215,7 +215,7 @@ def test_several_annotation_files_must_be_chosen_from(folder):
         (folder / "annotations" / f"{name}.json").write_text("{}")
     (folder / "annotations.json").unlink()
     with pytest.raises(UserError, match=r"found: annotations/a\.json, annotations/b\.json"):
-        read_records(folder)
+        read_coco(folder)
 
 
 @pytest.mark.parametrize("where", [".", "images", "sub"])
@@ -226,7 +226,7 @@ def test_images_are_found_beside_the_file_in_images_or_where_the_name_says(folde
         path.rename(target / path.name)
     if where == "sub":
         edit(folder, lambda c: [i.update(file_name=f"sub\\{i['file_name']}") for i in c["images"]])
-    records = read_records(folder)[0]
+    records = read_coco(folder)[0]
     assert all(record.image_path.is_file() for record in records)
     assert records[0].id == "photo0_tile0"
 
@@ -235,11 +235,11 @@ def test_names_that_repeat_in_several_folders_carry_the_folder(folder):
     (folder / "images" / "b").mkdir()
     (folder / "images" / "photo0_tile1.png").rename(folder / "images" / "b" / "photo0_tile0.png")
     edit(folder, lambda content: content["images"][1].update(file_name="b/photo0_tile0.png"))
-    ids = [record.id for record in read_records(folder)[0]]
+    ids = [record.id for record in read_coco(folder)[0]]
     assert ids[:2] == ["b_photo0_tile0", "photo0_tile0"]
     edit(folder, lambda content: content["images"][1].update(file_name="photo0_tile0.jpg"))
     with pytest.raises(UserError, match="more than one image named photo0_tile0"):
-        read_records(folder)
+        read_coco(folder)
 
 
 def test_missing_images_are_counted_and_named(folder):
@@ -247,14 +247,14 @@ def test_missing_images_are_counted_and_named(folder):
     with pytest.raises(
         UserError, match=r"1 of 6 images of .* are not there: photo1_tile0\.png\. Put them into"
     ):
-        read_records(folder)
+        read_coco(folder)
 
 
 def test_image_of_another_size_than_the_file_says_is_a_user_error(folder):
-    record = read_records(folder)[0][0]
-    height, width = record.size
+    record = read_coco(folder)[0][0]
+    height, width = record.truth.size
     with pytest.raises(UserError, match=rf"are {width} x {height} pixels but .*photo0_tile0\.png is 9 x 8"):
-        record.read_instances((8, 9))
+        record.read_objects((8, 9))
 
 
 SIZE = list(make_scenes()[0].size)
@@ -290,7 +290,7 @@ SIZE = list(make_scenes()[0].size)
 def test_wrong_annotations_are_user_errors_of_one_line(folder, fields, message):
     change_annotation(folder, **fields)
     with pytest.raises(UserError, match=message) as caught:
-        read_records(folder)
+        read_coco(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -308,7 +308,7 @@ def test_wrong_annotations_are_user_errors_of_one_line(folder, fields, message):
 def test_files_that_are_not_coco_are_user_errors(folder, text, message):
     (folder / "annotations.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        read_records(folder)
+        read_coco(folder)
 
 
 @pytest.mark.parametrize(
@@ -323,12 +323,12 @@ def test_files_that_are_not_coco_are_user_errors(folder, text, message):
 def test_inconsistent_files_are_user_errors(folder, change, message):
     edit(folder, change)
     with pytest.raises(UserError, match=message):
-        read_records(folder)
+        read_coco(folder)
 
 
 def test_missing_folder_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"data\.data_dir=.* is not a folder"):
-        read_records(tmp_path / "none")
+        read_coco(tmp_path / "none")
 
 
 def test_groups_come_from_a_pattern_a_table_or_a_field_of_the_images(folder):
@@ -342,37 +342,37 @@ def test_groups_come_from_a_pattern_a_table_or_a_field_of_the_images(folder):
         {"group_table": "groups.csv", "group_column": "photo"},
         {"group_column": "extra.photo"},
     ):
-        assert {r.id: r.group for r in read_records(folder, **options)[0]} == expected
-    assert all(record.group == record.id for record in read_records(folder)[0])
+        assert {r.id: r.group for r in read_coco(folder, **options)[0]} == expected
+    assert all(record.group == record.id for record in read_coco(folder)[0])
 
 
 def test_field_of_groups_must_be_there_for_all_images(folder):
     with pytest.raises(UserError, match=r"group_column='file_nam' is no field .* Did you mean 'file_name'"):
-        read_records(folder, group_column="file_nam")
+        read_coco(folder, group_column="file_nam")
     edit(folder, lambda content: content["images"][0].update(slide="A"))
     with pytest.raises(UserError, match=r"field slide of .* has no group for 5 of 6 images: photo0_tile1"):
-        read_records(folder, group_column="slide")
+        read_coco(folder, group_column="slide")
 
 
 def test_content_key_follows_the_image_and_its_own_annotations_only(folder):
-    first, second = read_records(folder, CLASSES)[0][0::3][:2]
+    first, second = read_coco(folder, classes=CLASSES)[0][0::3][:2]
     keys = [first.content_key()]
     os.utime(first.image_path, ns=(1, 1))
     keys.append(first.content_key())
     change_annotation(folder, segmentation=[[1, 1, 9, 1, 9, 9]])
-    changed, same = read_records(folder, CLASSES)[0][0::3][:2]
+    changed, same = read_coco(folder, classes=CLASSES)[0][0::3][:2]
     keys.append(changed.content_key())
-    keys.append(read_records(folder, CLASSES[::-1])[0][0].content_key())
+    keys.append(read_coco(folder, classes=CLASSES[::-1])[0][0].content_key())
     assert len(set(keys)) == 4
     assert same.content_key() == second.content_key()
 
 
 def test_fingerprint_depends_on_annotations_and_on_no_path(folder, tmp_path):
-    prints = [record.fingerprint() for record in read_records(folder)[0]]
-    copied = read_records(folder.rename(tmp_path / "elsewhere"))[0]
+    prints = [record.fingerprint() for record in read_coco(folder)[0]]
+    copied = read_coco(folder.rename(tmp_path / "elsewhere"))[0]
     assert [record.fingerprint() for record in copied] == prints
     change_annotation(tmp_path / "elsewhere", category_id=7 if make_scenes()[0].shapes[0].label != 1 else 3)
-    changed = [record.fingerprint() for record in read_records(tmp_path / "elsewhere")[0]]
+    changed = [record.fingerprint() for record in read_coco(tmp_path / "elsewhere")[0]]
     assert changed[0] != prints[0]
     assert changed[1:] == prints[1:]
 
@@ -388,20 +388,21 @@ def make_crowds(folder: Path, share: float) -> None:
 def test_a_set_of_crowds_alone_is_refused_with_the_remedy(folder):
     make_crowds(folder, 1)
     with pytest.raises(UserError, match=r"all 18 objects of .* are crowd regions .*data\.crowd=objects"):
-        read_records(folder)
-    records, _ = read_records(folder, crowd="objects")
-    assert sum(record.num_objects for record in records) == 18
-    assert not any(record.read_instances().crowd.any() for record in records)
+        read_coco(folder)
+    records, _ = read_coco(folder, crowd="objects")
+    assert sum(record.truth.num_objects for record in records) == 18
+    assert not any(record.read_objects().crowd.any() for record in records)
     with pytest.raises(UserError, match=r"data\.crowd='object' is unknown.*Did you mean 'objects'"):
-        read_records(folder, crowd="object")
+        read_coco(folder, crowd="object")
 
 
 def test_crowds_are_counted_and_many_of_them_are_warned_of(folder, caplog):
     make_crowds(folder, 0.5)
-    records, _ = read_records(folder)
+    records, _ = read_coco(folder)
     assert "9 of 18 objects are crowd regions (iscrowd=1), ignored in training and metrics" in caplog.text
-    assert sum(record.num_crowds for record in records) == sum(record.num_objects for record in records) == 9
-    crowded = next(record for record in records if record.num_crowds)
+    assert sum(record.truth.num_crowds for record in records) == 9
+    assert sum(record.truth.num_objects for record in records) == 9
+    crowded = next(record for record in records if record.truth.num_crowds)
     assert (crowded.read_mask() == 255).any()  # ignored by networks for masks, too
 
 
@@ -410,31 +411,31 @@ def test_crowds_are_counted_and_many_of_them_are_warned_of(folder, caplog):
 )
 def test_the_crowd_field_is_a_flag(folder, value, crowd):
     change_annotation(folder, iscrowd=value)
-    assert read_records(folder)[0][0].objects[0].crowd == crowd
+    assert read_coco(folder)[0][0].truth.objects[0].crowd == crowd
 
 
 @pytest.mark.parametrize("value", ["0", "1", 2, -1, [], "no"])
 def test_anything_else_in_the_crowd_field_is_a_user_error(folder, value):
     change_annotation(folder, iscrowd=value)
     with pytest.raises(UserError, match=r"annotation 1 has iscrowd=.*, which COCO does not allow"):
-        read_records(folder)
+        read_coco(folder)
 
 
 def test_a_class_that_is_absent_keeps_its_place_where_that_is_allowed(folder, caplog):
     names = ["Fiber", "Glass", "Film", "Fragment"]
     with pytest.raises(UserError, match=r"data\.classes names 'Glass'"):
-        read_records(folder, names)
-    records, found = read_records(folder, names, allow_absent=True)
+        read_coco(folder, classes=names)
+    records, found = read_coco(folder, classes=names, allow_absent=True)
     assert found == names
     assert "no object is of the class Glass, which is absent: its metrics are undefined" in caplog.text
     assert_equal_to_pycocotools(records, folder / "annotations.json", {0: 3, 2: 5, 3: 7})
-    first, glass, *others = records[0].category_ids
+    first, glass, *others = records[0].truth.category_ids
     assert (first, others) == (3, [5, 7])
     assert glass not in (3, 5, 7, 9)
 
 
 def test_labels_are_all_classes_of_an_image(folder):
-    for record in read_records(folder, CLASSES)[0]:
+    for record in read_coco(folder, classes=CLASSES)[0]:
         scene = next(scene for scene in make_scenes() if scene.name == record.id)
         assert record.labels == ({shape.label for shape in scene.shapes if not shape.crowd} or {-1})
 
@@ -443,4 +444,4 @@ def test_hidden_annotation_files_are_passed_over(folder):
     (folder / "annotations").mkdir()
     (folder / "annotations.json").rename(folder / "annotations" / "a.json")
     (folder / "annotations" / "._a.json").write_bytes(b"\x00")
-    assert len(read_records(folder)[0]) == 6
+    assert len(read_coco(folder)[0]) == 6

@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from data_sets import build
 from instance_files import write_coco
 
-from polymask.data.sources.coco import read_records
+from polymask.data.module import DataModule
+from polymask.data.sources import read_coco
 from polymask.errors import UserError
-from polymask.families.instances.data import InstanceData
+from polymask.families.instances import Samples
 
 FOLDERS = {"train": "train", "valid": "val", "test": "test"}
 FILES = {"train": "train/a.json", "val": "valid/a.json", "test": "test/a.json"}
@@ -35,9 +37,9 @@ def write_roboflow(root: Path, *, name: str = "_annotations.coco.json") -> Path:
     return root
 
 
-def data_of(root: Path, **options) -> InstanceData:
-    reader = partial(read_records, **options.pop("reader", {}))
-    return InstanceData(reader=reader, data_dir=str(root), classes=[], batch_size=2, **options)
+def data_of(root: Path, **options) -> DataModule:
+    reader = partial(read_coco, **options.pop("reader", {}))
+    return build(Samples, reader=reader, data_dir=str(root), classes=[], batch_size=2, **options)
 
 
 def test_folders_of_subsets_are_found_and_make_the_split(tmp_path, caplog) -> None:
@@ -52,16 +54,18 @@ def test_folders_of_subsets_are_found_and_make_the_split(tmp_path, caplog) -> No
 
 
 def test_categories_are_one_class_by_name_whatever_their_ids(tmp_path) -> None:
-    records, names = read_records(write_roboflow(tmp_path))
+    records, names = read_coco(write_roboflow(tmp_path))
     assert sorted(names) == ["Fiber", "Film", "Fragment"]
     for record in records:
         number = list(FOLDERS).index(record.image_path.parent.name)
-        content = json.loads(record.mask_path.read_text())
+        content = json.loads(record.truth.path.read_text())
         name_of = {category["id"]: category["name"] for category in content["categories"]}
-        assert [name_of[id_] for id_ in record.category_ids] == names
-        assert min(record.category_ids) > 10 * number
-        own = [a for a in content["annotations"] if a["image_id"] == record.image_number]
-        assert [names[item.label] for item in record.objects] == [name_of[a["category_id"]] for a in own]
+        assert [name_of[id_] for id_ in record.truth.category_ids] == names
+        assert min(record.truth.category_ids) > 10 * number
+        own = [a for a in content["annotations"] if a["image_id"] == record.truth.image_number]
+        assert [names[item.label] for item in record.truth.objects] == [
+            name_of[a["category_id"]] for a in own
+        ]
 
 
 def test_files_are_named_and_without_val_it_is_drawn_from_train(tmp_path) -> None:
@@ -96,5 +100,5 @@ def test_folds_of_a_prescribed_split_are_refused(tmp_path) -> None:
 def test_mistakes_are_user_errors(tmp_path, options, message) -> None:
     write_roboflow(tmp_path, name="a.json")
     with pytest.raises(UserError, match=message) as caught:
-        read_records(tmp_path, **options)
+        read_coco(tmp_path, **options)
     assert "\n" not in str(caught.value)

@@ -3,10 +3,12 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from polymask.data.sources.ham10000 import read_records
+from polymask.data.records import Record
+from polymask.data.sources import read_ham10000
 from polymask.errors import UserError
 
 OFFICIAL = """lesion_id,image_id,dx,dx_type,age,sex,localization
@@ -42,12 +44,18 @@ def make_layout(
     return folder
 
 
+def read_records(folder: Path, classes: list[str], **options: Any) -> list[Record]:
+    records, names = read_ham10000(folder, classes=classes, **options)
+    assert names == classes
+    return records
+
+
 def test_official_table_gives_sorted_records_with_lesion_groups(tmp_path):
     records = read_records(make_layout(tmp_path), ["MEL", "nv"])
     found = [(r.id, r.label, r.group) for r in records]
     assert found == [("a", 1, "L1"), ("b", 0, "L2"), ("c", 1, "L1"), ("d", -1, "d")]
     assert [r.image_path for r in records] == [tmp_path / "images" / f"{name}.jpg" for name in "abcd"]
-    assert all(r.mask_path is None for r in records)
+    assert all(r.truth is None for r in records)
 
 
 @pytest.mark.parametrize("name", ["GroundTruth.csv", "metadata.csv"])
@@ -101,7 +109,7 @@ def test_images_of_every_suffix_and_case_are_found(tmp_path):
 def test_masks_of_all_three_names_are_found_and_absent_ones_are_none(tmp_path, caplog):
     masks = ("a_segmentation.png", "b_Segmentation.png", "c.png", "other.png")
     records = read_records(make_layout(tmp_path, masks=masks), ["nv", "mel"])
-    found = [r.mask_path.name if r.mask_path else None for r in records]
+    found = [r.truth.mask_file.name if r.truth else None for r in records]
     assert found == ["a_segmentation.png", "b_Segmentation.png", "c.png", None]
     assert "1 of 4 images have no mask" in caplog.text
 

@@ -3,19 +3,27 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from isic_files import isic_folders, write_isic2016
 
-from polymask.data.sources.isic2016 import read_records
+from polymask.data.records import Record
+from polymask.data.sources import read_isic2016
 from polymask.errors import UserError
 
 
 @pytest.fixture
 def folder(project: Path) -> Path:
     return write_isic2016(project / "isic")
+
+
+def read_records(folder: Path, classes: list[str], **options: Any) -> list[Record]:
+    records, names = read_isic2016(folder, classes=classes, **options)
+    assert names == classes
+    return records
 
 
 def mask_path(folder: Path, number: int, part: str = "Training") -> Path:
@@ -30,7 +38,7 @@ def test_records_of_both_parts_in_the_folders_of_the_challenge(folder):
         part = "Test" if record.subset else "Training"
         stem = folder / f"ISBI2016_ISIC_Part1_{part}"
         assert record.image_path == Path(f"{stem}_Data/{record.id}.jpg")
-        assert record.mask_path == Path(f"{stem}_GroundTruth/{record.id}_Segmentation.png")
+        assert record.truth.mask_file == Path(f"{stem}_GroundTruth/{record.id}_Segmentation.png")
         assert (record.label, record.group) == (-1, record.id)
 
 

@@ -12,7 +12,7 @@ from instance_files import EMPTY, OVERLAPPING, make_scenes, write_label_maps
 from PIL import Image
 
 from polymask.data.images import read_image
-from polymask.data.sources.label_maps import read_label_map, read_records
+from polymask.data.sources.label_maps import read_label_map, read_label_maps
 from polymask.errors import UserError
 
 
@@ -22,22 +22,22 @@ def folder(tmp_path: Path) -> Path:
 
 
 def by_id(folder: Path, **options) -> dict:
-    return {record.id: record for record in read_records(folder, **options)[0]}
+    return {record.id: record for record in read_label_maps(folder, **options)[0]}
 
 
 def test_each_image_is_a_record_with_label_0_and_its_own_group(folder):
-    records, names = read_records(folder)
+    records, names = read_label_maps(folder)
     assert names == ["object"]
     assert [record.id for record in records] == sorted(scene.name for scene in make_scenes())
     assert all(record.label == 0 and record.group == record.id for record in records)
-    assert {record.mask_path.suffix for record in records} == {".png", ".tif", ""}
+    assert {record.truth.path.suffix for record in records} == {".png", ".tif", ""}
     assert pickle.loads(pickle.dumps(records)) == records
 
 
 def test_the_only_class_may_be_renamed_but_not_divided(folder):
-    assert read_records(folder, ["nucleus"])[1] == ["nucleus"]
+    assert read_label_maps(folder, classes=["nucleus"])[1] == ["nucleus"]
     with pytest.raises(UserError, match=r"data\.classes=\['a', 'b'\].*one class.*data=coco"):
-        read_records(folder, ["a", "b"])
+        read_label_maps(folder, classes=["a", "b"])
 
 
 def visible_masks(scene, *, overlap: bool) -> list[np.ndarray]:
@@ -52,7 +52,7 @@ def visible_masks(scene, *, overlap: bool) -> list[np.ndarray]:
 def test_objects_are_those_that_were_drawn(folder):
     records = by_id(folder)
     for number, scene in enumerate(make_scenes()):
-        target = records[scene.name].read_instances(scene.size).to_target()
+        target = records[scene.name].read_objects(scene.size).to_target()
         expected = visible_masks(scene, overlap=number >= 3)
         assert len(target["masks"]) == len(expected)
         for mask, wanted in zip(target["masks"], expected, strict=True):
@@ -61,9 +61,9 @@ def test_objects_are_those_that_were_drawn(folder):
 
 def test_folder_of_masks_keeps_overlapping_objects_whole(folder):
     scene = make_scenes()[OVERLAPPING]
-    instances = by_id(folder)[scene.name].read_instances(scene.size)
-    assert instances.layers.shape[-1] == 2
-    assert instances.to_target()["masks"].sum(axis=0).max() == 2
+    objects = by_id(folder)[scene.name].read_objects(scene.size)
+    assert objects.layers.shape[-1] == 2
+    assert objects.to_target()["masks"].sum(axis=0).max() == 2
 
 
 @pytest.mark.parametrize("num_folders", [0, 6])
@@ -80,8 +80,8 @@ def test_union_mask_needs_no_image_size(tmp_path, num_folders):
 def test_empty_masks_of_a_folder_are_left_out_and_counted(folder, caplog):
     scene = make_scenes()[4]
     record = by_id(folder)[scene.name]
-    cv2.imwrite(str(record.mask_path / "none.png"), np.zeros(scene.size, np.uint8))
-    target = record.read_instances(scene.size).to_target()
+    cv2.imwrite(str(record.truth.path / "none.png"), np.zeros(scene.size, np.uint8))
+    target = record.read_objects(scene.size).to_target()
     assert len(target["masks"]) == len(scene.shapes)
     assert f"1 of {len(scene.shapes) + 1} masks are empty" in caplog.text
 
@@ -133,9 +133,9 @@ def test_values_that_are_no_object_numbers_are_a_user_error(tmp_path, values, me
 
 def test_damaged_label_map_is_a_user_error(folder):
     record = by_id(folder)["photo0_tile0"]
-    record.mask_path.write_bytes(b"no image")
+    record.truth.path.write_bytes(b"no image")
     with pytest.raises(UserError, match=r"cannot read label map .*photo0_tile0\.png: .*damaged"):
-        record.read_instances()
+        record.read_objects()
 
 
 @pytest.mark.parametrize("name", ["photo0_tile0", "photo2_tile0"], ids=["label map", "folder"])
@@ -143,7 +143,7 @@ def test_labels_of_another_size_than_the_image_are_a_user_error(folder, name):
     record = by_id(folder)[name]
     height, width = read_image(record.image_path).shape[:2]
     with pytest.raises(UserError, match=rf"{name}.* are {width} x {height} pixels but .* is {width + 1} x"):
-        record.read_instances((height, width + 1))
+        record.read_objects((height, width + 1))
 
 
 def test_missing_labels_are_counted_and_named(folder):
@@ -154,37 +154,37 @@ def test_missing_labels_are_counted_and_named(folder):
         match=r"1 of 6 images of .* have no labels in labels/: photo0_tile0; "
         r"nearest to photo0_tile0: photo0_tile0_mask\.png\. Expected are ",
     ):
-        read_records(folder)
+        read_label_maps(folder)
 
 
 @pytest.mark.parametrize("name", ["images", "labels"])
 def test_missing_folder_is_a_user_error_that_shows_the_layout(folder, name):
     (folder / name).rename(folder / "other")
     with pytest.raises(UserError, match=rf"{name} is not a folder\. Label maps are read from images/"):
-        read_records(folder)
+        read_label_maps(folder)
 
 
 def test_folder_without_images_is_a_user_error(folder):
     for path in (folder / "images").iterdir():
         path.unlink()
     with pytest.raises(UserError, match="there are no images"):
-        read_records(folder)
+        read_label_maps(folder)
 
 
 def test_labels_without_image_are_noted(folder, caplog):
     (folder / "images" / "photo1_tile1.png").unlink()
-    assert len(read_records(folder)[0]) == 5
+    assert len(read_label_maps(folder)[0]) == 5
     assert "1 label maps in" in caplog.text
 
 
 def test_group_pattern_takes_the_first_group_or_the_whole_match(folder):
     for pattern in (r"(photo\d+)_", r"^photo\d+"):
-        groups = {record.id: record.group for record in read_records(folder, group_pattern=pattern)[0]}
+        groups = {record.id: record.group for record in read_label_maps(folder, group_pattern=pattern)[0]}
         assert groups == {id_: id_.split("_")[0] for id_ in groups}
 
 
 def test_images_that_the_pattern_does_not_match_are_their_own_group(folder, caplog):
-    groups = {record.id: record.group for record in read_records(folder, group_pattern="photo[01]")[0]}
+    groups = {record.id: record.group for record in read_label_maps(folder, group_pattern="photo[01]")[0]}
     assert groups["photo2_tile1"] == "photo2_tile1"
     assert groups["photo1_tile0"] == groups["photo1_tile1"] == "photo1"
     assert "does not match 2 file names" in caplog.text
@@ -207,7 +207,7 @@ def test_wrong_group_rules_are_user_errors(folder, options, message):
     (folder / "groups.csv").write_text("id,slide\nphoto0_tile0,A\nphoto0_tile1,A\n")
     (folder / "nameless.csv").write_text("name,group\na,A\n")
     with pytest.raises(UserError, match=message):
-        read_records(folder, **options)
+        read_label_maps(folder, **options)
 
 
 def test_group_table_goes_by_id_or_file_name_and_empty_means_alone(folder):
@@ -223,7 +223,7 @@ def test_content_key_follows_image_label_map_and_each_mask_of_a_folder(folder):
     records = by_id(folder)
     for record in (records["photo0_tile0"], records["photo2_tile0"]):
         keys = {record.content_key()}
-        mask = record.mask_path if record.mask_path.is_file() else next(record.mask_path.glob("*.png"))
+        mask = record.truth.path if record.truth.path.is_file() else next(record.truth.path.glob("*.png"))
         for path in (record.image_path, mask):
             assert record.content_key() in keys
             os.utime(path, ns=(1, 1))
@@ -235,7 +235,7 @@ def test_reading_records_decodes_nothing(folder, caplog):
     caplog.set_level(logging.WARNING)
     for path in folder.rglob("*.png"):
         path.write_bytes(b"not decoded")
-    assert len(read_records(folder, split="values")[0]) == 6
+    assert len(read_label_maps(folder, split="values")[0]) == 6
     assert not caplog.records
 
 
@@ -243,8 +243,8 @@ def test_fingerprint_depends_on_files_and_on_no_path(folder, tmp_path):
     prints = {id_: record.fingerprint() for id_, record in by_id(folder).items()}
     records = by_id(folder.rename(tmp_path / "elsewhere"))
     assert {id_: record.fingerprint() for id_, record in records.items()} == prints
-    with records["photo0_tile0"].mask_path.open("ab") as file:
+    with records["photo0_tile0"].truth.path.open("ab") as file:
         file.write(b"0")
-    next(records["photo2_tile0"].mask_path.glob("*.png")).unlink()
+    next(records["photo2_tile0"].truth.path.glob("*.png")).unlink()
     changed = {id_ for id_, record in records.items() if record.fingerprint() != prints[id_]}
     assert changed == {"photo0_tile0", "photo2_tile0"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from polymask.data.records import Record
+from polymask.data.sources.coco import CocoObject, CocoObjects
 from polymask.data.splits.split import (
     SUBSETS,
     Split,
@@ -29,9 +31,7 @@ HAM_CLASSES = list(HAM_COUNTS)
 
 
 def make_record(name: str, label: int, group: str, subset: str | None = None) -> Record:
-    return Record(
-        id=name, image_path=Path(f"{name}.jpg"), mask_path=None, label=label, group=group, subset=subset
-    )
+    return Record(id=name, image_path=Path(f"{name}.jpg"), label=label, group=group, subset=subset)
 
 
 def make_records(groups: list[tuple[int, ...]]) -> list[Record]:
@@ -497,19 +497,10 @@ def test_statistics_without_class_names_count_images_and_groups_only():
     )
 
 
-class SeveralClasses(Record):
-    """An image that shows class 1 beside its most frequent class 0."""
-
-    @property
-    def labels(self) -> frozenset[int]:
-        return frozenset({0, 1})
-
-
 def test_a_class_counts_in_every_image_that_shows_it(caplog):
-    records = [
-        SeveralClasses(id=f"i{n}", image_path=Path("i.jpg"), mask_path=None, label=0, group=f"g{n}")
-        for n in range(6)
-    ]
+    objects = tuple(CocoObject(label=label, counts=b"", crowd=False) for label in (0, 0, 1))
+    truth = CocoObjects(path=Path(), image_path=Path(), name="", size=(1, 1), objects=objects)
+    records = [dataclasses.replace(make_record(f"i{n}", 0, f"g{n}"), truth=truth) for n in range(6)]
     split = draw_split(records, ["often", "beside", "never"], fractions=[0.5, 0.5, 0])
     assert "no image of class never in train, val" in caplog.text
     assert "beside" not in caplog.text

@@ -13,32 +13,32 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from data_sets import MASKS, build
 from instance_files import CATEGORY_IDS, CLASSES, EMPTY, OVERLAPPING, write_coco, write_label_maps
 from pycocotools.coco import COCO
 
 from polymask.data.images import read_image, resize_mask
 from polymask.data.module import DataModule
-from polymask.data.sources import coco, label_maps
+from polymask.data.sources import read_coco, read_label_maps
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
-from polymask.families.instances.data import InstanceData
-from polymask.families.multitask import semantic
-from polymask.families.multitask.data import ImageMaskData
+from polymask.families import instances, multitask
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools and NumPy 2
 
 NUM_IMAGES = 12
+read_values = partial(read_label_maps, split="values")
 TILES = r"(photo\d+)_tile"
 
 
-def objects_of(folder: Path, reader: Callable = coco.read_records, **options: Any) -> InstanceData:
+def objects_of(folder: Path, reader: Callable = read_coco, **options: Any) -> DataModule:
     settings = {"classes": [], "batch_size": 2, "data_dir": str(folder)}
-    return InstanceData(reader=reader, **(settings | options))
+    return build(instances.Samples, reader=reader, **(settings | options))
 
 
-def masks_of(folder: Path, reader: Callable = semantic.read_coco, **options: Any) -> ImageMaskData:
+def masks_of(folder: Path, reader: Callable = read_coco, **options: Any) -> DataModule:
     settings = {"classes": [], "batch_size": 2, "data_dir": str(folder), "image_size": 64}
-    return ImageMaskData(reader=reader, **(settings | options))
+    return build(multitask.Samples, reader=reader, **(settings | options))
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +94,7 @@ def test_batches_hold_every_image_once_at_its_own_size(coco_folder: Path) -> Non
 
 @pytest.mark.parametrize("make", [objects_of, masks_of])
 def test_tiles_of_one_photograph_stay_together(make: Callable[..., DataModule], coco_folder: Path) -> None:
-    reader = {objects_of: coco.read_records, masks_of: semantic.read_coco}[make]
-    data = make(coco_folder, partial(reader, group_pattern=TILES), fractions=[0.5, 0.25, 0.25])
+    data = make(coco_folder, partial(read_coco, group_pattern=TILES), fractions=[0.5, 0.25, 0.25])
     photos = [{id_.partition("_")[0] for id_ in ids} for ids in data.split.subsets.values()]
     assert sum(map(len, photos)) == len(set.union(*photos)) == NUM_IMAGES // 2
     assert all(photos)
@@ -103,7 +102,7 @@ def test_tiles_of_one_photograph_stay_together(make: Callable[..., DataModule], 
 
 
 def test_over_all_folds_every_image_is_tested_once(label_folder: Path) -> None:
-    reader = partial(label_maps.read_records, group_pattern=TILES)
+    reader = partial(read_label_maps, group_pattern=TILES)
     tested: list[str] = []
     for fold in range(3):
         subsets = objects_of(label_folder, reader, num_folds=3, fold=fold).split.subsets
@@ -118,8 +117,8 @@ def test_over_all_folds_every_image_is_tested_once(label_folder: Path) -> None:
 )
 def test_masks_have_the_very_split_of_objects(options: dict, coco_folder: Path, label_folder: Path) -> None:
     for folder, readers in {
-        coco_folder: (coco.read_records, semantic.read_coco),
-        label_folder: (label_maps.read_records, semantic.read_label_maps),
+        coco_folder: (read_coco, read_coco),
+        label_folder: (read_label_maps, read_values),
     }.items():
         first, second = objects_of(folder, readers[0], **options), masks_of(folder, readers[1], **options)
         assert first.split.subsets == second.split.subsets
@@ -140,7 +139,7 @@ def test_union_of_coco_objects_equals_pycocotools(coco_folder: Path) -> None:
 
 
 def test_union_of_label_maps_is_all_that_is_not_background(label_folder: Path) -> None:
-    data = masks_of(label_folder, semantic.read_label_maps)
+    data = masks_of(label_folder, read_values)
     for sample in data.original_samples():
         files = sorted((label_folder / "labels").glob(f"{sample.id}*"))
         files = sorted(files[0].iterdir()) if files[0].is_dir() else files
@@ -264,19 +263,19 @@ def test_fingerprint_tells_of_content_and_not_of_place(coco_folder: Path, tmp_pa
 
 
 def test_an_image_of_another_size_is_found_at_once(tmp_path):
-    for write, reader in ((write_coco, coco.read_records), (write_label_maps, label_maps.read_records)):
+    for write, reader in ((write_coco, read_coco), (write_label_maps, read_label_maps)):
         folder = write(tmp_path / write.__name__, num_images=6)
         image = sorted((folder / "images").glob("*.png"))[-1 if write is write_coco else 0]
         cv2.imwrite(str(image), np.zeros((20, 30, 3), np.uint8))
         with pytest.raises(UserError, match="both must have one size"):
-            InstanceData(reader=reader, data_dir=str(folder), classes=[], batch_size=2)
+            build(instances.Samples, reader=reader, data_dir=str(folder), classes=[], batch_size=2)
 
 
 @pytest.mark.parametrize("kind", ["coco", "label maps"])
 def test_description_names_objects_foreground_and_images(kind, coco_folder, label_folder):
     folder, read, read_masks = {
-        "coco": (coco_folder, coco.read_records, semantic.read_coco),
-        "label maps": (label_folder, label_maps.read_records, semantic.read_label_maps),
+        "coco": (coco_folder, read_coco, read_coco),
+        "label maps": (label_folder, read_label_maps, read_values),
     }[kind]
     masks = [record.read_mask() for record in masks_of(folder, read_masks).records]
     share = np.mean([(mask == 1).mean() for mask in masks])
@@ -301,10 +300,10 @@ def test_images_that_are_one_object_each_are_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"each of the \d train images .* is one object that covers all of it"
     ):
-        objects_of(folder, label_maps.read_records).check_masks()
+        objects_of(folder, read_label_maps).check_truth(MASKS)
     tiled = np.where(np.arange(24) < 12, full, 2 * full)  # cells side by side leave no background
     folder = write_maps(tmp_path / "tiled", lambda number: tiled)
-    objects_of(folder, label_maps.read_records).check_masks()
+    objects_of(folder, read_label_maps).check_truth(MASKS)
 
 
 @pytest.mark.parametrize("in_folder", [False, True])
@@ -317,4 +316,4 @@ def test_objects_in_the_alpha_channel_are_refused(tmp_path, in_folder):
             path.with_suffix("").mkdir()
             path.rename(path.with_suffix("") / "one.png")
     with pytest.raises(UserError, match=r"has one colour, and what it shows in the alpha channel; save it"):
-        objects_of(folder, label_maps.read_records)
+        objects_of(folder, read_label_maps)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from polymask.data.images import read_image
 from polymask.data.samplers import TrainBatches
-from polymask.data.sources import coco, label_maps
+from polymask.data.sources import read_coco, read_label_maps
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
 from polymask.families.instances.dataset import InstanceDataset, collate_instances
@@ -21,7 +21,7 @@ from polymask.families.instances.dataset import InstanceDataset, collate_instanc
 
 @pytest.fixture
 def records(tmp_path: Path) -> list:
-    return coco.read_records(write_coco(tmp_path / "coco"), CLASSES)[0]
+    return read_coco(write_coco(tmp_path / "coco"), classes=CLASSES)[0]
 
 
 def geometric() -> Augmentation:
@@ -51,15 +51,15 @@ def test_item_holds_the_image_and_its_objects_at_their_own_size(records):
         item = data[0, index, 0]
         assert (item["id"], item["index"]) == (record.id, index)
         np.testing.assert_array_equal(item["image"], read_image(record.image_path))
-        assert item["target"]["masks"].shape == (len(record.objects), *record.size)
-        assert item["target"]["labels"].tolist() == [found.label for found in record.objects]
+        assert item["target"]["masks"].shape == (len(record.truth.objects), *record.truth.size)
+        assert item["target"]["labels"].tolist() == [found.label for found in record.truth.objects]
 
 
 def test_collate_gives_lists_of_tensors_of_the_batch_contract(records):
     data = InstanceDataset(records)
     batch = collate_instances([data[0, index, 0] for index in (0, EMPTY, 2)])
     assert batch["ids"] == [records[index].id for index in (0, EMPTY, 2)]
-    sizes = [records[index].size for index in (0, EMPTY, 2)]
+    sizes = [records[index].truth.size for index in (0, EMPTY, 2)]
     assert [(tuple(image.shape), image.dtype) for image in batch["image"]] == [
         ((*size, 3), torch.uint8) for size in sizes
     ]
@@ -80,7 +80,7 @@ def each_mask_alone(
 ) -> list[tuple[int, np.ndarray]]:
     """Augment every object of a record for itself; those that keep a pixel, with their labels."""
     image = read_image(record.image_path)
-    instances = record.read_instances(record.size)
+    instances = record.read_objects(record.truth.size)
     target, num_layers = instances.to_target(), instances.layers.shape[-1]
     # As many channels as there are layers, since OpenCV breaks ties of rounding otherwise for two.
     masks = np.repeat(target["masks"][..., None], num_layers, axis=-1)
@@ -102,8 +102,8 @@ def test_augmentation_moves_each_object_as_if_it_were_alone_and_boxes_follow(rec
                 np.testing.assert_array_equal(mask, wanted)
                 rows, columns = np.nonzero(wanted)
                 assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            num_lost += len(record.objects) - len(expected)
-            num_turned += item["image"].shape[:2] != record.size
+            num_lost += len(record.truth.objects) - len(expected)
+            num_turned += item["image"].shape[:2] != record.truth.size
     assert num_lost > 5  # objects did leave the image
     assert num_turned > 5  # oblong images keep the shape that a quarter turn gives them
 
@@ -147,9 +147,9 @@ def test_mirrored_borders_are_a_user_error_also_inside_a_choice(records, border_
 @pytest.mark.parametrize("layout", ["coco", "label_maps"])
 def test_cache_changes_no_sample(tmp_path, layout, augmentation):
     if layout == "coco":
-        found = coco.read_records(write_coco(tmp_path / "data"), CLASSES)[0]
+        found = read_coco(write_coco(tmp_path / "data"), classes=CLASSES)[0]
     else:
-        found = label_maps.read_records(write_label_maps(tmp_path / "data", num_folders=2))[0]
+        found = read_label_maps(write_label_maps(tmp_path / "data", num_folders=2))[0]
     plain = InstanceDataset(found, augmentation=augmentation)
     cached = InstanceDataset(found, augmentation=augmentation, cache_dir=tmp_path / "cache")
     for epoch in range(3):
@@ -161,7 +161,7 @@ def test_cached_sample_needs_its_files_no_more_and_a_changed_file_is_read_anew(t
     options = {"cache_dir": tmp_path / "cache"}
     data = InstanceDataset(records, **options)
     first = data[0, 0, 0]
-    image = np.zeros((*records[0].size, 3), np.uint8)
+    image = np.zeros((*records[0].truth.size, 3), np.uint8)
     cv2.imwrite(str(records[0].image_path), image)
     assert_same(data[0, 0, 0], first)
     assert (InstanceDataset(records, **options)[0, 0, 0]["image"] == 0).all()

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from polymask.data.images import read_image
-from polymask.data.sources.coco import read_records
+from polymask.data.sources import read_coco
 from polymask.families.instances.family import Family
 from polymask.families.instances.report import read_truth
 from polymask.metrics.instance_matching import match_image
@@ -126,7 +126,7 @@ class Outcome:
 def tested(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     data_dir, folder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("report")
     write_scenes(data_dir)
-    records, names = read_records(data_dir, NAMES, group_pattern=r"photo\d+")
+    records, names = read_coco(data_dir, classes=NAMES, group_pattern=r"photo\d+")
     assert names == NAMES
     data = Data(records, PIXEL_SIZE, SimpleNamespace(sha256="f00d"))
     family = Family(class_names=NAMES, score_threshold=THRESHOLD, pixel_size=PIXEL_SIZE)

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from polymask.data.sources.coco import read_records
+from polymask.data.sources import read_coco
 from polymask.errors import UserError
 from polymask.families.instances.dataset import InstanceDataset, collate_instances
 from polymask.families.instances.family import Family
@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def records(folder: Path) -> list:
-    return read_records(folder, CLASSES)[0]
+    return read_coco(folder, classes=CLASSES)[0]
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_an_application_finds_what_evaluation_finds_without_a_target(
 ) -> None:
     task, predictions, _ = found
     by_id = {prediction.id: prediction for prediction in predictions}
-    sizes = {record.id: record.size for record in records}
+    sizes = {record.id: record.truth.size for record in records}
     application = Family(class_names=CLASSES).application({"batch_size": 2}, {})
     for batch in batches:
         for prediction in application.predict(task, application.collate(batch["ids"], batch["image"])):
@@ -224,12 +224,12 @@ def test_scores_of_each_image_equal_a_count_of_pixels(found: tuple, records: lis
     by_id = {prediction.id: prediction for prediction in predictions}
     assert rows["ids"].tolist() == [record.id for record in records]
     for index, record in enumerate(records):
-        objects, prediction = record.read_instances().to_target(), by_id[record.id]
+        objects, prediction = record.read_objects().to_target(), by_id[record.id]
         true, crowd = (objects["masks"][objects["crowd"] == is_].any(axis=0) for is_ in (False, True))
         valid = true | ~crowd
         masks = [rle.decode(mask) & valid for mask in prediction.masks]
         sure = [mask for mask, score in zip(masks, prediction.scores, strict=True) if score >= 0.3]
-        union = np.any(sure, axis=0) if sure else np.zeros(record.size, bool)
+        union = np.any(sure, axis=0) if sure else np.zeros(record.truth.size, bool)
         total = union.sum() + true.sum()
         dice = 2 * (union & true).sum() / total if total else 1.0
         assert scores["dice_lesion"][index] == pytest.approx(dice)
@@ -256,11 +256,11 @@ def test_sample_metrics_of_stored_rows_are_those_of_the_evaluation(found: tuple)
 
 def test_picture_shows_truth_and_only_sure_objects(records: list) -> None:
     record = records[0]
-    mask = np.zeros(record.size, np.uint8)
+    mask = np.zeros(record.truth.size, np.uint8)
     mask[10:30, 5:25] = 1
     prediction = InstancePrediction(
         id=record.id,
-        size=record.size,
+        size=record.truth.size,
         boxes=np.array([[5, 10, 25, 30]], np.float32),
         labels=np.array([1]),
         scores=np.array([0.6], np.float32),
@@ -274,7 +274,7 @@ def test_picture_shows_truth_and_only_sure_objects(records: list) -> None:
     assert sure.shape == unsure.shape
     half = sure.shape[1] // 2
     np.testing.assert_array_equal(sure[:, :half], unsure[:, :half])  # the truth
-    height, width = record.size
+    height, width = record.truth.size
     tile = sure[sure.shape[0] - half * height // width :, half:]  # without the heading
     changed = (tile != unsure[-len(tile) :, half:]).any(axis=-1)
     changed = cv2.resize(changed.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)

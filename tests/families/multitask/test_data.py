@@ -10,13 +10,13 @@ import pytest
 from isic_files import write_isic2016
 from lesion_data import CLASSES, FRACTIONS, make_data
 
-from polymask.data.sources import isic2016
+from polymask.data.module import DataModule
+from polymask.data.sources import read_isic2016
 from polymask.data.splits.split import split_from_csv
 from polymask.errors import UserError
-from polymask.families.multitask.data import ImageMaskData
 
 
-def subsets(data: ImageMaskData) -> dict[str, set[str]]:
+def subsets(data: DataModule) -> dict[str, set[str]]:
     return {name: set(ids) for name, ids in data.split.subsets.items()}
 
 
@@ -234,8 +234,8 @@ def test_bad_arguments_are_user_errors(lesion_folder, options, message):
         make_data(lesion_folder, **options)
 
 
-def make_isic_data(folder: Path, **options) -> ImageMaskData:
-    settings = {"reader": isic2016.read_records, "classes": [], "fractions": (0.8, 0.2, 0.0)}
+def make_isic_data(folder: Path, **options) -> DataModule:
+    settings = {"reader": read_isic2016, "classes": [], "fractions": (0.8, 0.2, 0.0)}
     return make_data(folder, **(settings | options))
 
 

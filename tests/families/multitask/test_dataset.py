@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from polymask.data.records import Record
 from polymask.data.samplers import TrainBatches
 from polymask.data.transforms import Augmentation
+from polymask.data.truth import MaskFile
 from polymask.errors import UserError
 from polymask.families.multitask.dataset import ImageMaskDataset, collate
 
@@ -31,7 +32,7 @@ def write_sample(
     return Record(
         id=name,
         image_path=folder / f"{name}.png",
-        mask_path=folder / f"{name}_mask.png" if masked else None,
+        truth=MaskFile(folder / f"{name}_mask.png") if masked else None,
         label=label,
         group=name,
     )

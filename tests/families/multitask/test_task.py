@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from polymask.data.images import read_image
-from polymask.data.sources.ham10000 import read_records
+from polymask.data.sources import read_ham10000
 from polymask.families.multitask.family import Family
 from polymask.families.multitask.loss import MultitaskLoss
 from polymask.families.multitask.predictions import ImagePrediction
@@ -133,7 +133,7 @@ def test_scores_per_sample_by_hand():
 
 
 def test_picture_shows_prediction_and_truth_at_the_size_of_the_image(lesion_folder: Path):
-    record = read_records(lesion_folder, CLASSES)[0]
+    record = read_ham10000(lesion_folder, classes=CLASSES)[0][0]
     probabilities = torch.zeros(1, 64, 64)
     probabilities[:, 20:44, 20:44] = 1.0
     prediction = ImagePrediction(

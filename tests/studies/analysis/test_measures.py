@@ -6,11 +6,13 @@ import albumentations as A
 import cv2
 import numpy as np
 import pytest
+from data_sets import build
 
-from polymask.data.sources.ham10000 import read_records
+from polymask.data.module import DataModule
+from polymask.data.sources import read_ham10000
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
-from polymask.families.multitask.data import ImageMaskData
+from polymask.families.multitask import Samples
 from polymask.structures.samples import OriginalSample
 from polymask.studies.analysis.measures import analyze
 from polymask.studies.analysis.pixel_sums import PixelSums
@@ -18,9 +20,9 @@ from polymask.studies.analysis.pixel_sums import PixelSums
 CLASSES = ["MEL", "NV", "BKL"]
 
 
-def make_data(folder: Path, **options) -> ImageMaskData:
+def make_data(folder: Path, **options) -> DataModule:
     settings = {"image_size": [32, 48], "batch_size": 1, "fractions": (0.5, 0.25, 0.25)} | options
-    return ImageMaskData(reader=read_records, data_dir=str(folder), classes=CLASSES, **settings)
+    return build(Samples, reader=read_ham10000, data_dir=str(folder), classes=CLASSES, **settings)
 
 
 def make_sample(image, mask=None, **options) -> OriginalSample:

@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from data_sets import build
 
-from polymask.data.sources.ham10000 import read_records
+from polymask.data.module import DataModule
+from polymask.data.sources import read_ham10000
 from polymask.errors import UserError
-from polymask.families.multitask.data import ImageMaskData
+from polymask.families.multitask import Samples
 from polymask.structures.samples import OriginalSample, TitledSample
 from polymask.studies.analysis.report import SampleChoice, write_analysis
 
@@ -54,14 +56,19 @@ def analyze(folder: Path, data, **options) -> dict[str, float]:
     return write_analysis(folder, data, **({"num_samples": 3, "num_augmented": 1, "seed": 0} | options))
 
 
-def lesions(folder: Path) -> ImageMaskData:
-    return ImageMaskData(
-        reader=read_records, data_dir=str(folder), classes=CLASSES, image_size=[32, 48], batch_size=4
+def lesions(folder: Path) -> DataModule:
+    return build(
+        Samples,
+        reader=read_ham10000,
+        data_dir=str(folder),
+        classes=CLASSES,
+        image_size=[32, 48],
+        batch_size=4,
     )
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory) -> tuple[Path, ImageMaskData, dict[str, float]]:
+def report(tmp_path_factory) -> tuple[Path, DataModule, dict[str, float]]:
     """The report on lesions, of which one has no mask and one no class."""
     from lesion_files import write_lesions
 
@@ -118,10 +125,10 @@ def test_table_of_images_is_that_of_the_files(report):
         assert row["id"] in data.split.subsets[row["subset"]]
         assert (row["width"], row["height"]) == ("64", "48")
         assert row["classes"] == ("" if record.label < 0 else CLASSES[record.label])
-        if record.mask_path is None:
+        if record.truth is None:
             assert row["mask_area"] == row["mask_share"] == ""
         else:
-            area = int((cv2.imread(str(record.mask_path), 0) > 0).sum())
+            area = int((cv2.imread(str(record.truth.mask_file), 0) > 0).sum())
             assert int(row["mask_area"]) == area
             assert float(row["mask_share"]) == area / (48 * 64)
         assert row["num_objects"] == ""

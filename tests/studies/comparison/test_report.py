@@ -357,7 +357,7 @@ def test_a_test_on_another_split_than_the_runs_own(
     id_ = other.rows["ids"][0]
     assert np.array_equal(other.report.picture(id_), side(trained, random_folder).report.picture(id_))
     assert data.split.subsets == subsets
-    data.records = [record for record in data.records if record.id != id_]
+    data.samples.records = [record for record in data.records if record.id != id_]
     with pytest.raises(
         UserError, match=rf"1 of 9 test samples of random are not in .* '{id_}'; give .*data_dir="
     ):

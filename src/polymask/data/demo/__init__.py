@@ -1,1 +1,5 @@
 """Data sets that are drawn rather than recorded, for demonstrations and tests."""
+
+from polymask.utils.lazy import lazy_names
+
+__getattr__ = lazy_names(__name__, {"read_demo": "reader"})

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from polymask.data.demo.drawing import draw_image
 from polymask.data.records import Record
-from polymask.data.sources import ham10000
+from polymask.data.sources.ham10000 import read_ham10000
 from polymask.errors import UserError
 from polymask.utils.files import write_text
 from polymask.utils.tables import csv_text
@@ -85,33 +85,33 @@ def write_demo_dataset(
     _check_present(folder, settings)
 
 
-def read_records(
-    data_dir: str | Path,
-    classes: Sequence[str],
+def read_demo(
+    data_dir: Path,
     *,
+    classes: Sequence[str],
+    allow_absent: bool = False,
     num_images: int = 560,
     size: tuple[int, int] = (150, 200),
     seed: int = 0,
-    allow_absent: bool = False,
-) -> list[Record]:
+) -> tuple[list[Record], list[str]]:
     """Write the demo data set unless it is there, then read it like HAM10000.
 
     Args:
         data_dir: Folder of the demo data set; it need not exist.
-        classes: Class names, as for `ham10000.read_records`.
+        classes: Class names, as for `read_ham10000`.
+        allow_absent: As for `read_ham10000`.
         num_images: As for `write_demo_dataset`.
         size: (height, width) in pixels.
         seed: Decides every image.
-        allow_absent: As for `ham10000.read_records`.
 
     Returns:
-        One record per image.
+        One record per image, and `classes`.
 
     Raises:
-        UserError: As `write_demo_dataset` and `ham10000.read_records` do.
+        UserError: As `write_demo_dataset` and `read_ham10000` do.
     """
-    write_demo_dataset(Path(data_dir), num_images=num_images, size=size, seed=seed)
-    return ham10000.read_records(data_dir, classes, allow_absent=allow_absent)
+    write_demo_dataset(data_dir, num_images=num_images, size=size, seed=seed)
+    return read_ham10000(data_dir, classes=classes, allow_absent=allow_absent)
 
 
 def _check_arguments(num_images: int, size: tuple[int, int], seed: int) -> None:

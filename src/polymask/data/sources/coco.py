@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from polymask.data.cache import file_status
-from polymask.data.object_record import InstanceRecord
-from polymask.data.sizes import image_size
+from polymask.data.records import Record
 from polymask.data.sources.coco_classes import (
     Categories,
     categories_of,
@@ -24,9 +22,10 @@ from polymask.data.sources.coco_file import CocoFile, encode_annotation, load
 from polymask.data.sources.coco_images import file_name, find_images, groups_by_field, sample_ids
 from polymask.data.sources.coco_subsets import find_sources
 from polymask.data.splits.groups import read_groups
+from polymask.data.truth import ObjectTruth
 from polymask.errors import UserError, choose
 from polymask.structures import rle
-from polymask.structures.layers import Instances, check_size, stack_masks
+from polymask.structures.layers import Layers, check_size, stack_masks
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +45,23 @@ class CocoObject(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CocoRecord(InstanceRecord):
-    """An image of a COCO file (`mask_path`) and its objects, rasterised at `size` = (height, width)."""
+class CocoObjects(ObjectTruth):
+    """The objects of one image of a COCO file (`path`).
 
+    Attributes:
+        name: Id of the sample, for messages.
+        size: (height, width) at which they are rasterised.
+        objects: The objects.
+    """
+
+    name: str
     size: tuple[int, int]
     objects: tuple[CocoObject, ...]
 
-    def read_instances(self, image_size: tuple[int, int] | None = None) -> Instances:
-        """Decode the objects, see `InstanceRecord.read_instances`."""
-        check_size(f"image {self.id} in {self.mask_path}", self.size, self.image_path, image_size)
+    def read_objects(self, image_size: tuple[int, int] | None = None) -> Layers:
+        """Decode the objects, see `Truth.read_objects`."""
+        if image_size is not None:
+            self.check(image_size)
         masks = (rle.decode({"size": list(self.size), "counts": item.counts}) for item in self.objects)
         labels, crowd = [item.label for item in self.objects], [item.crowd for item in self.objects]
         return stack_masks(masks, labels, crowd, self.size)
@@ -80,35 +87,31 @@ class CocoRecord(InstanceRecord):
         """Return the number of crowd regions."""
         return sum(item.crowd for item in self.objects)
 
-    def check_files(self) -> None:
-        """Look at the header of the image; its size must be that in the annotation file."""
-        size = image_size(self.image_path)
-        check_size(f"image {self.id} in {self.mask_path}", self.size, self.image_path, size)
-
-    def content_key(self) -> str:
-        """Return a text that changes when the image or one of its annotations does."""
-        return f"{self.image_key()}|{self._hash()}"
+    def check(self, image_size: tuple[int, int]) -> None:
+        """Compare the size of the image with that in the annotation file."""
+        check_size(f"image {self.name} in {self.path}", self.size, self.image_path, image_size)
 
     def fingerprint(self) -> str:
-        """Return a text that is the same wherever the same image and annotations lie."""
-        return f"{file_status(self.image_path).st_size}|{self._hash()}"
-
-    def _hash(self) -> str:
+        """Return a text that is the same for the same annotations."""
         return hashlib.sha256(repr((self.size, self.objects)).encode()).hexdigest()
 
+    def content_key(self) -> str:
+        """Return the fingerprint: it tells all of the annotations."""
+        return self.fingerprint()
 
-def read_records(
-    data_dir: str | Path,
-    classes: Sequence[str] = (),
+
+def read_coco(
+    data_dir: Path,
     *,
+    classes: Sequence[str] = (),
+    allow_absent: bool = False,
     annotations: str | None = None,
     files: Mapping[str, str] | None = None,
     crowd: str = "ignore",
-    allow_absent: bool = False,
     group_pattern: str | None = None,
     group_table: str | None = None,
     group_column: str | None = None,
-) -> tuple[list[CocoRecord], list[str]]:
+) -> tuple[list[Record], list[str]]:
     """Read COCO annotations; no image is decoded.
 
     Left out with a logged count are objects that cover no pixel, objects that have a box only (unless all
@@ -119,12 +122,12 @@ def read_records(
         data_dir: Folder of the data set.
         classes: Names of the categories to use, in the order of their labels. Empty: all that have
             objects, in the order of their ids. Categories of one name are one class.
+        allow_absent: Whether the data set may lack some of `classes`, as when a run is tested on another one.
         annotations: The annotation file, relative to `data_dir`. None: `annotations.json`,
             `_annotations.coco.json`, or the only file in `annotations/`.
         files: Instead, a file for each subset, see `coco_subsets.find_sources`, which also finds those of
             the folders `train`, `valid` and `test`.
         crowd: `ignore` regions that are marked `iscrowd` as COCO does, or take each as one of the `objects`.
-        allow_absent: Whether the data set may lack some of `classes`, as when a run is tested on another one.
         group_pattern: Regular expression whose first group (or whole match) in the file name is the
             group, so that the tiles of one photograph stay together.
         group_table: CSV file, relative to `data_dir`, with the columns `id` and `group_column`.
@@ -140,15 +143,16 @@ def read_records(
             name, all objects are crowd regions, or the groups' rule does not fit.
     """
     choose("data.crowd", crowd, CROWDS)
-    root = Path(data_dir)
-    sources = find_sources(root, annotations, files)
+    sources = find_sources(data_dir, annotations, files)
     loaded = [load(source.path) for source in sources]
-    ids = sample_ids(loaded, root)
+    ids = sample_ids(loaded, data_dir)
     paths = [
-        find_images(file, (file.path.parent, file.path.parent / "images", root, root / "images"))
+        find_images(file, (file.path.parent, file.path.parent / "images", data_dir, data_dir / "images"))
         for file in loaded
     ]
-    groups = _read_groups(loaded, ids, root, pattern=group_pattern, table=group_table, column=group_column)
+    groups = _read_groups(
+        loaded, ids, data_dir, pattern=group_pattern, table=group_table, column=group_column
+    )
     objects = _settle_crowds([_read_objects(file) for file in loaded], crowd, sources[0].path)
     categories = [
         categories_of(file, {item.label for items in own.values() for item in items})
@@ -180,19 +184,23 @@ def _records(
     paths: Mapping[int | str, Path],
     category_ids: tuple[int, ...],
     subset: str | None,
-) -> list[CocoRecord]:
+) -> list[Record]:
     return [
-        CocoRecord(
+        Record(
             id=ids[entry["id"]],
             image_path=paths[entry["id"]],
-            mask_path=file.path,
+            truth=CocoObjects(
+                path=file.path,
+                image_path=paths[entry["id"]],
+                image_number=entry["id"],
+                category_ids=category_ids,
+                name=ids[entry["id"]],
+                size=(entry["height"], entry["width"]),
+                objects=tuple(objects[entry["id"]]),
+            ),
             label=_most_frequent(objects[entry["id"]]),
             group=groups[ids[entry["id"]]],
             subset=subset,
-            image_number=entry["id"],
-            category_ids=category_ids,
-            size=(entry["height"], entry["width"]),
-            objects=tuple(objects[entry["id"]]),
         )
         for entry in file.images
     ]

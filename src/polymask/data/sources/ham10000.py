@@ -15,6 +15,7 @@ from typing import NamedTuple
 from polymask.data.images import IMAGE_SUFFIXES, find_files
 from polymask.data.records import Record
 from polymask.data.tables import nearest_files, read_csv, some
+from polymask.data.truth import MaskFile
 from polymask.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -33,9 +34,9 @@ class _Row(NamedTuple):
     dx: str
 
 
-def read_records(
-    data_dir: str | Path, classes: Sequence[str], *, skip_missing: bool = False, allow_absent: bool = False
-) -> list[Record]:
+def read_ham10000(
+    data_dir: Path, *, classes: Sequence[str], allow_absent: bool = False, skip_missing: bool = False
+) -> tuple[list[Record], list[str]]:
     """Read `data_dir/{images,masks,metadata.csv}` without decoding anything.
 
     The table is the official one (`lesion_id,image_id,dx,…`) or one-hot (`image,MEL,NV,…`, also under
@@ -45,20 +46,20 @@ def read_records(
     Args:
         data_dir: Folder of the data set.
         classes: Names of the classes to use, matched without regard to case; a label is an index into it.
-        skip_missing: Leave out rows whose image is absent instead of stopping.
         allow_absent: Whether `classes` may name some that no image is of, as when a run is tested on another
             data set; they are logged.
+        skip_missing: Leave out rows whose image is absent instead of stopping.
 
     Returns:
-        One record per image, sorted by id. The group is the lesion, or the image itself where the table
-        names no lesion. `mask_path` is None where `masks/` or the image's mask is absent, and
+        One record per image, sorted by id, and `classes`. The group is the lesion, or the image itself where
+        the table names no lesion. There is no truth where `masks/` or the image's mask is absent, and
         `mask_hint` says what was looked for.
 
     Raises:
         UserError: A folder, the table, a column or an image is missing, the table is unreadable or names
             an image twice, or one of `classes` has no image.
     """
-    table = _find_table(Path(data_dir))
+    table = _find_table(data_dir)
     rows = sorted(_read_rows(table, classes))
     images = find_files(table.parent / "images", IMAGE_SUFFIXES)
     found = Counter(row.dx for row in rows if row.id in images)
@@ -67,17 +68,18 @@ def read_records(
     _check_classes_found(classes, found, table, allow_absent=allow_absent)
     masks, hint = _find_masks(rows, table.parent / "masks")
     label_of = {name.lower(): label for label, name in enumerate(classes)}
-    return [
+    records = [
         Record(
             id=row.id,
             image_path=images[row.id],
-            mask_path=masks.get(row.id),
+            truth=MaskFile(masks[row.id]) if row.id in masks else None,
             label=label_of.get(row.dx, -1),
             group=row.group,
             mask_hint="" if row.id in masks else hint,
         )
         for row in rows
     ]
+    return records, list(classes)
 
 
 def _find_table(data_dir: Path) -> Path:

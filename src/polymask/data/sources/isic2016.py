@@ -14,6 +14,7 @@ from pathlib import Path
 from polymask.data.inspection import MEMORY_DIR, FileMemory
 from polymask.data.pairs import Offence, Pair, check_pairs, check_values, match_names, refuse
 from polymask.data.records import Record
+from polymask.data.truth import MaskFile
 from polymask.errors import UserError
 from polymask.utils.paths import resolve
 
@@ -30,53 +31,52 @@ _NUM_IMAGES = {"Training": 900, "Test": 379}
 _SUBSETS = {"Training": None, "Test": "test"}
 
 
-def read_records(
-    data_dir: str | Path,
-    classes: Sequence[str] = (),
+def read_isic2016(
+    data_dir: Path,
     *,
-    verify_pairs: bool = True,
+    classes: Sequence[str] = (),
     allow_absent: bool = False,
+    verify_pairs: bool = True,
     memory_dir: str | None = MEMORY_DIR,
-) -> list[Record]:
+) -> tuple[list[Record], list[str]]:
     """Read `data_dir/ISBI2016_ISIC_Part1_{Training,Test}_{Data,GroundTruth}`, and verify every pair.
 
     Args:
         data_dir: Folder of the data set. Without the test folders there are no test records, with a
             logged warning.
         classes: Must be empty.
+        allow_absent: Not used: there are no classes that could be absent.
         verify_pairs: Check names, sizes and mask values of all pairs, and stop if any does not fit. False
             leaves out images without mask with a logged note and looks into no file.
-        allow_absent: Not used: there are no classes that could be absent.
         memory_dir: Folder that remembers what the files hold, None to look into all of them at each start.
 
     Returns:
-        One record per image, sorted by id, of unknown class (-1) and its own group. The test images are
-        prescribed for `test`, the split may place the training images.
+        One record per image, sorted by id, of unknown class (-1) and its own group, and no classes. The test
+        images are prescribed for `test`, the split may place the training images.
 
     Raises:
         UserError: A training folder is missing or empty, a pair does not fit, or `classes` names any.
     """
-    root = Path(data_dir)
     if classes:
         raise UserError(f"data.classes={list(classes)}, but ISIC 2016 has masks only; give data.classes=[].")
     parts: dict[str, list[Pair]] = {}
     offences: list[Offence] = []
-    for part in _parts_present(root):
-        parts[part], found = _match(root, part)
+    for part in _parts_present(data_dir):
+        parts[part], found = _match(data_dir, part)
         offences += found
     if verify_pairs:
-        _verify(root, parts, offences, memory_dir)
+        _verify(data_dir, parts, offences, memory_dir)
     elif offences:
-        log.warning("image files without partner in %s, which are left out: %d", root, len(offences))
+        log.warning("image files without partner in %s, which are left out: %d", data_dir, len(offences))
     counts = {part: len(pairs) for part, pairs in parts.items()}
     if counts != _NUM_IMAGES:
-        log.info("images in %s: %s; the challenge has %s", root, _listed(counts), _listed(_NUM_IMAGES))
+        log.info("images in %s: %s; the challenge has %s", data_dir, _listed(counts), _listed(_NUM_IMAGES))
     records = [
-        Record(id=id_, image_path=image, mask_path=mask, label=-1, group=id_, subset=_SUBSETS[part])
+        Record(id=id_, image_path=image, truth=MaskFile(mask), label=-1, group=id_, subset=_SUBSETS[part])
         for part, pairs in parts.items()
         for id_, image, mask in pairs
     ]
-    return sorted(records, key=lambda record: record.id)
+    return sorted(records, key=lambda record: record.id), []
 
 
 def _parts_present(root: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Reader of instance label maps: `images/{id}.*` beside `labels/{id}.png`, one integer per object.
+"""Reader of label maps: `images/{id}.*` beside `labels/{id}.png`, one integer per object.
 
 Instead of one label map an image may have a folder `labels/{id}/` of binary PNGs, one per object, which
 may overlap.
@@ -18,14 +18,16 @@ import numpy as np
 from polymask.data.cache import file_key, file_status
 from polymask.data.decoding import grey_and_alpha, read_values
 from polymask.data.images import IMAGE_SUFFIXES, find_files
-from polymask.data.object_record import InstanceRecord
+from polymask.data.mask_values import NONZERO
 from polymask.data.pieces import check_pieces, separate
+from polymask.data.records import Record
 from polymask.data.sizes import image_size as size_of_image
 from polymask.data.sizes import mask_size
 from polymask.data.splits.groups import read_groups
 from polymask.data.tables import nearest_files, some
+from polymask.data.truth import ObjectTruth
 from polymask.errors import UserError, choose
-from polymask.structures.layers import Instances, check_size, number_objects, stack_masks
+from polymask.structures.layers import Layers, check_size, number_objects, stack_masks
 from polymask.utils.text import same_name
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,8 @@ _LAYOUT = "images/{id}.png or .jpg or .tif, and labels/{id}.png or .tif or label
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelMapRecord(InstanceRecord):
-    """An image whose objects are in a label map, or in a folder of binary masks (`mask_path`).
+class LabelMap(ObjectTruth):
+    """The objects of one image in a label map, or in a folder of binary masks (`path`); all are of class 0.
 
     Attributes:
         components: Whether each connected piece of a number is an object of its own.
@@ -47,73 +49,67 @@ class LabelMapRecord(InstanceRecord):
 
     components: bool = False
 
-    def read_instances(self, image_size: tuple[int, int] | None = None) -> Instances:
-        """Decode the objects, all of class 0, see `InstanceRecord.read_instances`."""
-        assert self.mask_path is not None
-        if self.mask_path.is_dir():
-            instances = self._read_folder(self.mask_path, image_size)
+    def read_objects(self, image_size: tuple[int, int] | None = None) -> Layers:
+        """Decode the objects, see `Truth.read_objects`."""
+        if self.path.is_dir():
+            objects = self._read_folder(image_size or size_of_image(self.image_path))
         else:
-            label_map = read_label_map(self.mask_path)
-            check_size(self.mask_path, label_map.shape, self.image_path, image_size)
-            instances = number_objects(label_map)
-        return separate(instances) if self.components else instances
+            label_map = read_label_map(self.path)
+            check_size(self.path, label_map.shape, self.image_path, image_size)
+            objects = number_objects(label_map)
+        return separate(objects) if self.components else objects
 
-    def check_files(self) -> None:
-        """Look at the headers of image and masks, which must have one size and one page."""
-        assert self.mask_path is not None
-        size = size_of_image(self.image_path)
-        is_folder = self.mask_path.is_dir()
-        for path in _mask_files(self.mask_path) if is_folder else [self.mask_path]:
+    def check(self, image_size: tuple[int, int]) -> None:
+        """Look at the headers of the masks, which must have the size of the image and one page."""
+        is_folder = self.path.is_dir()
+        for path in _mask_files(self.path) if is_folder else [self.path]:
             own = mask_size(path)
             if own is None:
                 own = (_read_mask if is_folder else read_label_map)(path).shape[:2]
-            check_size(path, own, self.image_path, size)
-
-    def content_key(self) -> str:
-        """Return a text that changes when the image or one of its masks does."""
-        assert self.mask_path is not None
-        if not self.mask_path.is_dir():
-            return super().content_key() + self._suffix
-        # A folder's own time tells of added and removed files, not of changed ones.
-        masks = "|".join(file_key(path) for path in _mask_files(self.mask_path))
-        return f"{self.image_key()}|{hashlib.sha256(masks.encode()).hexdigest()}{self._suffix}"
+            check_size(path, own, self.image_path, image_size)
 
     def fingerprint(self) -> str:
-        """Return a text that is the same wherever the same files lie."""
-        assert self.mask_path is not None
-        if not self.mask_path.is_dir():
-            return super().fingerprint() + self._suffix
-        masks = ",".join(f"{path.name} {file_status(path).st_size}" for path in _mask_files(self.mask_path))
-        return f"{file_status(self.image_path).st_size}|{masks}{self._suffix}"
+        """Return names and sizes of the files."""
+        if not self.path.is_dir():
+            return f"{file_status(self.path).st_size}{self._suffix}"
+        masks = ",".join(f"{path.name} {file_status(path).st_size}" for path in _mask_files(self.path))
+        return f"{masks}{self._suffix}"
+
+    def content_key(self) -> str:
+        """Return a text that changes when one of the files does, or what an object is."""
+        if not self.path.is_dir():
+            return f"{file_key(self.path)}|{NONZERO.key()}{self._suffix}"
+        # A folder's own time tells of added and removed files, not of changed ones.
+        masks = "|".join(file_key(path) for path in _mask_files(self.path))
+        return f"{hashlib.sha256(masks.encode()).hexdigest()}{self._suffix}"
 
     @property
     def _suffix(self) -> str:
         return "|components" if self.components else ""
 
-    def _read_folder(self, folder: Path, image_size: tuple[int, int] | None) -> Instances:
-        size = self.read_image().shape[:2] if image_size is None else image_size
+    def _read_folder(self, size: tuple[int, int]) -> Layers:
         masks = []
-        files = _mask_files(folder)
+        files = _mask_files(self.path)
         for path in files:
             mask = _read_mask(path)
             check_size(path, mask.shape, self.image_path, size)
             if mask.any():
                 masks.append(mask)
         if len(masks) < len(files):
-            log.warning("%s: %d of %d masks are empty.", folder, len(files) - len(masks), len(files))
+            log.warning("%s: %d of %d masks are empty.", self.path, len(files) - len(masks), len(files))
         return stack_masks(masks, [0] * len(masks), [False] * len(masks), size)
 
 
-def read_records(
-    data_dir: str | Path,
-    classes: Sequence[str] = (),
+def read_label_maps(
+    data_dir: Path,
     *,
-    split: str = "auto",
+    classes: Sequence[str] = (),
     allow_absent: bool = False,
+    split: str = "auto",
     group_pattern: str | None = None,
     group_table: str | None = None,
     group_column: str | None = None,
-) -> tuple[list[LabelMapRecord], list[str]]:
+) -> tuple[list[Record], list[str]]:
     """Read `data_dir/images` and `data_dir/labels`; at most some label maps are decoded.
 
     Since not every label map is looked into, every image has the label 0, also one without objects.
@@ -121,10 +117,10 @@ def read_records(
     Args:
         data_dir: Folder of the data set.
         classes: Empty, or one name for the only class instead of `object`.
+        allow_absent: Of no effect: there is one class, which every data set has.
         split: What one object is: all pixels of one value (`values`), or each 8-connected piece of them
             (`components`). `auto` means values, but looks at some maps, and refuses those whose few values
             lie in many pieces: masks of foreground and background, and maps of classes.
-        allow_absent: Of no effect: there is one class, which every data set has.
         group_pattern: Regular expression whose first group (or whole match) in the file name is the
             group, so that the tiles of one photograph stay together.
         group_table: CSV file, relative to `data_dir`, with the columns `id` and `group_column`.
@@ -138,7 +134,6 @@ def read_records(
             not fit, or values seem to stand for many objects each.
     """
     choose("data.reader.split", split, SPLITS)
-    root = Path(data_dir)
     names = [str(name) for name in classes] or ["object"]
     if len(names) > 1:
         raise UserError(
@@ -149,26 +144,25 @@ def read_records(
         raise UserError(
             f"data.reader.group_column={group_column!r} needs a table: set data.reader.group_table."
         )
-    for folder in (root / "images", root / "labels"):
+    for folder in (data_dir / "images", data_dir / "labels"):
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder. Label maps are read from {_LAYOUT}.")
-    images = find_files(root / "images", IMAGE_SUFFIXES)
-    labels = _find_labels(root / "labels", images)
+    images = find_files(data_dir / "images", IMAGE_SUFFIXES)
+    labels = _find_labels(data_dir / "labels", images)
     groups = read_groups(
         {id_: path.name for id_, path in images.items()},
-        root,
+        data_dir,
         pattern=group_pattern,
         table=group_table,
         column=group_column,
     )
     records = [
-        LabelMapRecord(
+        Record(
             id=id_,
             image_path=images[id_],
-            mask_path=labels[id_],
+            truth=LabelMap(path=labels[id_], image_path=images[id_], components=split == "components"),
             label=0,
             group=groups[id_],
-            components=split == "components",
         )
         for id_ in sorted(images)
     ]

@@ -10,10 +10,10 @@ from typing import IO
 import numpy as np
 
 from polymask.errors import UserError
-from polymask.structures.layers import Instances
+from polymask.structures.layers import Layers
 from polymask.utils.files import write_atomically
 
-Sample = tuple[np.ndarray, Instances]
+Sample = tuple[np.ndarray, Layers]
 
 _FORMAT = "instances 1"  # raised when what a file holds changes
 
@@ -59,13 +59,13 @@ class InstanceCache:
             pass  # torn by a power cut: made anew
         except OSError as error:
             raise self._unusable(error) from error
-        image, instances = read()
+        image, objects = read()
         try:
             # Not synced: what a power cut tears is made anew.
-            write_atomically(path, lambda file: _save(file, image, instances), sync=False)
+            write_atomically(path, lambda file: _save(file, image, objects), sync=False)
         except OSError as error:
             raise self._unusable(error) from error
-        return image, instances
+        return image, objects
 
     def _unusable(self, error: OSError) -> UserError:
         return UserError(
@@ -74,15 +74,13 @@ class InstanceCache:
         )
 
 
-def _save(file: IO[bytes], image: np.ndarray, instances: Instances) -> None:
-    columns = (instances.layer, instances.number, instances.labels, instances.crowd)
-    for array in (image, instances.layers, np.stack(columns, axis=-1).astype(np.int32)):
+def _save(file: IO[bytes], image: np.ndarray, objects: Layers) -> None:
+    columns = (objects.layer, objects.number, objects.labels, objects.crowd)
+    for array in (image, objects.layers, np.stack(columns, axis=-1).astype(np.int32)):
         np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def _load(file: IO[bytes]) -> Sample:
     image, layers, table = (np.lib.format.read_array(file, allow_pickle=False) for _ in range(3))
     layer, number, labels, crowd = table.astype(np.int64).T
-    return image, Instances(
-        layers=layers, layer=layer, number=number, labels=labels, crowd=crowd.astype(bool)
-    )
+    return image, Layers(layers=layers, layer=layer, number=number, labels=labels, crowd=crowd.astype(bool))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from polymask.data.object_record import InstanceRecord
+from polymask.data.records import Record
 from polymask.data.sizes import image_size
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
@@ -23,7 +23,7 @@ class InstanceDataset(Dataset[dict[str, Any]]):
     """Samples of one subset, each at its own size.
 
     An item is a dict with `id` str, `image` (H, W, 3) uint8, `index` int and `target`, the objects as
-    `Instances.to_target` gives them: an object that augmentation moves out of the image is not among
+    `Layers.to_target` gives them: an object that augmentation moves out of the image is not among
     them, and boxes are those of the augmented masks.
 
     Args:
@@ -39,7 +39,7 @@ class InstanceDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        records: Sequence[InstanceRecord],
+        records: Sequence[Record],
         *,
         augmentation: Augmentation | None = None,
         cache_dir: Path | None = None,
@@ -61,13 +61,13 @@ class InstanceDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """Return the sample of `key` = (epoch, index, repeat)."""
         epoch, index, repeat = key
-        image, instances = self._load(index)
+        image, objects = self._load(index)
         if self.augmentation is not None:
             seed = (self.seed, epoch, index, repeat)
-            image, layers = self.augmentation(image, instances.layers, seed, keep_size=False)
-            instances = dataclasses.replace(instances, layers=layers)
+            image, layers = self.augmentation(image, objects.layers, seed, keep_size=False)
+            objects = dataclasses.replace(objects, layers=layers)
         record = self.records[index]
-        return {"id": record.id, "image": image, "target": instances.to_target(), "index": index}
+        return {"id": record.id, "image": image, "target": objects.to_target(), "index": index}
 
     def _load(self, index: int) -> Sample:
         record = self.records[index]
@@ -94,13 +94,13 @@ def collate_instances(samples: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _decode(record: InstanceRecord) -> Sample:
+def _decode(record: Record) -> Sample:
     image = record.read_image()
     height, width = image.shape[:2]
-    return image, record.read_instances((height, width))
+    return image, record.read_objects((height, width))
 
 
-def _smallest_size(records: Sequence[InstanceRecord]) -> tuple[int, int]:
+def _smallest_size(records: Sequence[Record]) -> tuple[int, int]:
     """Return the least height and the least width, to which every transform must apply."""
     sizes = [image_size(record.image_path) for record in records]
     return min(height for height, _ in sizes), min(width for _, width in sizes)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from polymask.data.images import read_image, write_image
 from polymask.data.module import DataModule
-from polymask.data.object_record import InstanceRecord
+from polymask.data.records import Record
 from polymask.families.instances.drawing import add_caption, instance_panel
 from polymask.families.instances.figures import plot_object_confusion, plot_object_pr_curves
 from polymask.families.instances.files import InstanceFiles
@@ -71,9 +71,7 @@ class Report:
         for prediction in predictions:
             record = self._records[prediction.id]
             sure = confident_objects(prediction, self.score_threshold)
-            # In the words of the annotation file, if there is one, so that pycocotools can compare them.
-            image_id = record.id if record.image_number is None else record.image_number
-            results = coco_results(prediction, image_id, record.category_ids or range(1, len(names) + 1))
+            results = coco_results(prediction, *_annotation_ids(record, len(names)))
             self._files.add(instance_rows(sure, names), results)
             write_image(self.folder / "label_maps" / f"{record.id}.tif", label_map(sure))
             truth = read_truth(record, prediction.size)
@@ -120,7 +118,7 @@ class Report:
         return add_caption(read_image(self._panel_path(id_)), caption)
 
     @cached_property
-    def _records(self) -> dict[str, InstanceRecord]:
+    def _records(self) -> dict[str, Record]:
         return {record.id: record for record in self.data.subset("test")}
 
     @cached_property
@@ -143,6 +141,16 @@ class Report:
                 id_ = str(ids[index])
                 name = f"{kind}_{number}_{id_.replace('/', '_')}.png"
                 write_image(self.folder / "predictions" / name, self.picture(id_))
+
+
+def _annotation_ids(record: Record, num_classes: int) -> tuple[int | str, Sequence[int]]:
+    """Return the ids of an image and of the classes in its annotation file, so that pycocotools can compare.
+
+    Without such a file they are the image's name, and the classes from 1.
+    """
+    number = None if record.truth is None else record.truth.image_number
+    categories = () if record.truth is None else record.truth.category_ids
+    return record.id if number is None else number, categories or range(1, num_classes + 1)
 
 
 def sample_table(rows: Rows, groups: Sequence[str], class_names: Sequence[str]) -> pd.DataFrame:

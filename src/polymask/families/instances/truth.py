@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from polymask.data.object_record import InstanceRecord
+from polymask.data.records import Record
 from polymask.structures import rle
 from polymask.structures.objects import InstanceTruth
 
@@ -21,9 +21,9 @@ def truth_of(target: dict[str, Tensor]) -> InstanceTruth:
     )
 
 
-def read_truth(record: InstanceRecord, size: tuple[int, int]) -> InstanceTruth:
+def read_truth(record: Record, size: tuple[int, int]) -> InstanceTruth:
     """Read the true objects of an image of (height, width) `size`."""
-    target = record.read_instances(size).to_target()
+    target = record.read_objects(size).to_target()
     return InstanceTruth(
         size=size,
         boxes=target["boxes"],

@@ -98,7 +98,7 @@ def read_original(record: Record, *, classes: bool = False) -> tuple[np.ndarray,
 
     Args:
         record: The sample.
-        classes: Return the class of each pixel rather than lesion or not.
+        classes: Return the class of each pixel rather than foreground or not.
 
     Returns:
         Image (H, W, 3) uint8 RGB and mask (H, W) uint8 with 255 = ignore; None when there is no mask.
@@ -107,12 +107,12 @@ def read_original(record: Record, *, classes: bool = False) -> tuple[np.ndarray,
         UserError: A file cannot be read, or image and mask differ in size.
     """
     image = record.read_image()
-    if not record.has_mask:
+    if record.truth is None:
         return image, None
     mask = record.read_class_mask() if classes else record.read_mask()
     if mask.shape != image.shape[:2]:
         raise UserError(
-            f"mask {record.mask_path or 'of ' + record.id} is {mask.shape[1]} x {mask.shape[0]} pixels "
+            f"mask {record.truth.mask_file or 'of ' + record.id} is {mask.shape[1]} x {mask.shape[0]} pixels "
             f"but its image {record.image_path.name} is {image.shape[1]} x {image.shape[0]}; both must have "
             "one size."
         )

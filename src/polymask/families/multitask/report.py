@@ -68,7 +68,7 @@ class Report:
             groups,
             losses=mean_losses(rows),
             details={
-                "grid": list(self.data.image_size),
+                "grid": list(self.data.image_size or ()),
                 "split_sha256": self.data.split.sha256,
                 **counts,
             },

@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
 
 from polymask.errors import UserError
-from polymask.structures.samples import OriginalSample, TitledSample
+from polymask.structures.samples import OriginalSample
 from polymask.studies.analysis.pixel_sums import CHANNELS, PixelSums
 
 _GRID = 128  # rows and columns of the coverage map, whatever the sizes of the masks
-
-
-class AnalysableData(Protocol):
-    """What an analysis needs of a data set, whatever its samples are."""
-
-    data_dir: Path
-    classes: list[str]
-
-    def original_samples(self) -> Iterator[OriginalSample]:
-        """Yield every sample as it is on disk."""
-
-    def augmented_samples(
-        self, num_images: int, num_epochs: int, *, seed: int = 0
-    ) -> Iterator[list[TitledSample]]:
-        """Yield, for each of some training samples, the plain one and then one per epoch of training."""
-
-    def fingerprint(self) -> str:
-        """Return a hash that equal data share."""
-
-    def description(self) -> str:
-        """Return one line on its files."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from polymask.data.images import resize_image, resize_mask
+from polymask.data.module import DataModule
 from polymask.errors import whole_number
 from polymask.reporting.canvas import overlay_mask
 from polymask.reporting.figures import plot_sample_sheet
 from polymask.structures.samples import OriginalSample, TitledSample
 from polymask.studies.analysis import figures as analysis_figures
-from polymask.studies.analysis.measures import AnalysableData, Analysis, analyze
+from polymask.studies.analysis.measures import Analysis, analyze
 from polymask.studies.analysis.text import analysis_text
 from polymask.utils.files import REPORT_NAME, write_text
 from polymask.utils.tables import csv_text
@@ -53,7 +54,7 @@ class SampleChoice:
 
 
 def write_analysis(
-    folder: Path, data: AnalysableData, *, num_samples: int, num_augmented: int, seed: int
+    folder: Path, data: DataModule, *, num_samples: int, num_augmented: int, seed: int
 ) -> dict[str, float]:
     """Analyze a data set and write the report.
 
