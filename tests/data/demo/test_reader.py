@@ -150,7 +150,7 @@ def test_a_second_writer_leaves_the_first_ones_files_alone(small):
 
 
 def test_a_killed_writer_leaves_no_folder_under_the_final_name(tmp_path):
-    source = Path(synthetic.__file__).parents[2]
+    source = Path(synthetic.__file__).parents[3]
     code = (
         "from pathlib import Path; from polymask.data.demo.reader import *\nwrite_demo_dataset(Path('demo'))"
     )
