@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from polymask.families.multitask.loss import MultitaskLoss
-from polymask.families.multitask.task import MultitaskTask
+from polymask.families.multitask.task import Task
 from polymask.losses.classification import CrossEntropyLoss as ClassEntropy
 from polymask.losses.segmentation import CrossEntropyLoss, DiceLoss
 from polymask.models.mask_class.smp import build_model
@@ -27,6 +27,7 @@ from polymask.training.devices import autocast
 from polymask.training.loop import TrainingLoop
 from polymask.training.optimizers import adamw
 from polymask.training.schedulers import cosine
+from polymask.training.settings import Settings
 from polymask.training.state import TrainingState
 from polymask.training.trainer import Trainer
 
@@ -45,7 +46,7 @@ class Batches(list[dict[str, Any]]):
         """Do nothing: every epoch is the same."""
 
 
-def build_task(encoder: str) -> MultitaskTask:
+def build_task(encoder: str) -> Task:
     """Build the default task with random weights."""
     loss = MultitaskLoss(
         segmentation={
@@ -57,7 +58,7 @@ def build_task(encoder: str) -> MultitaskTask:
     model = build_model(
         model="unet", encoder_name=encoder, encoder_weights=None, num_masks=1, num_classes=len(CLASSES)
     )
-    return MultitaskTask(model=model, loss=loss, class_names=CLASSES, multiclass=False)
+    return Task(model=model, loss=loss, num_classes=len(CLASSES), multiclass=False)
 
 
 def make_batches(number: int, size: int, batch: int, device: torch.device) -> Batches:
@@ -75,7 +76,7 @@ def make_batches(number: int, size: int, batch: int, device: torch.device) -> Ba
     )
 
 
-def bare_epoch(task: MultitaskTask, batches: Batches, trainer: Trainer) -> Callable[[], None]:
+def bare_epoch(task: Task, batches: Batches, settings: Settings) -> Callable[[], None]:
     """Return an epoch as one would write it by hand: forward, loss, backward, step, nothing else."""
     optimizer = adamw(task.parameter_groups(), learning_rate=1e-4, weight_decay=1e-2)
     mean = 255 * task.model.pixel_mean.view(1, 3, 1, 1)
@@ -86,7 +87,7 @@ def bare_epoch(task: MultitaskTask, batches: Batches, trainer: Trainer) -> Calla
         for batch in batches:
             images = (batch["image"].permute(0, 3, 1, 2).float() - mean) / std
             targets = {**batch, "mask": batch["mask"].long()}
-            with autocast(trainer.device, trainer.precision):
+            with autocast(settings.device, settings.precision):
                 loss = task.loss(task.model(images), targets)["loss"]
             loss.backward()
             torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
@@ -96,11 +97,11 @@ def bare_epoch(task: MultitaskTask, batches: Batches, trainer: Trainer) -> Calla
     return epoch
 
 
-def polymask_epoch(task: MultitaskTask, batches: Batches, trainer: Trainer) -> Callable[[], None]:
+def polymask_epoch(task: Task, batches: Batches, settings: Settings) -> Callable[[], None]:
     """Return an epoch of the trainer."""
     optimizer = adamw(task.parameter_groups(), learning_rate=1e-4, weight_decay=1e-2)
     schedule = cosine(optimizer, steps_per_epoch=len(batches), epochs=1000, mode="min")
-    loop = TrainingLoop(trainer, task, optimizer, schedule)
+    loop = TrainingLoop(settings, task, optimizer, schedule)
     return lambda: loop.train_epoch(TrainingState(), batches) and None
 
 
@@ -128,9 +129,9 @@ def main() -> None:
 
     trainer = Trainer(epochs=1, precision=options.precision, clip_norm=1.0)
     task = trainer.prepare(build_task(options.encoder))
-    batches = make_batches(options.batches, options.size, options.batch, trainer.device)
-    bare = bare_epoch(copy.deepcopy(task), batches, trainer)
-    ours = polymask_epoch(task, batches, trainer)
+    batches = make_batches(options.batches, options.size, options.batch, trainer.settings.device)
+    bare = bare_epoch(copy.deepcopy(task), batches, trainer.settings)
+    ours = polymask_epoch(task, batches, trainer.settings)
     seconds(bare), seconds(ours)  # warm-up
     pairs = [(seconds(bare), seconds(ours)) for _ in range(options.rounds)]
     images = options.batches * options.batch

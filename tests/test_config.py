@@ -13,6 +13,8 @@ from lesion_files import write_lesions
 from omegaconf import DictConfig
 
 from polymask import factories
+from polymask.fitting import check_fit
+
 from polymask.utils.paths import CONFIG_DIR
 
 GROUPS = {
@@ -72,10 +74,9 @@ def write_files(data: DictConfig) -> None:
 def build_all(cfg: DictConfig) -> dict[str, Any]:
     """Build all objects of a run, as `runs.train` does."""
     data = factories.build_data(cfg)
-    task = factories.build_task(
-        cfg, class_names=data.classes, class_counts=data.class_counts("train"), pretrained=True
-    )
-    factories.check_fit(task, data)
+    family = factories.build_family(cfg, data.classes)
+    check_fit(cfg, "data", family.needs)
+    task = factories.build_task(cfg, family, class_counts=data.class_counts("train"), pretrained=True)
     optimizer = factories.build_optimizer(cfg, task)
     return {
         "task": task,
@@ -103,7 +104,7 @@ def test_overfit_goes_with_every_kind_of_model(choice: str, tmp_path: Path, proj
     for key, value in SMALL.items():
         if key in cfg.model:
             cfg.model[key] = value
-    assert build_all(cfg)["trainer"].patience is None
+    assert build_all(cfg)["trainer"].settings.patience is None
 
 
 def test_both_remedies_for_imbalance_warn(
@@ -112,7 +113,8 @@ def test_both_remedies_for_imbalance_warn(
     cfg = composed(
         "model.encoder_name=resnet18", "model.encoder_weights=null", "loss=balanced", "data.sampler=weighted"
     )
-    factories.build_task(cfg, class_names=["A", "B"], class_counts=[3, 1], pretrained=True)
+    family = factories.build_family(cfg, ["A", "B"])
+    factories.build_task(cfg, family, class_counts=[3, 1], pretrained=True)
     assert "both balance the classes" in caplog.text
 
 
@@ -125,8 +127,10 @@ def test_data_of_objects_bring_transforms_that_do_not_double_them() -> None:
 
 def test_a_frozen_random_encoder_is_warned_of(caplog: pytest.LogCaptureFixture, project: Path) -> None:
     frozen = ["model.encoder_name=resnet18", "model.encoder_weights=null", "model.freeze_backbone=true"]
-    factories.build_task(composed(*frozen), class_names=["A", "B"], pretrained=True)
+    cfg = composed(*frozen)
+    family = factories.build_family(cfg, ["A", "B"])
+    factories.build_task(cfg, family, pretrained=True)
     assert "keeps random weights" in caplog.text
     caplog.clear()
-    factories.build_task(composed(*frozen), class_names=["A", "B"], pretrained=False)  # weights follow
+    factories.build_task(cfg, family, pretrained=False)  # weights follow
     assert "keeps random weights" not in caplog.text

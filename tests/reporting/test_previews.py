@@ -16,12 +16,10 @@ class Prediction:
     id: str
 
 
-class Painter:
-    """Draws a panel in a grey that tells the sample apart."""
-
-    def picture(self, prediction: Prediction, record: Record) -> np.ndarray:
-        assert prediction.id == record.id
-        return np.full((10, 20 + int(record.id), 3), 20 * int(record.id), np.uint8)
+def paint(prediction: Prediction, record: Record) -> np.ndarray:
+    """Draw a panel in a grey that tells the sample apart."""
+    assert prediction.id == record.id
+    return np.full((10, 20 + int(record.id), 3), 20 * int(record.id), np.uint8)
 
 
 class Keeper(NoTracker):
@@ -41,7 +39,7 @@ def records(number: int) -> list[Record]:
 
 def test_every_second_epoch_the_same_samples_are_drawn_in_order(tmp_path: Path) -> None:
     tracker = Keeper()
-    previews = EpochPreviews(Painter(), records(9), tmp_path, tracker, every=2, num_images=3)  # type: ignore[arg-type]
+    previews = EpochPreviews(paint, records(9), tmp_path, tracker, every=2, num_images=3)  # type: ignore[arg-type]
     for epoch in (1, 2, 3, 4):
         consume = previews.consumer(epoch)
         assert (consume is not None) == (epoch % 2 == 0)
@@ -57,7 +55,7 @@ def test_every_second_epoch_the_same_samples_are_drawn_in_order(tmp_path: Path) 
 
 
 def test_more_pictures_than_samples_draws_each_once(tmp_path: Path) -> None:
-    previews = EpochPreviews(Painter(), records(2), tmp_path, NoTracker(), every=1, num_images=6)  # type: ignore[arg-type]
+    previews = EpochPreviews(paint, records(2), tmp_path, NoTracker(), every=1, num_images=6)  # type: ignore[arg-type]
     consume = previews.consumer(1)
     assert consume is not None
     consume([Prediction("0"), Prediction("1")])

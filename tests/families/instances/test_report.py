@@ -16,9 +16,10 @@ from pycocotools.cocoeval import COCOeval
 
 from polymask.data.images import read_image
 from polymask.data.sources.coco import read_records
-from polymask.families.instances.report import InstanceReport, read_truth
-from polymask.families.instances.task import InstanceTask
+from polymask.families.instances.family import Family
+from polymask.families.instances.report import read_truth
 from polymask.metrics.instance_matching import match_image
+from polymask.reporting.course import Course
 from polymask.reporting.rows import read_samples
 from polymask.structures import rle
 from polymask.structures.objects import InstancePrediction
@@ -115,7 +116,8 @@ class Outcome:
     folder: Path
     data_dir: Path
     data: Data
-    task: InstanceTask
+    family: Family
+    rows: dict[str, np.ndarray]
     predictions: list[InstancePrediction]
     lines: list[str]
 
@@ -127,21 +129,20 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     records, names = read_records(data_dir, NAMES, group_pattern=r"photo\d+")
     assert names == NAMES
     data = Data(records, PIXEL_SIZE, SimpleNamespace(sha256="f00d"))
-    task = InstanceTask(model=None, loss=None, class_names=NAMES, score_threshold=THRESHOLD)
+    family = Family(class_names=NAMES, score_threshold=THRESHOLD, pixel_size=PIXEL_SIZE)
     rng = np.random.default_rng(1)
     predictions = [predict(record, rng) for record in records]
-    rows = [
+    compared = [
         match_image(prediction, read_truth(record, prediction.size), num_classes=3, score_threshold=THRESHOLD)
         for prediction, record in zip(predictions, records, strict=True)
     ]
-    task.rows = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    task.rows |= {"ids": np.array([record.id for record in records]), "loss": np.linspace(1, 2, len(rows))}
-    report = InstanceReport(folder, task=task, data=data)
+    rows = {name: np.stack([row[name] for row in compared]) for name in compared[0]}
+    rows |= {"ids": np.array([record.id for record in records]), "loss": np.linspace(1, 2, len(compared))}
+    report = family.report(folder, data)
     report.add(predictions[:5])
     report.add(predictions[5:])
-    report.finish(HISTORY, best_epoch=3)
-    values = {name: float(value[0]) for name, value in task.sample_metrics(task.rows).items()}
-    return Outcome(folder, data_dir, data, task, predictions, report.summary(values))
+    lines = report.finish(rows, Course(history=HISTORY, best_epoch=3))
+    return Outcome(folder, data_dir, data, family, rows, predictions, lines)
 
 
 @pytest.fixture
@@ -251,8 +252,8 @@ def test_the_mean_over_images_is_the_metric(tested: Outcome, table: pd.DataFrame
 
 def test_the_rows_are_kept(tested: Outcome) -> None:
     rows, groups = read_samples(tested.folder)
-    assert set(rows) == set(tested.task.rows)
-    for name, values in tested.task.rows.items():
+    assert set(rows) == set(tested.rows)
+    for name, values in tested.rows.items():
         np.testing.assert_array_equal(rows[name], values)
     assert groups == [record.group for record in tested.data.records]
 
@@ -279,7 +280,7 @@ def test_the_worst_images_are_shown(tested: Outcome, table: pd.DataFrame) -> Non
 
 
 def test_a_later_process_draws_the_same_picture(tested: Outcome) -> None:
-    later = InstanceReport(tested.folder, task=tested.task, data=tested.data)
+    later = tested.family.report(tested.folder, tested.data)
     path = next(tested.folder.glob("predictions/worst_1_*.png"))
     id_ = path.stem.removeprefix("worst_1_")
     np.testing.assert_array_equal(later.picture(id_), read_image(path))
@@ -297,7 +298,7 @@ def test_the_summary_names_values_and_intervals(tested: Outcome) -> None:
 def test_the_confusion_matrix_counts_every_object(tested: Outcome, table: pd.DataFrame) -> None:
     """Rows and columns of what is drawn sum to the counts of the tables, where there is no crowd."""
     plain = np.arange(len(table)) != 5
-    counts = tested.task.rows["instance_confusion"][plain].sum(axis=0)
+    counts = tested.rows["instance_confusion"][plain].sum(axis=0)
     for index, name in enumerate(NAMES):
         assert counts[index].sum() == table[f"true_{name}"][plain].sum()
         assert counts[:, index].sum() == table[f"found_{name}"][plain].sum()

@@ -20,16 +20,16 @@ from pycocotools.cocoeval import COCOeval
 from polymask.data.sources.coco import read_records
 from polymask.errors import UserError
 from polymask.families.instances.dataset import InstanceDataset, collate_instances
+from polymask.families.instances.family import Family
 from polymask.families.instances.loss import InstanceLoss
-from polymask.families.instances.task import InstanceTask, build_task
-from polymask.families.multitask.loss import MultitaskLoss
-from polymask.models.mask_class.smp import build_model as build_smp_model
+from polymask.families.instances.task import Task
 from polymask.models.mask_rcnn.model import build_model
 from polymask.structures import rle
 from polymask.structures.objects import InstancePrediction
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools and NumPy 2
 
+SCORER = Family(class_names=CLASSES).scorer
 TERMS = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
 MODEL: dict[str, Any] = {
     "backbone": "resnet18",
@@ -47,13 +47,12 @@ MODEL: dict[str, Any] = {
 
 def make_task(
     *, model: dict[str, Any] | None = None, loss: dict[str, float] | None = None, **options: Any
-) -> InstanceTask:
+) -> Task:
     torch.manual_seed(0)
-    return build_task(
+    return Family(class_names=CLASSES, **options).build_task(
         build_model=partial(build_model, **(MODEL | (model or {}))),
         build_loss=partial(InstanceLoss, **(loss or {})),
-        class_names=CLASSES,
-        **options,
+        class_counts=None,
     )
 
 
@@ -75,7 +74,7 @@ def batches(records: list) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def found(batches: list[dict]) -> tuple[InstanceTask, list[InstancePrediction], dict[str, float]]:
+def found(batches: list[dict]) -> tuple[Task, list[InstancePrediction], dict[str, float]]:
     """A task that has learned a little, what it finds in all images, and its metrics."""
     task = make_task(score_threshold=0.3)
     task.start_epoch(0)
@@ -86,7 +85,7 @@ def found(batches: list[dict]) -> tuple[InstanceTask, list[InstancePrediction], 
         torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         optimizer.step()
     predictions = [prediction for batch in batches for prediction in task.evaluation_step(batch)]
-    return task, predictions, task.compute_metrics()
+    return task, predictions, SCORER.point_estimates(task.evaluation())
 
 
 def test_training_step_gives_the_weighted_sum_of_torchvisions_five(batches: list[dict]) -> None:
@@ -185,15 +184,13 @@ def test_evaluation_is_repeatable_and_leaves_network_and_random_numbers_alone(ba
     before = copy.deepcopy(task.state_dict())
     assert any("running_mean" in name for name in before)
     state = torch.get_rng_state()
-    all_metrics, all_rows = [], []
+    all_rows = []
     for order in (batches, batches[::-1]):
-        task.reset_metrics()
+        task.reset()
         for batch in order:
             task.evaluation_step(batch)
-        all_metrics.append(task.compute_metrics())
-        all_rows.append(task.rows)
+        all_rows.append(task.evaluation())
         torch.rand(3)  # numbers drawn elsewhere change nothing
-    np.testing.assert_equal(*all_metrics)
     np.testing.assert_equal(*all_rows)
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     assert task.model.training
@@ -226,10 +223,11 @@ def test_flips_are_refused(found: tuple, batches: list[dict]) -> None:
 
 def test_scores_of_each_image_equal_a_count_of_pixels(found: tuple, records: list) -> None:
     task, predictions, metrics = found
-    scores = task.sample_scores(task.rows)
+    rows = task.evaluation()
+    scores = SCORER.scores(rows)
     assert list(scores) == ["dice_lesion", "top_mask_iou"]
     by_id = {prediction.id: prediction for prediction in predictions}
-    assert task.rows["ids"].tolist() == [record.id for record in records]
+    assert rows["ids"].tolist() == [record.id for record in records]
     for index, record in enumerate(records):
         objects, prediction = record.read_instances().to_target(), by_id[record.id]
         true, crowd = (objects["masks"][objects["crowd"] == is_].any(axis=0) for is_ in (False, True))
@@ -250,13 +248,14 @@ def test_scores_of_each_image_equal_a_count_of_pixels(found: tuple, records: lis
 def test_sample_metrics_of_stored_rows_are_those_of_the_evaluation(found: tuple) -> None:
     task, _, metrics = found
     weights = np.stack([np.ones(12), 2 * np.ones(12), np.eye(12)[0]])
-    values = task.sample_metrics(task.rows, weights)
+    rows = task.evaluation()
+    values = SCORER.metrics(rows, weights)
     stored = {name: value for name, value in metrics.items() if not name.startswith("loss")}
     assert values.keys() == stored.keys()
     for name, value in stored.items():
         assert values[name][:2] == pytest.approx([value, value], nan_ok=True)
-    first = {name: rows[:1] for name, rows in task.rows.items()}
-    for name, value in task.sample_metrics(first).items():
+    first = {name: values[:1] for name, values in rows.items()}
+    for name, value in SCORER.metrics(first).items():
         assert values[name][2] == pytest.approx(value[0], nan_ok=True), name
 
 
@@ -273,7 +272,8 @@ def test_picture_shows_truth_and_only_sure_objects(records: list) -> None:
         masks=[rle.encode(mask)],
     )
     sure, unsure = (
-        make_task(score_threshold=threshold).picture(prediction, record) for threshold in (0.5, 0.7)
+        Family(class_names=CLASSES, score_threshold=threshold).picture(prediction, record)
+        for threshold in (0.5, 0.7)
     )
     assert sure.dtype == np.uint8
     assert sure.shape == unsure.shape
@@ -318,15 +318,3 @@ def test_direction_of_the_monitored_metric(monitor: str, mode: str, expected: st
 def test_values_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_task(**options)
-
-
-@pytest.mark.parametrize(
-    ("model", "loss"),
-    [
-        (partial(build_smp_model, encoder_name="resnet18", encoder_weights=None), InstanceLoss),
-        (partial(build_model, **MODEL), partial(MultitaskLoss, segmentation={}, classification={})),
-    ],
-)
-def test_model_and_loss_of_another_task_are_refused_by_name(model: Any, loss: Any) -> None:
-    with pytest.raises(UserError, match="goes with model=mask_rcnn, loss=mask_rcnn and data=coco or label"):
-        build_task(build_model=model, build_loss=loss, class_names=CLASSES)

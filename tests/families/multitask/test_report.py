@@ -6,24 +6,22 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from omegaconf import OmegaConf
 from sklearn import metrics
 
 import polymask
 from polymask import cli
+from polymask.data.module import DataModule
 from polymask.data.splits.split import split_from_csv
 from polymask.errors import UserError
-from polymask.factories import build_data, build_task
-from polymask.families.base import Task
-from polymask.families.multitask.task import MultitaskTask
+from polymask.factories import rebuild
+from polymask.families.base import Family
 from polymask.reporting.rows import read_samples
+from polymask.training.checkpoint import load_checkpoint
 
 CLASSES = ["MEL", "NV", "BKL"]
 GRID = (32, 48)
@@ -181,24 +179,22 @@ def test_the_worst_cases_are_shown(results: Path, table: pd.DataFrame) -> None:
 
 
 @pytest.fixture
-def task_and_data(trained: Path) -> tuple[Task, Any]:
-    """Those of the run, built anew and with random weights: only files tell what was predicted."""
-    content = torch.load(trained / "models" / "checkpoints" / "tiny.pt", weights_only=True)
-    cfg = OmegaConf.create(content["config"])
-    data = build_data(cfg, split=split_from_csv(content["split"]))
-    return build_task(cfg, class_names=CLASSES, pretrained=False), data
+def family_and_data(trained: Path) -> tuple[Family, DataModule]:
+    """Those of the run, without a network: only files tell what was predicted."""
+    run = rebuild(load_checkpoint(trained / "models" / "checkpoints" / "tiny.pt"))
+    return run.family, run.build_data(split=split_from_csv(run.content["split"]))
 
 
 def test_samples_hold_all_that_the_metrics_are_made_of(
     results: Path,
     table: pd.DataFrame,
     values: dict[str, dict[str, float]],
-    task_and_data: tuple[MultitaskTask, Any],
+    family_and_data: tuple[Family, DataModule],
 ) -> None:
     rows, groups = read_samples(results)
     assert rows["ids"].tolist() == table["id"].tolist()
     assert groups == table["group"].tolist()
-    found = task_and_data[0].sample_metrics(rows, per_class=True)
+    found = family_and_data[0].scorer.metrics(rows, per_class=True)
     assert found.keys() == values.keys()
     for name, value in found.items():
         expected = values[name]["value"]
@@ -209,11 +205,11 @@ def test_samples_hold_all_that_the_metrics_are_made_of(
 
 
 def test_a_new_report_draws_the_pictures_of_an_old_one(
-    results: Path, table: pd.DataFrame, task_and_data: tuple[Task, Any]
+    results: Path, table: pd.DataFrame, family_and_data: tuple[Family, DataModule]
 ) -> None:
-    task, data = task_and_data
+    family, data = family_and_data
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*")}
-    report = task.report(results, data)
+    report = family.report(results, data)
     for path in (results / "predictions").iterdir():
         id_ = next(name for name in table["id"] if path.stem.endswith(name))
         drawn = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
@@ -222,13 +218,13 @@ def test_a_new_report_draws_the_pictures_of_an_old_one(
 
 
 def test_pictures_of_a_report_without_samples_say_what_to_do(
-    results: Path, table: pd.DataFrame, task_and_data: tuple[Task, Any], tmp_path: Path
+    results: Path, table: pd.DataFrame, family_and_data: tuple[Family, DataModule], tmp_path: Path
 ) -> None:
     old = shutil.copytree(results, tmp_path / "tiny")
     (old / "samples.npz").unlink()
-    task, data = task_and_data
+    family, data = family_and_data
     with pytest.raises(UserError, match="run polymask test run_name=tiny first"):
-        task.report(old, data).picture(table["id"][0])
+        family.report(old, data).picture(table["id"][0])
 
 
 def test_an_interrupted_report_leaves_the_old_results_whole(

@@ -14,7 +14,8 @@ import torch
 from omegaconf import OmegaConf
 
 from polymask.data.splits.split import split_from_csv
-from polymask.factories import build_data, build_task
+from polymask.factories import build_data, build_family, build_task
+from polymask.reporting.course import Course
 from polymask.training.trainer import Trainer
 
 CLASSES = ["MEL", "NV", "BKL"]
@@ -65,14 +66,15 @@ def report(
     cfg.data.data_dir = str(lesions or trained / "lesions")
     data = build_data(cfg, split=split_from_csv(content["split"]))
     torch.manual_seed(1)
-    task = build_task(cfg, class_names=CLASSES, pretrained=False)
+    family = build_family(cfg, CLASSES)
+    task = build_task(cfg, family, pretrained=False)
     trainer = Trainer(epochs=1, device="cpu", precision=precision)
     trainer.prepare(task)
     folder = tmp_path / "report"
-    writer = task.report(folder, data)
-    metrics = trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=writer.add)
-    writer.finish([], 0)
-    return Written(folder, metrics, writer.summary(metrics))
+    writer = family.report(folder, data)
+    rows = trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=writer.add)
+    lines = writer.finish(rows, Course(history=[], best_epoch=0))
+    return Written(folder, family.scorer.point_estimates(rows), lines)
 
 
 @pytest.fixture

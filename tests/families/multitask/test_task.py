@@ -11,27 +11,28 @@ import torch
 
 from polymask.data.images import read_image
 from polymask.data.sources.ham10000 import read_records
+from polymask.families.multitask.family import Family
 from polymask.families.multitask.loss import MultitaskLoss
 from polymask.families.multitask.predictions import ImagePrediction
-from polymask.families.multitask.task import MultitaskTask, build_task
+from polymask.families.multitask.task import Task
 from polymask.losses.classification import CrossEntropyLoss as ClassCrossEntropy
 from polymask.losses.segmentation import DiceLoss
 from polymask.models.mask_class.smp import build_model
 
 CLASSES = ["MEL", "NV", "BKL"]
+SCORER = Family(class_names=CLASSES).scorer
 
 
-def make_task(**options) -> MultitaskTask:
+def make_task(**options) -> Task:
     torch.manual_seed(0)
-    return build_task(
+    return Family(class_names=CLASSES, **options).build_task(
         build_model=partial(build_model, model="unet", encoder_name="resnet18", encoder_weights=None),
         build_loss=partial(
             MultitaskLoss,
             segmentation={"dice": {"weight": 1.0, "term": DiceLoss()}},
             classification={"ce": {"weight": 1.0, "term": ClassCrossEntropy()}},
         ),
-        class_names=CLASSES,
-        **options,
+        class_counts=None,
     )
 
 
@@ -54,10 +55,11 @@ def test_training_metrics_are_those_of_an_evaluation_with_the_same_forward_pass(
     batches = [make_batch(seed=0), make_batch(seed=1), make_batch(seed=0)]  # one drawn twice
     for batch in batches:
         task.training_step(batch)
-    found = task.training_metrics()
+    found = {name: values[0] for name, values in SCORER.metrics(task.training_rows()).items()}
     for number, batch in enumerate(batches):
         task.evaluation_step({**batch, "ids": [f"{number}/{name}" for name in batch["ids"]]})
-    expected = {k: v for k, v in task.compute_metrics().items() if not k.startswith("loss")}
+    expected = SCORER.point_estimates(task.evaluation())
+    expected = {name: value for name, value in expected.items() if not name.startswith("loss")}
     assert found == pytest.approx(expected, nan_ok=True)
     wanted = {"dice_lesion_image", "iou_lesion_image", "pixel_accuracy_image", "balanced_accuracy"}
     assert wanted <= found.keys()
@@ -68,9 +70,8 @@ def test_training_metrics_begin_anew_with_every_epoch_and_cost_nothing_unless_wa
     task.start_epoch(0)
     task.training_step(make_batch())
     task.start_epoch(1)
-    assert task.training_rows is not None
-    assert task.training_rows.compute()["ids"].size == 0
-    assert make_task().training_metrics() == {}
+    assert task.training_rows()["ids"].size == 0
+    assert make_task().training_rows() == {}
 
 
 def test_collecting_training_metrics_leaves_loss_and_gradients_as_they_are():
@@ -90,23 +91,31 @@ def test_collecting_training_metrics_leaves_loss_and_gradients_as_they_are():
 def test_number_of_empty_masks_stands_beside_the_scores_only_where_there_are_some():
     task, batch = make_task().eval(), make_batch()
     task.evaluation_step(batch)
-    assert "num_empty_masks" not in task.compute_metrics()
-    assert task.mask_counts() == {"num_masks": 4, "num_empty_masks": 0}
-    task.reset_metrics()
+    rows = task.evaluation()
+    assert "num_empty_masks" not in SCORER.point_estimates(rows)
+    assert SCORER.mask_counts(rows) == {"num_masks": 4, "num_empty_masks": 0}
+    task.reset()
     batch["mask"][:2] = 0
     batch["mask"][3] = 255  # no mask at all
     task.evaluation_step({**batch, "mask_rows": torch.tensor([0, 1, 2])})
-    assert task.compute_metrics()["num_empty_masks"] == 2
-    assert task.mask_counts() == {"num_masks": 3, "num_empty_masks": 2}
+    rows = task.evaluation()
+    assert SCORER.point_estimates(rows)["num_empty_masks"] == 2
+    assert SCORER.mask_counts(rows) == {"num_masks": 3, "num_empty_masks": 2}
 
 
-def test_task_without_masks_does_not_ask_for_them():
-    assert make_task().learns_masks
+def test_family_needs_what_it_predicts():
+    assert Family(class_names=CLASSES).needs == {"image", "mask", "label"}
+    assert Family(class_names=CLASSES, predict_masks=False).needs == {"image", "label"}
+    family = Family(class_names=[], predict_classes=False)
+    assert (family.needs, family.predicts) == ({"image", "mask"}, {"mask"})
+
+
+def test_evaluation_without_masks_counts_none():
     task = make_task(predict_masks=False)
-    assert not task.learns_masks
     task.eval().evaluation_step(make_batch())
-    assert "num_empty_masks" not in task.compute_metrics()
-    assert task.mask_counts() == {}
+    rows = task.evaluation()
+    assert "num_empty_masks" not in SCORER.point_estimates(rows)
+    assert SCORER.mask_counts(rows) == {}
 
 
 def test_scores_per_sample_by_hand():
@@ -117,7 +126,7 @@ def test_scores_per_sample_by_hand():
         "class_probabilities": np.array([[0.2, 0.7, 0.1], [0.5, 0.3, 0.2]], np.float32),
         "label": np.array([1, -1]),
     }
-    scores = make_task().sample_scores(rows)
+    scores = SCORER.scores(rows)
     assert list(scores) == ["dice_lesion", "true_class_probability"]
     np.testing.assert_allclose(scores["dice_lesion"], [6 / 8, np.nan])
     np.testing.assert_allclose(scores["true_class_probability"], [0.7, np.nan], rtol=1e-6)
@@ -130,24 +139,10 @@ def test_picture_shows_prediction_and_truth_at_the_size_of_the_image(lesion_fold
     prediction = ImagePrediction(
         id=record.id, mask_probabilities=probabilities, class_probabilities=torch.tensor([0.1, 0.8, 0.1])
     )
-    picture = make_task().picture(prediction, record)
+    picture = Family(class_names=CLASSES).picture(prediction, record)
     height, width = read_image(record.image_path).shape[:2]
     assert picture.dtype == np.uint8
     assert picture.shape[1] >= 3 * width
     assert picture.shape[0] > height
     for colour in ((0, 255, 0), (255, 0, 255)):  # outlines of the truth and of the prediction
         assert (picture == colour).all(axis=-1).any()
-
-
-@pytest.mark.parametrize("override", ["model=mask_rcnn", "loss=mask_rcnn"])
-def test_parts_of_the_instance_family_are_refused_in_one_line(
-    override: str, lesion_folder: Path, project: Path, capsys: pytest.CaptureFixture[str]
-):
-    from polymask import cli
-
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["train", f"data.data_dir={lesion_folder}", "data.classes=[MEL,NV,BKL]", override])
-    assert ended.value.code == 2
-    printed = capsys.readouterr().err
-    assert "those of task=instance" in printed
-    assert printed.count("\n") == 1

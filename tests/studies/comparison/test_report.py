@@ -12,16 +12,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from omegaconf import OmegaConf
 
+from polymask.data.module import DataModule
 from polymask.data.splits.split import split_from_csv
 from polymask.errors import UserError
-from polymask.factories import build_data, build_task
+from polymask.factories import Rebuilt, build_task, rebuild
+from polymask.families import instances
+from polymask.reporting.course import Course
+from polymask.reporting.rows import read_samples
 from polymask.studies.comparison.figures import plot_comparison
 from polymask.studies.comparison.report import most_different, write_comparison
-from polymask.studies.comparison.sides import Side, read_side
+from polymask.studies.comparison.sides import Side, make_side
 from polymask.studies.comparison.statistics import MetricComparison
 from polymask.studies.comparison.text import comparison_text
+from polymask.studies.tested_run import TestedRun
+from polymask.training.checkpoint import load_checkpoint
 from polymask.training.trainer import Trainer
 
 CLASSES = ["MEL", "NV", "BKL"]
@@ -30,26 +35,25 @@ FILES = {"comparison.txt", "comparison.csv", "comparison.png", "per_sample.csv",
 NAN = float("nan")
 
 
-def parts(trained: Path) -> tuple[Any, Any]:
-    """Data and a task with random weights, as the run `tiny` has them."""
-    content = torch.load(trained / "models" / "checkpoints" / "tiny.pt", weights_only=True)
-    cfg = OmegaConf.create(content["config"])
-    cfg.data.cache_dir = None
-    torch.manual_seed(3)
-    data = build_data(cfg, split=split_from_csv(content["split"]))
-    return data, build_task(cfg, class_names=CLASSES, pretrained=False)
+def parts(trained: Path) -> tuple[DataModule, Rebuilt]:
+    """Data and configuration of the run `tiny`."""
+    run = rebuild(load_checkpoint(trained / "models" / "checkpoints" / "tiny.pt"))
+    run.cfg.data.cache_dir = None
+    return run.build_data(split=split_from_csv(run.content["split"])), run
 
 
 @pytest.fixture(scope="module")
 def random_folder(_trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test report of a run called `random`, which has learned nothing."""
-    data, task = parts(_trained_once)
+    data, run = parts(_trained_once)
+    torch.manual_seed(3)
+    task = build_task(run.cfg, run.family, pretrained=False)
     trainer = Trainer(epochs=1, device="cpu", precision="fp32")
     trainer.prepare(task)
     folder = tmp_path_factory.mktemp("results") / "random"
-    report = task.report(folder, data)
-    trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=report.add)
-    report.finish([], 0)
+    report = run.family.report(folder, data)
+    rows = trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=report.add)
+    report.finish(rows, Course(history=[], best_epoch=0))
     return folder
 
 
@@ -64,8 +68,13 @@ def random(_trained_once: Path, random_folder: Path) -> Side:
 
 
 def side(trained: Path, folder: Path) -> Side:
-    data, task = parts(trained)
-    return read_side(folder, name=folder.name, task=task, class_names=CLASSES, data=data)
+    data, run = parts(trained)
+    return make_side(tested_run(folder, run), data)
+
+
+def tested_run(folder: Path, run: Rebuilt) -> TestedRun:
+    rows, groups = read_samples(folder)
+    return TestedRun(name=folder.name, run=run, folder=folder, rows=rows, groups=groups)
 
 
 def some(given: Side, rows: slice, **changes: Any) -> Side:
@@ -307,10 +316,9 @@ def test_other_outputs(tiny: Side, random: Side, tmp_path: Path) -> None:
 
 
 def test_other_families(tiny: Side, random: Side, tmp_path: Path) -> None:
-    task = torch.nn.Identity()
-    task.samples = "images with objects"
-    words = "tiny learned from images with one mask or class, random from images with objects"
-    refused(tiny, replace(random, task=task), tmp_path, words)
+    other = instances.Family(class_names=CLASSES)
+    words = "tiny predicts label and mask, random objects"
+    refused(tiny, replace(random, family=other), tmp_path, words)
 
 
 def test_other_settings(tiny: Side, random: Side, tmp_path: Path) -> None:
@@ -336,11 +344,11 @@ def test_other_masks(tiny: Side, random: Side, tmp_path: Path) -> None:
 def test_a_test_on_another_split_than_the_runs_own(
     trained: Path, random_folder: Path, tmp_path: Path
 ) -> None:
-    data, task = parts(trained)
+    data, run = parts(trained)
     subsets = data.split.subsets | {"test": data.split.subsets["val"], "val": data.split.subsets["test"]}
     data.split = replace(data.split, subsets=subsets)
-    kwargs = {"name": "random", "task": task, "class_names": CLASSES}
-    other = read_side(random_folder, data=data, **kwargs)
+    tested = tested_run(random_folder, run)
+    other = make_side(tested, data)
     id_ = other.rows["ids"][0]
     assert np.array_equal(other.report.picture(id_), side(trained, random_folder).report.picture(id_))
     assert data.split.subsets == subsets
@@ -348,7 +356,7 @@ def test_a_test_on_another_split_than_the_runs_own(
     with pytest.raises(
         UserError, match=rf"1 of 9 test samples of random are not in .* '{id_}'; give .*data_dir="
     ):
-        read_side(random_folder, data=data, **kwargs)
+        make_side(tested, data)
 
 
 @pytest.mark.parametrize(

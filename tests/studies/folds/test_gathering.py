@@ -37,7 +37,7 @@ def run(fold: int = 0, prefix: str = "sample", **config: Any) -> FoldRun:
         config=UNET | {"data.fold": fold, "run_name": f"run_{fold}"} | config,
         rows={"ids": np.array(ids), "hits": np.array(HITS[fold]), "totals": np.array(TOTALS[fold])},
         groups=ids,
-        sample_metrics=ratio_metrics,
+        metrics=ratio_metrics,
         tracker_run_id=f"id_{fold}",
     )
 
@@ -168,7 +168,7 @@ def test_a_metric_that_is_undefined_in_a_fold_is_left_out_of_the_mean():
         small = len(rows["ids"]) < 2
         return {"auroc": values["ratio_image"] * (np.nan if small else 1)} | ({} if small else values)
 
-    (study,) = gather_folds([replace(own, sample_metrics=sometimes) for own in folds()])
+    (study,) = gather_folds([replace(own, metrics=sometimes) for own in folds()])
     metric = study.metrics["auroc"]
     assert math.isnan(metric.values[2])
     assert metric.mean == pytest.approx(statistics.mean([0.65, 1.75 / 3]))
@@ -187,7 +187,7 @@ def test_studies_of_different_samples_or_metrics_are_told():
         values = ratio_metrics(rows, weights)
         return {"mask_ap": values["ratio_image"], "ratio_pooled": values["ratio_pooled"]}
 
-    other = [replace(own, sample_metrics=other_metrics) for own in other[:2]]
+    other = [replace(own, metrics=other_metrics) for own in other[:2]]
     studies = gather_folds([*folds(), *other])
     assert shared_metrics(studies) == ["ratio_pooled"]
     (note,) = notes_on_all(studies)

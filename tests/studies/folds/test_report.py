@@ -24,7 +24,7 @@ def run(model: str, fold: int, *, metric: str = "dice_lesion_image", num_folds: 
     ids = [f"{fold}_{number}" for number in range(2)]
     rows = {"ids": np.array(ids), "score": np.array(SCORES[fold])}
     config = {"model.model": model, "data.num_folds": num_folds, "data.fold": fold}
-    return FoldRun(name=f"{model}_{fold}", config=config, rows=rows, groups=ids, sample_metrics=metrics)
+    return FoldRun(name=f"{model}_{fold}", config=config, rows=rows, groups=ids, metrics=metrics)
 
 
 def three_folds(model: str, metric: str = "dice_lesion_image") -> list[FoldRun]:
@@ -76,7 +76,7 @@ def test_notes_stand_with_what_they_are_about(tmp_path: Path):
 
 def test_studies_without_a_shared_metric_say_so(tmp_path: Path):
     other = [
-        FoldRun(**{**vars(own), "sample_metrics": lambda rows, weights: {"mask_ap": np.array([0.5])}})
+        FoldRun(**{**vars(own), "metrics": lambda rows, weights: {"mask_ap": np.array([0.5])}})
         for own in three_folds("mask_rcnn")
     ]
     write_summary(tmp_path, gather_folds([*three_folds("unet"), *other]))
