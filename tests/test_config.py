@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 
 from polymask import factories
 from polymask.fitting import check_fit
-
 from polymask.utils.paths import CONFIG_DIR
 
 GROUPS = {

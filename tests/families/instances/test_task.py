@@ -199,26 +199,22 @@ def test_evaluation_is_repeatable_and_leaves_network_and_random_numbers_alone(ba
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_predict_step_finds_what_evaluation_finds_without_a_target(
+def test_the_application_finds_what_evaluation_finds_without_a_target(
     found: tuple, batches: list[dict], records: list
 ) -> None:
     task, predictions, _ = found
     by_id = {prediction.id: prediction for prediction in predictions}
     sizes = {record.id: record.size for record in records}
+    application = Family(class_names=CLASSES).application({"batch_size": 2}, {})
     for batch in batches:
-        for prediction in task.predict_step({"ids": batch["ids"], "image": batch["image"]}):
+        inputs = application.collate(batch["ids"], batch["image"])
+        for prediction in application.predict(task, inputs):
             expected = by_id[prediction.id]
             assert prediction.size == expected.size == sizes[prediction.id]
             assert prediction.masks == expected.masks
             for name in ("boxes", "labels", "scores"):
                 np.testing.assert_array_equal(getattr(prediction, name), getattr(expected, name))
             assert (np.diff(prediction.scores) <= 0).all()
-            assert task.result(prediction, prediction.size) is prediction
-
-
-def test_flips_are_refused(found: tuple, batches: list[dict]) -> None:
-    with pytest.raises(UserError, match="tta=true is not available for instance segmentation"):
-        found[0].predict_step(batches[0], tta=True)
 
 
 def test_scores_of_each_image_equal_a_count_of_pixels(found: tuple, records: list) -> None:
