@@ -7,10 +7,8 @@ meets half a picture. Each is a writer around a `_*_figure` that builds the `Fig
 
 from __future__ import annotations
 
-import os
 import re
 import textwrap
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from polymask.utils.files import write_atomically
 
 # Okabe and Ito, "Color universal design" (2008), without the yellow, which is too pale for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -43,14 +43,8 @@ Curve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, float]]
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Write `figure` as PNG under a passing name in the same folder, then rename it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    passing = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        figure.savefig(passing, format="png", dpi=_DPI)
-        os.replace(passing, path)
-    finally:
-        passing.unlink(missing_ok=True)
+    """Write `figure` as PNG, see `write_atomically`."""
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=_DPI), sync=False)
 
 
 def plain_text(text: str, width: int) -> str:
