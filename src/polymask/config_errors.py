@@ -26,7 +26,7 @@ def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], config_name, overrides)
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        return _unknown_option(match[1], match[2])
+        return _unknown_option(match[1], match[2], getattr(error, "options", None) or [])
     if match := re.search(r"Could not (?:append|override) .*?'([^']+)'.*No match in the defaults list", text):
         return _unknown_key(match[1], config_name, overrides)
     if isinstance(error, OverrideParseException):
@@ -79,8 +79,7 @@ def _initials(key: str) -> str:
     return "".join(word[:1] for word in key.rpartition(".")[2].split("_"))
 
 
-def _unknown_option(group: str, option: str) -> str:
-    options = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+def _unknown_option(group: str, option: str, options: Sequence[str]) -> str:
     if not options:
         groups = sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())
         return (
