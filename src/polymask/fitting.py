@@ -88,7 +88,7 @@ def _node(group: str, name: str) -> Mapping[str, Any]:
 
 
 def _folders() -> list[Path]:
-    """Return the folders of YAML files: polymask's, and the user's own (`--config-dir`), as Hydra takes them."""
+    """Return the folders of YAML files, polymask's and the user's own (`--config-dir`), in Hydra's order."""
     if not HydraConfig.initialized():
         return [CONFIG_DIR]
     sources = HydraConfig.get().runtime.config_sources
