@@ -35,12 +35,7 @@ CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
 
 class Batches(list[dict[str, Any]]):
-    """Batches in memory with the one method that the trainer asks of a batch sampler."""
-
-    @property
-    def batch_sampler(self) -> Batches:
-        """Return itself."""
-        return self
+    """Batches in memory with the one method more that the trainer asks of a loader."""
 
     def start_epoch(self, epoch: int) -> None:
         """Do nothing: every epoch is the same."""

@@ -280,7 +280,7 @@ def _start_from(task: Task, source: str, checkpoints: CheckpointFolder, *, stric
 
 def _keeps_split(content: Mapping[str, Any], cfg: DictConfig) -> bool:
     """Return whether a test uses the run's own split: always, unless a split file was given to the test."""
-    return cfg.data.get("split_file") == content["config"]["data"].get("split_file")
+    return bool(cfg.data.get("split_file") == content["config"]["data"].get("split_file"))
 
 
 def _warn_of_overlap(split: Split | None, data: DataModule) -> None:

@@ -112,7 +112,8 @@ class Trainer:
     def prepare(self, task: Task) -> Task:
         """Move a task to the device, in the memory layout of the run."""
         own = self.settings
-        return task.to(own.device, memory_format=own.memory_format)  # type: ignore[call-overload]
+        task.to(own.device, memory_format=own.memory_format)  # type: ignore[call-overload]
+        return task
 
     def fit(
         self,
@@ -134,7 +135,7 @@ class Trainer:
         Args:
             task: The task, prepared; at the end it holds the weights of the last epoch.
             scorer: Computes the metrics of its rows.
-            train_loader: Training batches; its `batch_sampler.start_epoch` is told the epoch.
+            train_loader: Training batches, which are told each epoch.
             val_loader: Evaluation batches.
             optimizer: Over the task's parameters.
             schedule: Course of its learning rate.
@@ -187,7 +188,13 @@ class Trainer:
                     previews.finish()
                 left = state.epoch_seconds() * (settings.epochs - state.epoch)
                 log_epoch(
-                    state.epoch, settings.epochs, metrics, monitor=task.monitor, best=best, seconds_left=left
+                    state.epoch,
+                    settings.epochs,
+                    metrics,
+                    monitor=task.monitor,
+                    headline=scorer.headline,
+                    best=best,
+                    seconds_left=left,
                 )
         if is_main and state.epoch < settings.epochs:
             log.info("stopped: no better %s for %d epochs", task.monitor, state.epochs_since_best)

@@ -38,16 +38,6 @@ class Family(base.Family):
         UserError: A value is out of range.
     """
 
-    headline = (
-        "mask_ap",
-        "mask_ap50",
-        "mask_ap75",
-        "box_ap",
-        "f1_at_score",
-        "count_error",
-        "dice_lesion_image",
-        "iou_lesion_image",
-    )
     needs = frozenset({"image", "objects"})
     options = ("data.intensity_range", "data.pixel_size", "task.score_threshold")
 
@@ -98,7 +88,6 @@ class Family(base.Family):
             folder,
             scorer=self.scorer,
             data=data,
-            headline=self.headline,
             score_threshold=self.score_threshold,
             pixel_size=self.pixel_size,
         )

@@ -44,7 +44,6 @@ class Report:
         folder: Where to write; for `picture` alone, where an earlier report lies.
         scorer: Computes the metrics; it knows the classes.
         data: The data set, for groups and truth.
-        headline: The metrics to be seen first.
         score_threshold: Least score of the objects that count.
         pixel_size: Side of a pixel in micrometres, None when unknown.
     """
@@ -57,11 +56,10 @@ class Report:
         *,
         scorer: Scorer,
         data: DataModule,
-        headline: Sequence[str],
         score_threshold: float,
         pixel_size: float | None,
     ) -> None:
-        self.folder, self.scorer, self.data, self.headline = folder, scorer, data, headline
+        self.folder, self.scorer, self.data = folder, scorer, data
         self.score_threshold, self.pixel_size = score_threshold, pixel_size
         self._files = InstanceFiles(folder, pixel_size=pixel_size)
 
@@ -100,7 +98,7 @@ class Report:
         plot_object_confusion(rows, names, threshold, self.folder / "confusion_matrix.png")
         plot_course(course, self.folder)
         self._write_examples(rows)
-        return measured.lines(self.headline)
+        return measured.lines(self.scorer.headline)
 
     def picture(self, id_: str) -> np.ndarray:
         """Return the panel of one test image with its numbers below, from the files of the report.

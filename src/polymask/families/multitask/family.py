@@ -40,7 +40,6 @@ class Family(base.Family):
         UserError: Neither masks nor classes are predicted, or there are no classes to predict.
     """
 
-    headline = ("dice_lesion_image", "iou_lesion_image", "balanced_accuracy", "f1_macro", "auroc_macro")
     options = ("data.intensity_range", "tta")
 
     def __init__(
@@ -101,7 +100,7 @@ class Family(base.Family):
         """Return the writer of a test run's tables and figures."""
         from polymask.families.multitask.report import Report
 
-        return Report(folder, scorer=self.scorer, data=data, headline=self.headline)
+        return Report(folder, scorer=self.scorer, data=data)
 
     def picture(self, prediction: ImagePrediction, record: Record) -> np.ndarray:
         """Return the panel of one sample: image, predicted mask, outlines of truth and prediction."""
