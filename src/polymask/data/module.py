@@ -29,6 +29,12 @@ from polymask.errors import UserError
 from polymask.structures.samples import OriginalSample, TitledSample
 
 
+class TrainLoader(DataLoader[dict[str, Any]]):
+    """The augmented batches; `batch_sampler.start_epoch` tells which epoch comes next."""
+
+    batch_sampler: TrainBatches
+
+
 @final
 class DataModule:
     """All that a run needs of one data set; what a sample is, `Samples` says.
@@ -125,7 +131,7 @@ class DataModule:
             )
         return [by_id[id_] for id_ in wanted]
 
-    def train_loader(self, *, rank: int = 0, world_size: int = 1) -> DataLoader[dict[str, Any]]:
+    def train_loader(self, *, rank: int = 0, world_size: int = 1) -> TrainLoader:
         """Return the loader of this process' augmented batches; its `batch_sampler` takes the epoch."""
         records = self.subset("train")
         batches = TrainBatches(
@@ -136,7 +142,11 @@ class DataModule:
             rank=rank,
             world_size=world_size,
         )
-        return self._loader(records, batches, self._augmentation)
+        return TrainLoader(
+            self._dataset(records, self._augmentation, cache_dir=self._loading.cache_folder),
+            batch_sampler=batches,
+            **self._loader_options(),
+        )
 
     def evaluation_loader(
         self, subset: str, *, rank: int = 0, world_size: int = 1
@@ -149,7 +159,11 @@ class DataModule:
             rank=rank,
             world_size=world_size,
         )
-        return self._loader(records, batches, None)
+        return DataLoader(
+            self._dataset(records, None, cache_dir=self._loading.cache_folder),
+            batch_sampler=batches,
+            **self._loader_options(),
+        )
 
     def groups(self, ids: Sequence[str]) -> list[str]:
         """Return the group (patient, photograph) of each sample."""
@@ -230,22 +244,15 @@ class DataModule:
     ) -> Dataset[dict[str, Any]]:
         return self.samples.dataset(records, augmentation=augmentation, cache_dir=cache_dir, seed=self._seed)
 
-    def _loader(
-        self,
-        records: list[Record],
-        batches: TrainBatches | EvaluationBatches,
-        augmentation: Augmentation | None,
-    ) -> DataLoader[dict[str, Any]]:
-        return DataLoader(
-            self._dataset(records, augmentation, cache_dir=self._loading.cache_folder),
-            batch_sampler=batches,
-            num_workers=self._loading.num_processes,
-            collate_fn=self.samples.collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self._loading.num_processes > 0,
+    def _loader_options(self) -> dict[str, Any]:
+        return {
+            "collate_fn": self.samples.collate,
+            "num_workers": self._loading.num_processes,
+            "persistent_workers": self._loading.num_processes > 0,
+            "pin_memory": torch.cuda.is_available(),
             # Its own generator: iterating must not draw from the global one, which dropout draws from.
-            generator=torch.Generator().manual_seed(self._seed),
-        )
+            "generator": torch.Generator().manual_seed(self._seed),
+        }
 
 
 def _class_balanced(records: Sequence[Record]) -> list[float]:
