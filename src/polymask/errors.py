@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import operator
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+import math
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 
 class UserError(Exception):
@@ -93,9 +93,9 @@ def number(
     above: float | None = None,
     below: float | None = None,
     what: str = "a number",
-    note: str = "e.g. 1.0e-3",
+    note: str = "",
 ) -> float:
-    """Return `value` when it is a number within all bounds that are given.
+    """Return `value` when it is a finite number within all bounds that are given.
 
     Args:
         key: Where it was given, for the message.
@@ -105,21 +105,28 @@ def number(
         above: What the number must be larger than.
         below: What the number must be smaller than.
         what: What kind of number, for the message.
-        note: An example, or what else may be given.
+        note: What else may be given, or an example.
 
     Raises:
-        UserError: It is not; note that YAML reads 1e-3 as text and 1.0e-3 as a number.
+        UserError: It is not.
     """
-    bounds: dict[str, tuple[float | None, Callable[[Any, float], bool]]] = {
-        "of at least {:g}": (least, operator.ge),
-        "above {:g}": (above, operator.gt),
-        "at most {:g}": (most, operator.le),
-        "below {:g}": (below, operator.lt),
-    }
-    given = {
-        text.format(bound): (bound, holds) for text, (bound, holds) in bounds.items() if bound is not None
-    }
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and all(holds(value, bound) for bound, holds in given.values()):
+    # NaN and infinity are within no bounds.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if is_number and _is_within(cast("float", value), least=least, most=most, above=above, below=below):
         return cast("float", value)
-    raise UserError(f"{key}={value!r} is not valid; give {what} {' and '.join(given)}, {note}.")
+    bounds = {"of at least": least, "above": above, "at most": most, "below": below}
+    allowed = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
+    # YAML reads 1e-3 as text and 1.0e-3 as a number.
+    note = note or ("e.g. 1.0e-3" if isinstance(value, str) else "")
+    raise UserError(f"{key}={value!r} is not valid; give {what} {allowed}{note and f', {note}'}.")
+
+
+def _is_within(
+    value: float, *, least: float | None, most: float | None, above: float | None, below: float | None
+) -> bool:
+    return (
+        (least is None or value >= least)
+        and (most is None or value <= most)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    )

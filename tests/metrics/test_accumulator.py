@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from copy import deepcopy
+from datetime import timedelta
+
 import numpy as np
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed, multiprocessing, nn
+from torchmetrics import Metric
 
 from polymask.metrics.accumulator import Accumulator
 
@@ -67,6 +71,49 @@ def test_update_never_waits_for_the_device():
     Accumulator().update(["a", "b"], value=torch.zeros(2, 3, device="meta"))
 
 
+def test_strange_ids_come_back():
+    ids = ["", "ü/名前 b", "a\nb", "\udcff", "z" * 300]  # the fourth: a file name that is not UTF-8
+    accumulator = Accumulator()
+    accumulator.update(ids, value=torch.arange(5))
+    accumulator.update([], value=torch.arange(0))
+    computed = accumulator.compute()
+    assert computed["ids"].tolist() == sorted(ids)
+    assert computed["value"].tolist() == [ids.index(name) for name in sorted(ids)]
+
+
+def test_names_keep_their_order_and_may_be_those_of_a_module():
+    accumulator = Accumulator()
+    names = ["update", "device", "training", "rows"]
+    accumulator.update(["a"], **{name: torch.tensor([1]) for name in names})
+    assert list(accumulator.compute()) == ["ids", *names]
+
+
+def test_rows_go_on_after_compute():
+    accumulator = accumulate([0, 1])
+    assert accumulator.compute()["ids"].tolist() == ["s01", "s03"]
+    rows = make_rows()
+    for batch in ([2, 3], [4]):
+        accumulator.update([IDS[i] for i in batch], **{name: rows[name][batch] for name in rows})
+    assert_sorted_rows(accumulator.compute(), rows)
+    assert_sorted_rows(accumulator.compute(), rows)
+
+
+def test_task_moves_the_rows_and_its_checkpoints_leave_them_out():
+    task = nn.Linear(2, 1)
+    expected = list(task.state_dict())
+    task.accumulator = accumulate([0, 1, 2], [3, 4])
+    assert isinstance(task.accumulator, Metric)
+    assert list(task.state_dict()) == expected
+    assert len(list(task.parameters())) == 2
+    assert not list(task.buffers())
+    copied = deepcopy(task)
+    task.accumulator.reset()
+    copied.double().eval()
+    assert_sorted_rows(copied.accumulator.compute(), make_rows())
+    copied.to("meta")
+    assert all(rows.is_meta for state in copied.accumulator.metric_state.values() for rows in state)
+
+
 def test_reset_forgets_rows_and_names():
     accumulator = accumulate([0, 1])
     accumulator.reset()
@@ -92,32 +139,80 @@ def test_batches_that_disagree_are_refused():
     assert accumulator.compute()["ids"].tolist() == ["s01", "s03"]
 
 
+TYPES = [torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bfloat16, torch.float64]
+
+
+def every_type(rank):
+    """Samples of process 1 alone, rows of every type; neither gloo nor NCCL could send int16."""
+    accumulator = Accumulator()
+    with torch.inference_mode():
+        if rank == 1:
+            accumulator.update(["\udcff", "ü"], **{f"{t}".split(".")[1]: torch.eye(2).to(t) for t in TYPES})
+    return accumulator.compute()
+
+
+def refused(accumulator):
+    """The message of a `compute` that fails, after which the accumulator is used again."""
+    try:
+        accumulator.compute()
+    except ValueError as error:
+        accumulator.reset()
+        accumulator.update([f"r{distributed.get_rank()}"], again=torch.ones(1))
+        assert accumulator.compute()["again"].tolist() == [1, 1]
+        return str(error)
+
+
+def growing(rank):
+    """Rows of a second `compute`, after a first that gathered only some."""
+    accumulator = accumulate([0]) if rank == 0 else accumulate([1, 2])
+    assert len(accumulator.compute()["ids"]) == 3
+    if rank == 0:
+        accumulator.update(IDS[3:], **{name: tensor[3:] for name, tensor in make_rows().items()})
+    return accumulator.compute()
+
+
 def run_rank(rank, folder):
     """What each of two processes does; its findings go to files for the test to read."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    uneven = accumulate([3, 0], [2]) if rank == 0 else accumulate([4, 1])
-    np.savez(folder / f"uneven{rank}.npz", **uneven.compute())
-    one_sided = accumulate([0, 1, 2, 3, 4]) if rank == 1 else Accumulator()
-    np.savez(folder / f"one_sided{rank}.npz", **one_sided.compute())
-    padded = accumulate([0, 1, 2]) if rank == 0 else accumulate([3, 4, 0])
-    other = Accumulator()
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),  # processes that wait for different things shall fail, not hang
+    )
+    computed = {
+        "uneven": (accumulate([3, 0], [2]) if rank == 0 else accumulate([4, 1])).compute(),
+        "one_sided": (accumulate([0, 1, 2, 3, 4]) if rank == 1 else Accumulator()).compute(),
+        "growing": growing(rank),
+        "every_type": every_type(rank),
+        "none": Accumulator().compute(),
+    }
+    other, shape = Accumulator(), Accumulator()
     other.update([f"r{rank}"], **{f"name{rank}": torch.zeros(1)})
-    for name, accumulator in (("padded", padded), ("other", other)):
-        try:
-            accumulator.compute()
-        except ValueError as error:
-            (folder / f"{name}{rank}.txt").write_text(str(error))
+    shape.update([f"r{rank}"], value=torch.zeros(1, 2 + rank))
+    padded = accumulate([0, 1, 2]) if rank == 0 else accumulate([3, 4, 0])
+    computed["refused"] = {"padded": refused(padded), "other": refused(other), "shape": refused(shape)}
+    torch.save(computed, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
 def test_two_processes_equal_one(tmp_path):
     multiprocessing.spawn(run_rank, args=(tmp_path,), nprocs=2)
     for rank in (0, 1):
-        assert_sorted_rows(dict(np.load(tmp_path / f"uneven{rank}.npz")), make_rows())
-        assert_sorted_rows(dict(np.load(tmp_path / f"one_sided{rank}.npz")), make_rows())
-        assert "first 's03'" in (tmp_path / f"padded{rank}.txt").read_text()
-        assert "name0" in (tmp_path / f"other{rank}.txt").read_text()
+        computed = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        for name in ("uneven", "one_sided", "growing"):
+            assert_sorted_rows(computed[name], make_rows())
+        assert computed["none"].keys() == {"ids"}
+        assert "first 's03'" in computed["refused"]["padded"]
+        assert "name0" in computed["refused"]["other"]
+        assert "(3,)" in computed["refused"]["shape"]
+        types = computed["every_type"]
+        assert types.pop("ids").tolist() == ["ü", "\udcff"]
+        expected = {"bfloat16": "float32", "float64": "float32"}
+        for name, values in types.items():
+            assert str(values.dtype) == expected.get(name, name)
+            assert values.tolist() == [[0, 1], [1, 0]]
 
 
 def test_repeated_samples_all_count_where_they_are_allowed():

@@ -75,7 +75,7 @@ def test_interval_of_nothing_is_nan():
 
 @pytest.mark.parametrize("level", [0, 1, 95])
 def test_bad_level_is_refused(level):
-    with pytest.raises(UserError, match=f"level={level} .*between 0 and 1"):
+    with pytest.raises(UserError, match=rf"level={level} is not valid; give a share above 0 and below 1"):
         percentile_interval(np.arange(3.0), level)
 
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics as sk
+from torchmetrics.functional import classification as tm
 
 from polymask.errors import UserError
 from polymask.metrics.bootstrap import bootstrap_weights
@@ -81,6 +83,22 @@ def test_point_estimate_equals_sklearn(case):
     metrics = classification_metrics(labels, probabilities)
     assert all(value.shape == (1,) for value in metrics.values())
     assert_equal(metrics, sklearn_metrics(labels, probabilities))
+
+
+@pytest.mark.parametrize("case", ["plain", "ties", "binary"])
+def test_point_estimate_equals_torchmetrics(case):
+    labels, probabilities = CASES[case]
+    num_classes = probabilities.shape[1]
+    samples = torch.from_numpy(probabilities), torch.from_numpy(labels)
+    expected = {
+        "accuracy": tm.multiclass_accuracy(*samples, num_classes, average="micro"),
+        "balanced_accuracy": tm.multiclass_accuracy(*samples, num_classes, average="macro"),
+        "auroc_macro": tm.multiclass_auroc(*samples, num_classes),
+        "average_precision_macro": tm.multiclass_average_precision(*samples, num_classes),
+    }
+    metrics = classification_metrics(labels, probabilities)
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], float(value), rtol=1e-6, err_msg=name)
 
 
 def test_balanced_accuracy_equals_sklearn():

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from polymask.reporting import figures
 
@@ -119,6 +119,21 @@ def test_curves_carry_the_scores_of_scikit_learn(build, score, word):
     assert f"macro {word} {np.mean(expected):.3f} over 6 of 7 classes" in figure.axes[0].get_title()
     assert figure.get_supxlabel().endswith(": absent")
     assert_nothing_is_cut(figure)
+
+
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_curves_have_the_points_of_scikit_learn(precision):
+    labels, probabilities = scored_samples()
+    scores = probabilities.astype(precision)
+    roc = figures._roc_curves_figure(labels, scores, NAMES).axes[0].get_lines()
+    steps = figures._pr_curves_figure(labels, scores, NAMES).axes[0].get_lines()
+    for index in range(6):
+        truth = labels == index
+        assert len(np.unique(scores[:, index])) < len(labels)  # ties share one point
+        expected = roc_curve(truth, scores[:, index], drop_intermediate=False)[:2]
+        np.testing.assert_allclose(roc[index].get_data(), expected, rtol=1e-6)
+        expected = precision_recall_curve(truth, scores[:, index])[1::-1]
+        np.testing.assert_allclose(steps[index].get_data(), expected, rtol=1e-6)
 
 
 def test_roc_equals_the_share_of_well_ordered_pairs():

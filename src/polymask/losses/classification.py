@@ -6,7 +6,6 @@ the mean is sum_i w[y_i] loss_i / sum_i w[y_i], so a factor common to all weight
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polymask.errors import UserError, choose
+from polymask.errors import UserError, choose, number
 
 
 class CrossEntropyLoss(nn.Module):
@@ -34,7 +33,8 @@ class CrossEntropyLoss(nn.Module):
 
     def __init__(self, *, label_smoothing: float = 0.0, weight_of_class: Tensor | None = None) -> None:
         super().__init__()
-        self.label_smoothing = require("CrossEntropyLoss.label_smoothing", label_smoothing, low=0.0, high=1.0)
+        name = "CrossEntropyLoss.label_smoothing"
+        self.label_smoothing = number(name, label_smoothing, least=0.0, most=1.0)
         self.register_buffer("weight_of_class", weight_of_class, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class FocalLoss(nn.Module):
 
     def __init__(self, *, gamma: float = 2.0, weight_of_class: Tensor | None = None) -> None:
         super().__init__()
-        self.gamma = require("FocalLoss.gamma", gamma, low=0.0)
+        self.gamma = number("FocalLoss.gamma", gamma, least=0.0)
         self.register_buffer("weight_of_class", weight_of_class, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -140,24 +140,6 @@ def weigh_classes(
             f"{', '.join(empty)}: leave these classes out, change the split, or set loss.class_weights=none."
         )
     return torch.from_numpy(formula(np.asarray(counts, dtype=np.float64), beta)).float()
-
-
-def require(what: str, value: float, *, low: float, high: float = math.inf) -> float:
-    """Return `value` when it is a finite number in [low, high].
-
-    Args:
-        what: Where the value was given, for the message.
-        value: The user's number.
-        low: Smallest allowed.
-        high: Largest allowed.
-
-    Raises:
-        UserError: It is not.
-    """
-    if not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
-        allowed = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise UserError(f"{what}={value!r} is out of range: give a number {allowed}.")
-    return value
 
 
 def _balanced(counts: np.ndarray, beta: float) -> np.ndarray:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polymask.losses.classification import focal, log_odds, require
+from polymask.errors import number
+from polymask.losses.classification import focal, log_odds
 from polymask.structures.masks import IGNORE
 
 SMALLEST_SMOOTH = 1.0e-6  # far below a pixel, far above the smallest float32
@@ -58,8 +59,8 @@ class FocalLoss(nn.Module):
 
     def __init__(self, *, gamma: float = 2.0, alpha: float | None = None) -> None:
         super().__init__()
-        self.gamma = require("FocalLoss.gamma", gamma, low=0.0)
-        self.alpha = None if alpha is None else require("FocalLoss.alpha", alpha, low=0.0, high=1.0)
+        self.gamma = number("FocalLoss.gamma", gamma, least=0.0)
+        self.alpha = None if alpha is None else number("FocalLoss.alpha", alpha, least=0.0, most=1.0)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return a scalar for logits (B, C, H, W) and target (B, H, W), 255 = ignore."""
@@ -86,7 +87,7 @@ class DiceLoss(nn.Module):
 
     def __init__(self, *, smooth: float = 1.0, per_image: bool = False) -> None:
         super().__init__()
-        self.smooth = require("DiceLoss.smooth", smooth, low=SMALLEST_SMOOTH)
+        self.smooth = number("DiceLoss.smooth", smooth, least=SMALLEST_SMOOTH)
         self.per_image = per_image
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class JaccardLoss(nn.Module):
 
     def __init__(self, *, smooth: float = 1.0, per_image: bool = False) -> None:
         super().__init__()
-        self.smooth = require("JaccardLoss.smooth", smooth, low=SMALLEST_SMOOTH)
+        self.smooth = number("JaccardLoss.smooth", smooth, least=SMALLEST_SMOOTH)
         self.per_image = per_image
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -140,9 +141,9 @@ class TverskyLoss(nn.Module):
         self, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0, per_image: bool = False
     ) -> None:
         super().__init__()
-        self.alpha = require("TverskyLoss.alpha", alpha, low=0.0)
-        self.beta = require("TverskyLoss.beta", beta, low=0.0)
-        self.smooth = require("TverskyLoss.smooth", smooth, low=SMALLEST_SMOOTH)
+        self.alpha = number("TverskyLoss.alpha", alpha, least=0.0)
+        self.beta = number("TverskyLoss.beta", beta, least=0.0)
+        self.smooth = number("TverskyLoss.smooth", smooth, least=SMALLEST_SMOOTH)
         self.per_image = per_image
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:

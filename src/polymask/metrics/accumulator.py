@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+from torchmetrics.utilities.distributed import gather_all_tensors
 
-_Rows = tuple[list[str], dict[str, np.ndarray]]
+# Name to type and shape of one row.
+_Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+# Apart from the attributes of a module, whatever the name of a tensor.
+_STATE = "rows_"
 
 
-class Accumulator:
+class Accumulator(Metric):
     """Rows of tensors, one row per sample, that stay on their device until `compute`.
 
     The rows come out sorted by sample id, so the result is the same for any batch size, order of
     batches and number of processes. Evaluation is never padded: every sample counts once.
 
+    The rows are list states of a `torchmetrics.Metric`, which moves them with the module that holds
+    it, gathers them from all processes in `compute`, forgets them in `reset`, and leaves them out of
+    checkpoints. Three things the library does not know and are done here: states that are named by
+    the first batch, processes without samples (`sync`), and types that cannot be sent
+    (`_gather_bytes`).
+
     Args:
         repeats: Samples may come more than once, as when training draws with replacement.
     """
 
+    ids: list[Tensor]  # text, see `_encode`: the states of the library hold tensors
+
     def __init__(self, *, repeats: bool = False) -> None:
+        # A cache would hold the rows a second time.
+        super().__init__(compute_with_cache=False, dist_sync_fn=_gather_bytes)
         self._repeats = repeats
-        self._ids: list[str] = []
-        self._tensors: dict[str, list[Tensor]] = {}
+        self._layout: _Layout = {}
+        self.add_state("ids", [], dist_reduce_fx="cat")
+
+    @property
+    def update_called(self) -> bool:
+        """Return True: no samples is no mistake here, and the library would warn in `compute`."""
+        return True
 
     def update(self, ids: Sequence[str], **tensors: Tensor) -> None:
         """Add a batch without waiting for the device.
@@ -37,15 +60,17 @@ class Accumulator:
         Raises:
             ValueError: A tensor does not have B rows, or the names differ from those of before.
         """
-        if self._tensors and self._tensors.keys() != tensors.keys():
-            raise ValueError(f"rows hold {sorted(self._tensors)}, the new batch {sorted(tensors)}.")
+        if self._layout and self._layout.keys() != tensors.keys():
+            raise ValueError(f"rows hold {sorted(self._layout)}, the new batch {sorted(tensors)}.")
         for name, tensor in tensors.items():
-            if tensor.ndim == 0 or len(tensor) != len(ids):
+            if tensor.shape[:1] != (len(ids),):
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {len(ids)} rows.")
-        self._ids.extend(ids)
+        if not self._layout:
+            self._declare({name: (rows.dtype, tuple(rows.shape[1:])) for name, rows in tensors.items()})
+        self.ids.append(_encode(ids))
         for name, tensor in tensors.items():
             # A copy: a view would keep the whole batch alive, and a captured graph reuses its outputs.
-            self._tensors.setdefault(name, []).append(tensor.detach().clone())
+            getattr(self, _STATE + name).append(tensor.clone())
 
     def compute(self) -> dict[str, np.ndarray]:
         """Gather the rows of all processes, sorted by id; with several processes all must call it.
@@ -58,25 +83,71 @@ class Accumulator:
         Raises:
             ValueError: An id occurs twice without `repeats`, or processes hold different names.
         """
-        # A process without samples knows no names: only the others say what a row holds.
-        parts = [(ids, arrays) for ids, arrays in _gather(self._rows()) if ids]
-        ids = np.array([name for part, _ in parts for name in part], dtype=str)
-        _check_names(parts)
+        ids = _decode(dim_zero_cat(self.ids))
         if not self._repeats:
             _check_unique(ids)
         order = np.argsort(ids, kind="stable")
-        names = parts[0][1] if parts else {}
-        rows = {name: np.concatenate([arrays[name] for _, arrays in parts])[order] for name in names}
-        return {"ids": ids[order], **rows}
+        rows = {name: dim_zero_cat(getattr(self, _STATE + name)) for name in self._layout}
+        return {"ids": ids[order], **{name: _to_numpy(tensor)[order] for name, tensor in rows.items()}}
+
+    def sync(self, *args: Any, **options: Any) -> None:
+        """Give every process the same states, each in one piece, and let the library gather them.
+
+        The library gathers as many states as a process has. One without samples knows no names, and its
+        states would be empty vectors of floats, whatever the others hold.
+
+        Args:
+            *args: As in `Metric.sync`.
+            **options: As in `Metric.sync`.
+
+        Raises:
+            ValueError: Processes hold different names, types or shapes.
+        """
+        layouts = [layout for layout in _gather_objects(self._layout) if layout]
+        if any(layout != layouts[0] for layout in layouts):
+            raise ValueError(f"processes hold different rows: {layouts}.")
+        if layouts and not self._layout:
+            self._declare(layouts[0])
+        self.ids = [self._join(self.ids, torch.uint8, ())]
+        for name, (dtype, shape) in self._layout.items():
+            setattr(self, _STATE + name, [self._join(getattr(self, _STATE + name), dtype, shape)])
+        super().sync(*args, **options)
 
     def reset(self) -> None:
-        """Forget all rows."""
-        self._ids.clear()
-        self._tensors.clear()
+        """Forget all rows and their names."""
+        # After a `compute` that raised, the states still are those of all processes.
+        self.unsync(should_unsync=self._is_synced)
+        super().reset()
+        for name in self._layout:
+            # The library has no method to take a state back.
+            for registry in (self._defaults, self._persistent, self._reductions):
+                del registry[_STATE + name]
+            delattr(self, _STATE + name)
+        self._layout = {}
 
-    def _rows(self) -> _Rows:
-        """Return the rows of this process in host memory."""
-        return self._ids, {name: _to_numpy(torch.cat(rows)) for name, rows in self._tensors.items()}
+    def _declare(self, layout: _Layout) -> None:
+        """Add the states of a first batch."""
+        self._layout = layout
+        for name in sorted(layout):  # all processes gather them in the same order
+            self.add_state(_STATE + name, [], dist_reduce_fx="cat")
+
+    def _join(self, rows: list[Tensor], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        """Return the (N, ...) rows of this process in one piece, on the device of the metric."""
+        none = torch.empty((0, *shape), dtype=dtype, device=self.device)
+        return torch.cat(rows).to(none) if rows else none
+
+
+def _encode(ids: Sequence[str]) -> Tensor:
+    """Return texts as uint8, each ended by a NUL, which no file name contains."""
+    # File names that are not UTF-8 have surrogates in Python.
+    text = bytearray("\0".join([*ids, ""]), "utf-8", "surrogatepass")
+    return torch.from_numpy(np.frombuffer(text, np.uint8))
+
+
+def _decode(text: Tensor) -> np.ndarray:
+    """Return the (N,) texts of `_encode`."""
+    ids = text.cpu().numpy().tobytes().decode("utf-8", "surrogatepass")
+    return np.array(ids.split("\0")[:-1], dtype=str)
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:
@@ -84,13 +155,19 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
     return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
 
 
-def _gather(rows: _Rows) -> list[_Rows]:
-    """Return the rows of each process, in the order of ranks."""
+def _gather_objects(own: _Layout) -> list[_Layout]:
+    """Return what each process has, in the order of ranks."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        return [rows]
-    parts: list[_Rows] = [([], {})] * distributed.get_world_size()
-    distributed.all_gather_object(parts, rows)
-    return parts
+        return [own]
+    every: list[_Layout] = [{}] * distributed.get_world_size()
+    distributed.all_gather_object(every, own)
+    return every
+
+
+def _gather_bytes(tensor: Tensor, group: Any = None) -> list[Tensor]:
+    """Return the tensor of each process. As bytes, since neither gloo nor NCCL sends int16."""
+    parts = gather_all_tensors(tensor.contiguous().view(torch.uint8), group)
+    return [part.view(tensor.dtype) for part in parts]
 
 
 def _check_unique(ids: np.ndarray) -> None:
@@ -101,10 +178,3 @@ def _check_unique(ids: np.ndarray) -> None:
             f"{len(repeated)} samples were evaluated more than once, first {repeated[0]!r}: evaluation must "
             "not be padded, sample ids must be unique, and reset() comes before the next evaluation."
         )
-
-
-def _check_names(parts: Sequence[_Rows]) -> None:
-    """Refuse processes that collected different things."""
-    names = {tuple(sorted(arrays)) for _, arrays in parts}
-    if len(names) > 1:
-        raise ValueError(f"processes hold different rows: {sorted(names)}.")

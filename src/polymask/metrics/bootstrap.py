@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from polymask.errors import UserError
+from polymask.errors import UserError, number, whole_number
 
 
 def bootstrap_weights(groups: Sequence[str], num_replicates: int, seed: int) -> np.ndarray:
@@ -28,8 +28,7 @@ def bootstrap_weights(groups: Sequence[str], num_replicates: int, seed: int) -> 
     Raises:
         UserError: `num_replicates` is below 1.
     """
-    if num_replicates < 1:
-        raise UserError(f"num_replicates={num_replicates} is not allowed: give 1 or more (1000 is usual).")
+    whole_number("num_replicates", num_replicates, least=1)
     names, group_of_sample = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     num_groups = len(names)
     draws = np.random.default_rng(seed).integers(num_groups, size=(num_replicates, num_groups))
@@ -54,8 +53,7 @@ def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[float,
     Raises:
         UserError: `level` is not between 0 and 1.
     """
-    if not 0 < level < 1:
-        raise UserError(f"level={level} is not allowed: give a share between 0 and 1, such as 0.95.")
+    number("level", level, above=0, below=1, what="a share", note="such as 0.95")
     defined = values[~np.isnan(values)]
     if defined.size == 0:
         return float("nan"), float("nan")

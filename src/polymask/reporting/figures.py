@@ -7,10 +7,8 @@ meets half a picture. Each is a writer around a `_*_figure` that builds the `Fig
 
 from __future__ import annotations
 
-import os
 import re
 import textwrap
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
-from sklearn import metrics
+
+from polymask.utils.files import write_atomically
 
 # Okabe and Ito, "Color universal design" (2008), without the yellow, which is too pale for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -44,14 +43,8 @@ Curve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, float]]
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Write `figure` as PNG under a passing name in the same folder, then rename it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    passing = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        figure.savefig(passing, format="png", dpi=_DPI)
-        os.replace(passing, path)
-    finally:
-        passing.unlink(missing_ok=True)
+    """Write `figure` as PNG, see `write_atomically`."""
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=_DPI), sync=False)
 
 
 def plain_text(text: str, width: int) -> str:
@@ -136,17 +129,26 @@ def plot_confusion_matrix(
 
 
 def _roc(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    false_positive_rate, true_positive_rate, _ = metrics.roc_curve(truth, scores)
-    return (
-        false_positive_rate,
-        true_positive_rate,
-        float(metrics.auc(false_positive_rate, true_positive_rate)),
-    )
+    """Return false and true positive rates, and the area below them."""
+    # Not above: most figures are drawn where nothing else needs torch.
+    import torch
+    from torchmetrics.functional import classification
+
+    samples = torch.from_numpy(scores), torch.from_numpy(truth)
+    false_positive_rate, true_positive_rate, _ = classification.binary_roc(*samples)
+    area = float(classification.binary_auroc(*samples))
+    return false_positive_rate.numpy(), true_positive_rate.numpy(), area
 
 
 def _precision_recall(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    precision, recall, _ = metrics.precision_recall_curve(truth, scores, drop_intermediate=True)
-    return recall, precision, float(metrics.average_precision_score(truth, scores))
+    """Return recall, precision, and the average precision."""
+    import torch
+    from torchmetrics.functional import classification
+
+    samples = torch.from_numpy(scores), torch.from_numpy(truth)
+    precision, recall, _ = classification.binary_precision_recall_curve(*samples)
+    area = float(classification.binary_average_precision(*samples))
+    return recall.numpy(), precision.numpy(), area
 
 
 def _known(labels: np.ndarray, probabilities: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -202,9 +204,11 @@ def plot_roc_curves(
 ) -> None:
     """Plot the receiver operating characteristic of each class against the rest.
 
+    Curve and area are those of torchmetrics: scikit-learn's with all points, rounded to float32.
+
     Args:
         labels: (N,) int, index of the true class; negative is unknown, and the sample is left out.
-        probabilities: (N, C) float, larger is more likely; rows that are not finite are left out.
+        probabilities: (N, C) float from 0 to 1; rows that are not finite are left out.
         class_names: C names. Classes with all or no samples have no curve; a note names them.
         path: The PNG file to write.
 

@@ -273,17 +273,12 @@ def _at_least_one(key: str, value: int | None) -> int | None:
 
 
 def _clip_norm(value: float | None) -> float | None:
-    if value is not None and not number("trainer.clip_norm", value, least=0.0) > 0:
-        raise UserError(
-            f"trainer.clip_norm={value} is not valid; give a number above 0, or null: no clipping."
-        )
-    return value
+    if value is None:
+        return None
+    return number("trainer.clip_norm", value, above=0, note="or null: no clipping")
 
 
 def _ema_decay(value: float | None) -> float | None:
-    if value is not None and not 0 < number("trainer.ema_decay", value, least=0.0) < 1:
-        raise UserError(
-            f"trainer.ema_decay={value} is not valid; give a number between 0 and 1 such as 0.999, or null: "
-            "no average."
-        )
-    return value
+    if value is None:
+        return None
+    return number("trainer.ema_decay", value, above=0, below=1, note="such as 0.999, or null: no average")

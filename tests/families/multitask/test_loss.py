@@ -241,7 +241,7 @@ def test_class_weights_reach_the_classification_terms():
     ("change", "message"),
     [
         ({"weighting": "learned"}, r"loss\.weighting='learned' is unknown.*fixed, uncertainty"),
-        ({"segmentation_weight": -1.0}, r"loss\.segmentation_weight=-1\.0 is out of range"),
+        ({"segmentation_weight": -1.0}, r"loss\.segmentation_weight=-1\.0 is not valid"),
         ({"segmentation": {"a": constant(1.0, weight=-2.0)}}, r"loss\.segmentation\.a\.weight=-2\.0"),
         ({"segmentation": {"a": Constant(1.0)}}, r"loss\.segmentation\.a is not a weighted term"),
         (

@@ -181,7 +181,7 @@ def test_autocast_pools_in_float32(pooling, dtype):
         ({"levels": ()}, r"model\.head\.levels=\(\) must be a list"),
         ({"levels": -1}, r"model\.head\.levels=-1 must be a list"),
         ({"hidden": 64}, r"model\.head\.hidden=64 must be a list"),
-        ({"dropout": 1.5}, r"model\.head\.dropout=1\.5 must be in"),
+        ({"dropout": 1.5}, r"model\.head\.dropout=1\.5 is not valid; give .* at least 0 and below 1"),
     ],
 )
 def test_wrong_options_name_key_and_remedy(options, message):

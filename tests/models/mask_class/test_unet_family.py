@@ -141,7 +141,7 @@ def test_depth_and_channels_of_images_are_options():
         ({"channels": [8, 8, 8, 8, 0]}, r"model\.channels=0 is not valid"),
         ({"norm": "group"}, r"model\.norm of unet='group' is unknown.*instance, batch"),
         ({"model": "attention_unet", "norm": "instance"}, r"model\.norm of attention_unet.*Allowed: batch"),
-        ({"dropout": 1.0}, r"model\.dropout=1.0 must be in \[0, 1\)"),
+        ({"dropout": 1.0}, r"model\.dropout=1.0 is not valid; give a number of at least 0 and below 1"),
     ],
 )
 def test_mistakes_are_named_with_what_is_allowed(options, message):

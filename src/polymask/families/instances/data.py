@@ -122,6 +122,6 @@ def check_pixel_size(value: float | None) -> float | None:
     Raises:
         UserError: Not a number above 0.
     """
-    if value is not None and not number("data.pixel_size", value, least=0.0) > 0:
-        raise UserError(f"data.pixel_size={value} is not valid; give micrometres per pixel above 0, or null.")
-    return value
+    if value is None:
+        return None
+    return number("data.pixel_size", value, above=0, what="micrometres per pixel", note="or null")

@@ -8,8 +8,8 @@ from typing import Any, TypedDict, cast
 import torch
 from torch import Tensor, nn
 
-from polymask.errors import UserError, choose
-from polymask.losses.classification import SCHEMES, require
+from polymask.errors import UserError, choose, number
+from polymask.losses.classification import SCHEMES
 
 WEIGHTINGS = ("fixed", "uncertainty")
 
@@ -73,8 +73,8 @@ class MultitaskLoss(nn.Module):
             name: entry["weight"] for terms in parts.values() for name, entry in terms.items()
         }
         self.part_weights = {
-            "segmentation": require("loss.segmentation_weight", segmentation_weight, low=0.0),
-            "classification": require("loss.classification_weight", classification_weight, low=0.0),
+            "segmentation": number("loss.segmentation_weight", segmentation_weight, least=0.0),
+            "classification": number("loss.classification_weight", classification_weight, least=0.0),
         }
         learned = _PARTS if choose("loss.weighting", weighting, WEIGHTINGS) == "uncertainty" else ()
         self.log_variances = nn.ParameterDict({part: nn.Parameter(torch.zeros(())) for part in learned})
@@ -149,7 +149,7 @@ def _modules(part: str, terms: Mapping[str, WeightedTerm]) -> nn.ModuleDict:
                 f"loss.{part}.{name} is not a weighted term: write {{weight: 1.0, term: {{_target_: ...}}}} "
                 "as in config/loss/dice_bce_ce.yaml."
             )
-        require(f"loss.{part}.{name}.weight", entry["weight"], low=0.0)
+        number(f"loss.{part}.{name}.weight", entry["weight"], least=0.0)
     return nn.ModuleDict({name: entry["term"] for name, entry in terms.items()})
 
 

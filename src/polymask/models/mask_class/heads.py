@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask.errors import UserError, choose
+from polymask.errors import UserError, choose, number
 from polymask.models.mask_class.pooling import POOLINGS, masked_average
 
 
@@ -123,5 +123,4 @@ def _check_perceptron(hidden: Sequence[int], dropout: float) -> None:
     """Refuse widths and probabilities that no perceptron can have."""
     if not isinstance(hidden, Sequence) or any(not isinstance(width, int) or width < 1 for width in hidden):
         raise UserError(f"model.head.hidden={hidden!r} must be a list of positive widths, such as [256].")
-    if not 0 <= dropout < 1:
-        raise UserError(f"model.head.dropout={dropout} must be in [0, 1).")
+    number("model.head.dropout", dropout, least=0, below=1)

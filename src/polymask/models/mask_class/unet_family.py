@@ -159,5 +159,4 @@ def _check_values(model: str, channels: Sequence[int], norm: str | None, dropout
         whole_number("model.channels", width, least=2)
     if norm is not None:
         choose(f"model.norm of {model}", norm, ["batch"] if model == "attention_unet" else NORMS)
-    if number("model.dropout", dropout, least=0.0) >= 1:
-        raise UserError(f"model.dropout={dropout} must be in [0, 1).")
+    number("model.dropout", dropout, least=0, below=1)

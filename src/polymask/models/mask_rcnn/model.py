@@ -91,8 +91,8 @@ def build_model(
         ],
         "min_size": [whole_number("model.min_size", size, least=32) for size in sizes],
         "max_size": whole_number("model.max_size", max_size, least=max(sizes)),
-        "score_threshold": _share("model.score_threshold", score_threshold),
-        "nms_threshold": _share("model.nms_threshold", nms_threshold),
+        "score_threshold": number("model.score_threshold", score_threshold, least=0, most=1),
+        "nms_threshold": number("model.nms_threshold", nms_threshold, least=0, most=1),
         "detections_per_image": whole_number("model.detections_per_image", detections_per_image, least=1),
         "boxes_per_image": whole_number("model.boxes_per_image", boxes_per_image, least=1),
     }
@@ -171,9 +171,3 @@ def _values(key: str, values: Any) -> list[Any]:
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise UserError(f"{key}={values!r} is not valid; it must be a list of at least one number.")
     return list(values)
-
-
-def _share(key: str, value: float) -> float:
-    if number(key, value, least=0.0) > 1:
-        raise UserError(f"{key}={value} is not valid; it must be between 0 and 1.")
-    return value
