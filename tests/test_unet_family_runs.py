@@ -29,7 +29,7 @@ UNET = [
 MASK_RCNN = [
     "experiment=mask_rcnn",
     *FOLDS,
-    "model.backbone=resnet18",
+    "model.backbone=tu-test_resnet",
     "model.weights=null",
     "model.min_size=64",
     "model.max_size=96",
@@ -148,7 +148,7 @@ def test_mask_rcnn_stands_beside_them_with_the_metrics_of_the_union(root: Path) 
     names = list(dict.fromkeys(study for study, _ in rows))
     assert len(names) == 2
     assert "unet" in names[0]
-    assert "mask_rcnn resnet18" in names[1]
+    assert "mask_rcnn tu-test_resnet" in names[1]
     for study, run in zip(names, ("unet_0", "rcnn_0"), strict=True):
         for metric in SHARED:
             assert rows[study, metric]["mean"] == pytest.approx(metrics_of(root, run)[metric])

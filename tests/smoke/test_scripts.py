@@ -21,7 +21,8 @@ OPTIONS = [
     "data.classes=[MEL,NV,BKL]",
     "data.image_size=64",
     "data.batch_size=4",
-    "model.encoder_name=resnet18",
+    "model.encoder_name=tu-test_resnet",
+    "+model.decoder_channels=[32,16,16,8,8]",
     "model.encoder_weights=null",
     "model.head.dropout=0.3",
     "trainer.device=cpu",
@@ -141,9 +142,9 @@ def test_multirun_gives_each_job_its_own_run(project: Path, lesion_folder: Path)
     options = [f"data.data_dir={lesion_folder}", *OPTIONS, "debug=fast_dev_run", "test_after_training=false"]
     root = project / "sweep"
     root.mkdir()
-    finish(command(root, "train", "-m", *options, "model.encoder_name=resnet18,mobilenet_v2"))
+    finish(command(root, "train", "-m", *options, "model.encoder_name=tu-test_resnet,tu-test_efficientnet"))
     names = sorted(path.name for path in (root / "models" / "checkpoints").glob("*.last.pt"))
-    assert [name.split("_2")[0] for name in names] == ["unet_mobilenet_v2", "unet_resnet18"]
+    assert [name.split("_2")[0] for name in names] == ["unet_tu-test_efficientnet", "unet_tu-test_resnet"]
     assert len(list((root / "outputs" / "multirun").rglob("metrics.csv"))) == 2
 
 
