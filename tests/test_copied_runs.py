@@ -28,7 +28,7 @@ def copy(root: Path, *endings: str) -> None:
 
 
 @pytest.fixture
-def original(project: Path) -> Path:
+def original(project: Path, database: Path) -> Path:
     run(
         "train",
         "run_name=orig",

@@ -41,8 +41,10 @@ MASK_RCNN = [
 
 
 @pytest.fixture(scope="session")
-def _runs_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _runs_once(tmp_path_factory: pytest.TempPathFactory, _empty_database: Path) -> Path:
     root = tmp_path_factory.mktemp("folds")
+    (root / "mlruns").mkdir()
+    shutil.copy(_empty_database, root / "mlruns" / "mlflow.db")
     folder = write_coco(root / "coco", num_images=NUM_IMAGES)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

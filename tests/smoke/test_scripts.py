@@ -98,7 +98,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "PROJECT_ROOT", whole)
-        result = cli.run("train", [*options, "run_name=run", "data.num_workers=1"])
+        result = cli.run("train", [*options, "run_name=run", "data.num_workers=1", "tracker=none"])
     resumed, uninterrupted = checkpoint(killed, "run.last.pt"), checkpoint(whole, "run.last.pt")
     assert_equal_tensors(resumed["model"], uninterrupted["model"])
     assert_equal_tensors(resumed["ema"], uninterrupted["ema"])
@@ -150,7 +150,7 @@ def test_multirun_gives_each_job_its_own_run(project: Path, lesion_folder: Path)
 
 def test_a_sweep_with_one_name_tells_its_runs_apart(project: Path, lesion_folder: Path) -> None:
     options = [f"data.data_dir={lesion_folder}", *OPTIONS, "debug=fast_dev_run", "test_after_training=false"]
-    finish(command(project, "train", "-m", *options, "tracker=none", "run_name=study", "seed=1,2"))
+    cli.run("train", ["-m", *options, "tracker=none", "run_name=study", "seed=1,2", "data.num_workers=0"])
     names = {path.name for path in (project / "models" / "checkpoints").glob("*.last.pt")}
     assert names == {"study_seed=1.last.pt", "study_seed=2.last.pt"}
 
@@ -195,7 +195,7 @@ def test_a_report_never_replaces_other_files(
 
 
 def test_a_diverging_run_names_its_samples_and_is_marked_as_failed(
-    project: Path, lesion_folder: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, database: Path, lesion_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [f"data.data_dir={lesion_folder}", *OPTIONS, "run_name=wild", "data.num_workers=0"]
     with pytest.raises(SystemExit) as ended:
@@ -207,7 +207,7 @@ def test_a_diverging_run_names_its_samples_and_is_marked_as_failed(
 
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{database}")
     (run,) = client.search_runs([client.get_experiment_by_name("polymask").experiment_id])
     assert (run.info.status, run.data.tags["run_state"]) == ("FAILED", "failed")
     assert {file.path for file in client.list_artifacts(run.info.run_id, "run")} == {

@@ -24,7 +24,7 @@ CLASSES = ["MEL", "NV", "BKL"]
 def make_task(**options) -> MultitaskTask:
     torch.manual_seed(0)
     return build_task(
-        build_model=partial(build_model, model="unet", encoder_name="resnet18", encoder_weights=None),
+        build_model=partial(build_model, model="unet", encoder_name="tu-test_resnet", encoder_weights=None),
         build_loss=partial(
             MultitaskLoss,
             segmentation={"dice": {"weight": 1.0, "term": DiceLoss()}},
