@@ -46,7 +46,8 @@ class WarmScript:
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        os.kill(self._process.pid or 0, number)
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """Wait for the end; return what went to standard output and error, in its order."""
