@@ -25,7 +25,12 @@ class PlainModel:
     def __init__(self, checkpoint: Path) -> None:
         state = torch.load(checkpoint, weights_only=True)["model"]
         self.network = build_model(
-            model="unet", encoder_name="resnet18", encoder_weights=None, num_masks=1, num_classes=3
+            model="unet",
+            encoder_name="tu-test_resnet",
+            decoder_channels=[32, 16, 16, 8, 8],
+            encoder_weights=None,
+            num_masks=1,
+            num_classes=3,
         ).eval()
         prefix = "model."
         own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

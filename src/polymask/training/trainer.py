@@ -106,7 +106,8 @@ class Trainer:
             torch.set_float32_matmul_precision("high")
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else its products are refused
-        torch.use_deterministic_algorithms(deterministic)
+        # The same switch as use_deterministic_algorithms, which would also import the compiler (two seconds).
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")
         self._given_threads, self.threads = threads, use_threads(threads)
 
     def prepare(self, task: Task) -> Task:

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  
 SCORER = Family(class_names=CLASSES).scorer
 TERMS = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
 MODEL: dict[str, Any] = {
-    "backbone": "resnet18",
+    "backbone": "tu-test_resnet",
     "weights": None,
     "anchor_sizes": [8, 12, 16, 24, 32],
     "min_size": 64,

@@ -26,7 +26,7 @@ SCORER = Family(class_names=CLASSES).scorer
 def make_task(**options) -> Task:
     torch.manual_seed(0)
     return Family(class_names=CLASSES, **options).build_task(
-        build_model=partial(build_model, model="unet", encoder_name="resnet18", encoder_weights=None),
+        build_model=partial(build_model, model="unet", encoder_name="tu-test_resnet", encoder_weights=None),
         build_loss=partial(
             MultitaskLoss,
             segmentation={"dice": {"weight": 1.0, "term": DiceLoss()}},
