@@ -9,12 +9,12 @@ from polymask.errors import UserError
 from polymask.models.encoders import check_encoder_name
 from polymask.models.mask_class.classifier import lesion_probability
 from polymask.models.mask_class.decoders import DECODERS
-from polymask.models.mask_class.smp import build_model
+from polymask.models.mask_class.smp import build_smp
 
 
 def build(**options):
     defaults = {"model": "unet", "encoder_name": "tu-test_resnet", "encoder_weights": None}
-    return build_model(**{**defaults, "num_masks": 1, "num_classes": 3, **options})
+    return build_smp(**{**defaults, "num_masks": 1, "num_classes": 3, **options})
 
 
 def images(height: int, width: int, batch: int = 2) -> torch.Tensor:

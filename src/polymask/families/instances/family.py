@@ -14,10 +14,10 @@ from polymask.errors import number, whole_number
 from polymask.families import base
 from polymask.families.instances.data import check_pixel_size
 from polymask.families.instances.scorer import Scorer
-from polymask.structures.objects import InstancePrediction
+from polymask.structures.objects import FoundObjects
 
 if TYPE_CHECKING:
-    from polymask.families.instances.loss import InstanceLoss
+    from polymask.families.instances.loss import Loss
     from polymask.families.instances.task import Task
     from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
 
@@ -61,7 +61,7 @@ class Family(base.Family):
         self,
         *,
         build_model: Callable[..., MaskRCNNSegmenter],
-        build_loss: Callable[..., InstanceLoss],
+        build_loss: Callable[..., Loss],
         class_counts: Sequence[int] | None,
     ) -> Task:
         """Build network and loss for the classes of the data.
@@ -92,10 +92,10 @@ class Family(base.Family):
             pixel_size=self.pixel_size,
         )
 
-    def picture(self, prediction: InstancePrediction, record: Record) -> np.ndarray:
+    def picture(self, prediction: FoundObjects, record: Record) -> np.ndarray:
         """Return the true and the found objects side by side, the found ones of enough score."""
         from polymask.families.instances.drawing import instance_panel
-        from polymask.families.instances.tables import confident_objects
+        from polymask.families.instances.predictions import confident_objects
         from polymask.families.instances.truth import read_truth
 
         truth = read_truth(record, prediction.size)

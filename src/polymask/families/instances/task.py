@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from polymask.families import base
 from polymask.families.base import Batch
-from polymask.families.instances.loss import InstanceLoss
+from polymask.families.instances.loss import Loss
 from polymask.families.instances.truth import truth_of
 from polymask.metrics.instance_matching import match_image
 from polymask.models.mask_rcnn.pasting import to_predictions
 from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
-from polymask.structures.objects import InstancePrediction
+from polymask.structures.objects import FoundObjects
 
 
 class Task(base.Task):
@@ -33,7 +33,7 @@ class Task(base.Task):
         self,
         *,
         model: MaskRCNNSegmenter,
-        loss: InstanceLoss,
+        loss: Loss,
         num_classes: int,
         score_threshold: float = 0.5,
         max_detections: int = 100,
@@ -62,7 +62,7 @@ class Task(base.Task):
         """Return `loss` and the five terms."""
         return self.loss(self.model(self.images(batch), batch["target"]))
 
-    def evaluation_step(self, batch: Batch) -> list[InstancePrediction]:
+    def evaluation_step(self, batch: Batch) -> list[FoundObjects]:
         """Collect losses and the comparison of found with true objects; one pass through the backbone."""
         terms, found = self.model.evaluate(self.images(batch), batch["target"])
         predictions = to_predictions(batch["ids"], found, sizes(batch))

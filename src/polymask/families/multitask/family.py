@@ -16,7 +16,7 @@ from polymask.families.multitask.predictions import ImagePrediction, image_resul
 from polymask.families.multitask.scorer import Scorer
 
 if TYPE_CHECKING:
-    from polymask.families.multitask.loss import MultitaskLoss
+    from polymask.families.multitask.loss import Loss
     from polymask.families.multitask.task import Task
     from polymask.models.mask_class.classifier import SegmentationClassifier
 
@@ -74,7 +74,7 @@ class Family(base.Family):
         self,
         *,
         build_model: Callable[..., SegmentationClassifier],
-        build_loss: Callable[..., MultitaskLoss],
+        build_loss: Callable[..., Loss],
         class_counts: Sequence[int] | None,
     ) -> Task:
         """Build network and loss with the outputs that data and options ask for."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polymask.families import base
 from polymask.families.base import Batch
-from polymask.families.multitask.loss import MultitaskLoss
+from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
 from polymask.metrics.segmentation import confusion_per_sample, lesion_confusion_per_sample
 from polymask.models.mask_class.classifier import SegmentationClassifier
@@ -37,7 +37,7 @@ class Task(base.Task):
         self,
         *,
         model: SegmentationClassifier,
-        loss: MultitaskLoss,
+        loss: Loss,
         num_classes: int,
         multiclass: bool,
         monitor: str = "val/loss",
