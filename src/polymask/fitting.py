@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import get_object
+from omegaconf import DictConfig
 
 from polymask.errors import UserError
 from polymask.families.base import Family
@@ -68,7 +68,7 @@ def _families() -> dict[str, Family]:
     for name in _names("task"):
         # Values that other parts of the configuration decide are left at their defaults.
         own = {key: value for key, value in _node("task", name).items() if "${" not in str(value)}
-        families[name] = instantiate(OmegaConf.create(own), class_names=["a class"])
+        families[name] = get_object(own.pop("_target_"))(class_names=["a class"], **own)
     return families
 
 

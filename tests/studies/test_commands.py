@@ -31,7 +31,7 @@ def finished(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_analyze_writes_a_report_and_a_run(lesion_folder: Path, project: Path) -> None:
+def test_analyze_writes_a_report_and_a_run(lesion_folder: Path, project: Path, database: Path) -> None:
     from mlflow import MlflowClient
 
     options = [f"data.data_dir={lesion_folder}", "data.classes=[MEL,NV,BKL]", "data.image_size=64"]
@@ -39,7 +39,7 @@ def test_analyze_writes_a_report_and_a_run(lesion_folder: Path, project: Path) -
     assert result.folder == project / "results/analysis/look"
     names = {path.name for path in result.folder.iterdir()}
     assert {"analysis.txt", "statistics.csv", "samples.png", "augmentations.png", "classes.png"} <= names
-    client = MlflowClient(f"sqlite:///{project / 'mlruns/mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{database}")
     (run,) = client.search_runs([client.get_experiment_by_name("polymask").experiment_id])
     assert run.data.metrics["data/num_images"] == 24
     assert run.data.tags["study"] == "analyze"

@@ -125,8 +125,8 @@ class DataModule:
             )
         return [by_id[id_] for id_ in wanted]
 
-    def train_loader(self, *, rank: int = 0, world_size: int = 1) -> DataLoader[dict[str, Any]]:
-        """Return the loader of this process' augmented batches; its `batch_sampler` takes the epoch."""
+    def train_loader(self, *, rank: int = 0, world_size: int = 1) -> EpochLoader:
+        """Return the loader of this process' augmented batches."""
         records = self.subset("train")
         batches = TrainBatches(
             len(records),
@@ -235,8 +235,8 @@ class DataModule:
         records: list[Record],
         batches: TrainBatches | EvaluationBatches,
         augmentation: Augmentation | None,
-    ) -> DataLoader[dict[str, Any]]:
-        return DataLoader(
+    ) -> EpochLoader:
+        return EpochLoader(
             self._dataset(records, augmentation, cache_dir=self._loading.cache_folder),
             batch_sampler=batches,
             num_workers=self._loading.num_processes,
@@ -246,6 +246,15 @@ class DataModule:
             # Its own generator: iterating must not draw from the global one, which dropout draws from.
             generator=torch.Generator().manual_seed(self._seed),
         )
+
+
+class EpochLoader(DataLoader[dict[str, Any]]):
+    """Batches that an epoch draws anew, where its batch sampler draws."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw the samples of `epoch` (from 0) from now on."""
+        assert isinstance(self.batch_sampler, TrainBatches)
+        self.batch_sampler.start_epoch(epoch)
 
 
 def _class_balanced(records: Sequence[Record]) -> list[float]:
