@@ -105,9 +105,11 @@ def test_a_checkpoint_with_code_that_is_not_trusted_is_refused(
         run(["test", "run_name=point_16"])
 
 
-def test_what_does_not_fit_is_refused_with_the_readers_own_options(place: Path) -> None:
-    words = ["train", "--config-dir", "conf", "experiment=pointer", "model=smp", "run_name=wrong"]
+def test_mistakes_are_told_with_the_readers_own_options_and_keys(place: Path) -> None:
+    words = ["train", "--config-dir", "conf", "experiment=pointer", "run_name=wrong"]
     with pytest.raises(UserError, match="the network gives label and mask: use model=score_map"):
-        run(words)
+        run([*words, "model=smp"])
     with pytest.raises(UserError, match=r"loss=square is unknown\. Did you mean 'squares'"):
         run([*words, "loss=square"])
+    with pytest.raises(UserError, match=r"Did you mean 'model\.channels'"):
+        run([*words, "model.chanels=4"])
