@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from polymask.data.samples import Samples
 from polymask.data.splits.plan import SplitPlan
 from polymask.data.splits.split import SUBSETS, Split
 from polymask.data.splits.statistics import format_statistics
-from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
 from polymask.structures.samples import OriginalSample, TitledSample
+
+if TYPE_CHECKING:
+    from polymask.data.transforms import Augmentation  # its library takes a second
 
 
 @final

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from polymask.data.module import DataModule
-from polymask.data.records import Record
 from polymask.errors import choose
 from polymask.metrics.rows import mean_losses
 from polymask.reporting.course import Course
 from polymask.structures.samples import Rows
 
 if TYPE_CHECKING:
+    from polymask.data.module import DataModule
+    from polymask.data.records import Record
     from polymask.metrics.accumulator import Accumulator
 
 Batch = dict[str, Any]

@@ -13,11 +13,10 @@ from polymask.data.images import write_image
 from polymask.errors import number
 from polymask.families.base import Batch
 from polymask.families.images import ImageApplication, ImageCase
-from polymask.families.instances.data import check_pixel_size
 from polymask.families.instances.drawing import overlay_instances
 from polymask.families.instances.files import InstanceFiles
 from polymask.families.instances.predictions import confident_objects, label_map
-from polymask.families.instances.tables import coco_results, instance_rows
+from polymask.families.instances.tables import check_pixel_size, coco_results, instance_rows
 from polymask.families.instances.task import Task, sizes
 from polymask.models.mask_rcnn.pasting import to_predictions
 from polymask.structures.objects import FoundObjects

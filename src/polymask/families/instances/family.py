@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polymask.data.module import DataModule
-from polymask.data.records import Record
 from polymask.errors import number, whole_number
 from polymask.families import base
-from polymask.families.instances.data import check_pixel_size
 from polymask.families.instances.scorer import Scorer
+from polymask.families.instances.tables import check_pixel_size
 from polymask.structures.objects import FoundObjects
 
 if TYPE_CHECKING:
+    from polymask.data.module import DataModule
+    from polymask.data.records import Record
     from polymask.families.instances.loss import Loss
     from polymask.families.instances.task import Task
     from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter

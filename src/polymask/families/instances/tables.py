@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from polymask.errors import number
 from polymask.structures import rle
 from polymask.structures.objects import FoundObjects
 
@@ -28,13 +29,13 @@ def instance_rows(prediction: FoundObjects, class_names: Sequence[str]) -> list[
     """
     rows = []
     objects = zip(prediction.labels, prediction.scores, prediction.boxes, prediction.masks, strict=True)
-    for number, (label, score, box, mask) in enumerate(objects, start=1):
+    for place, (label, score, box, mask) in enumerate(objects, start=1):
         corners = {
             name: round(float(side), 2) for name, side in zip(("x0", "y0", "x1", "y1"), box, strict=True)
         }
         row = {
             "image": prediction.id,
-            "id": number,
+            "id": place,
             "class": class_names[label],
             "score": round(float(score), 6),
         }
@@ -89,3 +90,14 @@ def coco_results(
             }
         )
     return results
+
+
+def check_pixel_size(value: float | None) -> float | None:
+    """Return micrometres per pixel, None when unknown.
+
+    Raises:
+        UserError: Not a number above 0.
+    """
+    if value is None:
+        return None
+    return number("data.pixel_size", value, above=0, what="micrometres per pixel", note="or null")

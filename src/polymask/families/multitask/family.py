@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polymask.data.module import DataModule
-from polymask.data.records import Record
 from polymask.errors import UserError, choose
 from polymask.families import base
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
 
 if TYPE_CHECKING:
+    from polymask.data.module import DataModule
+    from polymask.data.records import Record
     from polymask.families.multitask.loss import Loss
     from polymask.families.multitask.task import Task
     from polymask.models.mask_class.classifier import SegmentationClassifier
