@@ -131,7 +131,14 @@ def summary(epoch: int, *, tracker: object = None) -> dict[str, str]:
     state = TrainingState(epoch=epoch, best_value=0.25, best_epoch=2, epochs_since_best=3, history=history)
     settings = Trainer(epochs=5, patience=3, seed=4, device="cpu").settings
     text = run_summary(
-        "my run", state, settings, "val/loss", Path("/m/my run.pt"), Path("/r/my run"), tracker or NoTracker()
+        "my run",
+        state,
+        settings,
+        "val/loss",
+        Path("/m/my run.pt"),
+        Path("/r/my run"),
+        tracker or NoTracker(),
+        Path("/o/metrics.csv"),
     )
     lines = text.splitlines()
     return {"title": lines[0], **dict(re.split(r"  +", line, maxsplit=1) for line in lines[2:-1])}
