@@ -8,116 +8,50 @@
             return Example(options=["task=pets", f"data.data_dir={folder}"], cases=folder / "images")
 
 One tiny run is trained, and all tests look at it. None knows the family: each compares what it gives
-with what another way must give, or with what lies on disk. Tests of an application are skipped for a family
-without one.
+with what another way to the same must give, or with what lies on disk. The tests of an application are
+skipped for a family without one; a family that has one also says how to read its files, in `check_result`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import family_worker
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from family_worker import BEST, KILLED_AT, RUN, WORLD_SIZE, application_of, evaluate
+from family_run import (
+    EPOCHS,
+    SMALL,
+    Example,
+    FamilyRun,
+    Trained,
+    assert_close,
+    files_below,
+    infer_options,
+    plain,
+    project_in,
+)
+from family_worker import BEST, KILLED_AT, LAST, RUN, WORLD_SIZE, application_of, evaluate
 from torch import Tensor
 
 import polymask
 from polymask import cli
 from polymask.data.module import DataModule
 from polymask.data.splits.split import split_from_csv
-from polymask.factories import Rebuilt, build_task, rebuild
-from polymask.families.base import Application, Family, Prediction, Report, Scorer, Task
-from polymask.reporting.course import Course
+from polymask.factories import build_task, rebuild
+from polymask.families.base import Application, Prediction, Report, Task
 from polymask.reporting.rows import read_samples
-from polymask.runs import TrainResult
 from polymask.structures.samples import Rows
 from polymask.training.checkpoint import inference_weights, load_checkpoint, run_record, save_checkpoint
-from polymask.utils import paths
-
-SOURCE = Path(polymask.__file__).parents[1]
-EPOCHS = 3
-SMALL = [
-    "data.num_workers=0",
-    "data.cache_dir=null",
-    "data.fractions=[0.4,0.2,0.4]",
-    "trainer.device=cpu",
-    "trainer.precision=fp32",
-    "trainer.threads=1",
-    "trainer.ema_decay=0.5",
-    "tracker=none",
-    "test_after_training=false",
-    f"epochs={EPOCHS}",
-    f"run_name={RUN}",
-]
-CPU = ["trainer.device=cpu", "trainer.precision=fp32", "trainer.threads=1"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """The tiny run of a family.
-
-    Attributes:
-        options: Of its training: the data, the network, the loss. Two batches or more per epoch, five test
-            samples or more; seconds of training.
-        cases: Folder with more than `KILLED_AT` cases, where the family has an application.
-        losses_of_batches: Whether a sample's losses depend on the samples beside it, as the family says in
-            words.
-    """
-
-    options: Sequence[str]
-    cases: Path | None = None
-    losses_of_batches: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """The run.
-
-    Attributes:
-        root: Root of its project.
-        result: What the training returned; its task holds the weights of the last step, not their average.
-        best: What its best checkpoint was written from.
-        last: What its last one was.
-        task: The task of the best checkpoint, prepared.
-        data: The data set.
-    """
-
-    root: Path
-    result: TrainResult
-    best: Rebuilt
-    last: Rebuilt
-    task: Task
-    data: DataModule
-
-    @property
-    def scorer(self) -> Scorer:
-        return self.best.family.scorer
-
-    @property
-    def course(self) -> Course:
-        training = self.last.content["training"]
-        return Course(history=training["history"], best_epoch=training["best_epoch"])
-
-
-@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools and NumPy 2
-class FamilyTester:
+class FamilyTester(FamilyRun):
     """All tests of a family; see the module."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def example(cls, tmp_path_factory: pytest.TempPathFactory) -> Example:
-        raise NotImplementedError("a fixture `example` says what the family learns from")
 
     def check_result(self, result: Any, folder: Path, name: str, row: Mapping[str, Any]) -> None:
         """Compare what `Predictor.predict` returned with the files of the same case, and with its row.
@@ -133,30 +67,6 @@ class FamilyTester:
     def ids(self, data: DataModule, subset: str) -> list[str]:
         """Return the ids of what is evaluated in a subset, sorted: its samples, or whole cases of several."""
         return sorted(data.split.subsets[subset])
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def trained(cls, example: Example, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-        root = tmp_path_factory.mktemp("whole")
-        with project_in(root):
-            result = cli.run("train", [*example.options, *SMALL])
-            best, last = (
-                rebuild(load_checkpoint(root / path)) for path in (BEST, BEST.with_suffix(".last.pt"))
-            )
-            data = best.build_data(split=split_from_csv(best.content["split"]))
-            yield Trained(root=root, result=result, best=best, last=last, task=best.build_task(), data=data)
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def predictions(cls) -> list[Prediction]:
-        """Filled by `rows`."""
-        return []
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def rows(cls, trained: Trained, predictions: list[Prediction]) -> Rows:
-        """The rows of the test samples, loaded in one process in batches of the usual size."""
-        return evaluate(trained.best, trained.task, consume=predictions.extend)
 
     # Losses and parameters
 
@@ -227,14 +137,11 @@ class FamilyTester:
         expected += [[*everything, twice] for twice in everything]
         weighted = scorer.metrics(rows, np.concatenate([ones, 1 - each, 1 + each]), per_class=True)
         for place, chosen in enumerate(expected):
-            plain = scorer.metrics({name: values[chosen] for name, values in rows.items()}, per_class=True)
+            plainly = scorer.metrics({name: values[chosen] for name, values in rows.items()}, per_class=True)
             found = {name: values[place] for name, values in weighted.items()}
-            single = {name: values[0] for name, values in plain.items()}
-            # A class that lost its only sample may be gone from the plain metrics; it has no value then.
-            assert {name: value for name, value in found.items() if name in single} == pytest.approx(
-                single, rel=1e-6, abs=1e-9, nan_ok=True
-            ), chosen
-            assert all(np.isnan(found[name]) for name in found.keys() - single.keys()), chosen
+            # Metrics without any sample may be gone from what is computed plainly; they have no value then.
+            wanted = dict.fromkeys(found, np.nan) | {name: values[0] for name, values in plainly.items()}
+            assert found == pytest.approx(wanted, rel=1e-6, abs=1e-9, nan_ok=True), chosen
 
     def test_scores_and_truth_have_a_row_per_sample(self, trained: Trained, rows: Rows) -> None:
         number, scorer = len(rows["ids"]), trained.scorer
@@ -288,26 +195,33 @@ class FamilyTester:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def report(cls, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Report:
-        """A report of the test, finished, of this process; the run wrote its own."""
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The folder of `report`."""
         folder = tmp_path_factory.mktemp("report") / RUN
         folder.mkdir()
+        return folder
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def report(cls, trained: Trained, folder: Path) -> Report:
+        """A finished report of the test samples."""
         report = trained.best.family.report(folder, trained.data)
         rows = evaluate(trained.best, trained.task, consume=report.add)
-        lines = report.finish(rows, trained.course)
-        assert lines
+        assert report.finish(rows, trained.course)
         return report
 
-    def test_a_report_is_written_whole(self, trained: Trained, rows: Rows, report: Any) -> None:
-        names = {path.name for path in report.folder.iterdir()}
+    def test_a_report_is_written_whole(
+        self, trained: Trained, rows: Rows, report: Report, folder: Path
+    ) -> None:
+        names = {path.name for path in folder.iterdir()}
         assert {"metrics.json", "samples.npz", "training_curves.png", *report.bulk_folders} <= names
-        assert list(report.folder.rglob(".*")) == []  # nothing under a temporary name
+        assert list(folder.rglob(".*")) == []  # nothing under a temporary name
         for name in report.bulk_folders:
-            assert len(list((report.folder / name).iterdir())) == len(rows["ids"])
-        stored, groups = read_samples(report.folder)
+            assert len(list((folder / name).iterdir())) == len(rows["ids"])
+        stored, groups = read_samples(folder)
         np.testing.assert_equal(stored, rows)
         assert groups == trained.data.groups(rows["ids"].tolist())
-        content = json.loads((report.folder / "metrics.json").read_text())
+        content = json.loads((folder / "metrics.json").read_text())
         written = {name: entry["value"] for name, entry in content["metrics"].items()} | content["losses"]
         expected = trained.scorer.point_estimates(rows)
         for name in expected.keys() - trained.scorer.counts(rows).keys():
@@ -315,19 +229,19 @@ class FamilyTester:
             assert value == pytest.approx(expected[name], nan_ok=True), name
 
     def test_a_report_built_anew_draws_the_same_pictures(
-        self, trained: Trained, rows: Rows, report: Any
+        self, trained: Trained, rows: Rows, report: Report, folder: Path
     ) -> None:
-        before = files_below(report.folder)
-        pictures = [report.picture(id_) for id_ in rows["ids"].tolist()]
+        before = files_below(folder)
+        pictures = {id_: report.picture(id_) for id_ in rows["ids"].tolist()}
         run = rebuild(load_checkpoint(trained.root / BEST))
-        later = run.family.report(report.folder, run.build_data(split=split_from_csv(run.content["split"])))
-        for id_, picture in zip(rows["ids"].tolist(), pictures, strict=True):
+        later = run.family.report(folder, run.build_data(split=split_from_csv(run.content["split"])))
+        for id_, picture in pictures.items():
             assert picture.dtype == np.uint8
             assert picture.shape == (*picture.shape[:2], 3)
-            assert picture.std() > 5
+            assert picture.std() > 5  # not blank
             np.testing.assert_array_equal(later.picture(id_), picture)
-        assert len({picture.tobytes() for picture in pictures}) == len(pictures)
-        assert files_below(report.folder) == before
+        assert len({picture.tobytes() for picture in pictures.values()}) == len(pictures)
+        assert files_below(folder) == before
 
     # Application
 
@@ -346,32 +260,6 @@ class FamilyTester:
         result = cli.run("infer", infer_options(example, trained.root / "inferred"))
         assert (result.predicted, result.skipped) == (len(application.find(example.cases)), 0)
         return result.folder
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def others(cls, example: Example, trained: Trained) -> Path:
-        """What other processes left: see `family_worker.main`."""
-        folder = trained.root / "others"
-        folder.mkdir()
-        applied = application_of(trained.best) is not None
-        options = infer_options(example, folder / "killed") if applied else []
-        arguments = [str(folder), str(folder / "killed" / RUN), *options]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(SOURCE), str(Path(family_worker.__file__).parent)]),
-            "POLYMASK_ROOT": str(trained.root),
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": "1",
-        }
-        done = subprocess.run(
-            [sys.executable, "-W", "error", family_worker.__file__, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert done.returncode == 0, done.stderr
-        return folder
 
     def test_an_inference_that_was_killed_goes_on_to_the_same_files(
         self, example: Example, application: Application, inferred: Path, others: Path
@@ -419,88 +307,36 @@ class FamilyTester:
         np.testing.assert_equal(plain(own), plain(stored))
 
     def test_a_run_that_was_stopped_ends_as_one_that_was_not(
-        self, example: Example, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, example: Example, trained: Trained, tmp_path: Path
     ) -> None:
         steps = len(trained.data.train_loader())
         assert steps > 1
         with project_in(tmp_path):
-            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                stop_in_step(patch, type(trained.task), 1 + steps)
+            with stopped_after(1 + steps, type(trained.task)), pytest.raises(KeyboardInterrupt):
                 cli.run("train", [*example.options, *SMALL])
-            last = tmp_path / BEST.with_suffix(".last.pt")
-            assert load_checkpoint(last)["training"]["epoch"] == 1
-            torch.rand(7)  # the state of the generators is another than at that step
+            assert load_checkpoint(tmp_path / LAST)["training"]["epoch"] == 1
+            torch.rand(7)  # the state of the generator is no longer that of the step
             cli.run("train", ["resume=true", f"run_name={RUN}"])
-            for path, run in ((BEST, trained.best), (BEST.with_suffix(".last.pt"), trained.last)):
+            for path, run in ((BEST, trained.best), (LAST, trained.last)):
                 resumed = load_checkpoint(tmp_path / path)
                 np.testing.assert_equal(*(course_and_weights(each) for each in (resumed, run.content)))
 
 
 @contextmanager
-def project_in(root: Path) -> Iterator[None]:
-    """Let commands run in a project root, and leave no trace of them in this process."""
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paths, "PROJECT_ROOT", root)
-        patch.setattr(sys, "argv", sys.argv)  # a run under Hydra replaces it
-        patch.setenv("HYDRA_FULL_ERROR", "1")
-        yield
-    torch.set_num_threads(threads)
-
-
-def stop_in_step(patch: pytest.MonkeyPatch, kind: type[Task], last: int) -> None:
+def stopped_after(number: int, kind: type[Task]) -> Iterator[None]:
     """Interrupt a training in the step after so many."""
-    whole, taken = kind.training_step, []
+    whole, left = kind.training_step, iter(range(number))
 
     def step(task: Task, batch: Any) -> dict[str, Tensor]:
-        taken.append(1)
-        if len(taken) > last:
+        if next(left, None) is None:
             raise KeyboardInterrupt
         return whole(task, batch)
 
-    patch.setattr(kind, "training_step", step)
-
-
-def infer_options(example: Example, folder: Path) -> list[str]:
-    """Return the command line of an inference.
-
-    One case at a time: wherever it is interrupted, the batches are the same, and so is the rounding.
-    """
-    options = [f"run_name={RUN}", f"data.data_dir={example.cases}", f"local_save_dir={folder}"]
-    return [*options, "data.batch_size=1", "data.num_workers=0", *CPU]
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of each file; what a kill left under a temporary, hidden name does not count."""
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "training_step", step)
+        yield
 
 
 def course_and_weights(content: Mapping[str, Any]) -> Any:
     """Return what of a checkpoint must not depend on whether it was interrupted, as plain containers."""
     return plain({name: value for name, value in content.items() if name != "config"})
-
-
-def plain(value: Any) -> Any:
-    """Return nested containers with arrays for tensors and without times."""
-    if isinstance(value, Mapping):
-        return {name: plain(each) for name, each in value.items() if "second" not in str(name)}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    return value.numpy() if isinstance(value, Tensor) else value
-
-
-def assert_close(found: Rows, expected: Rows) -> None:
-    """Compare rows of other batches.
-
-    Libraries add in another order for another number of images. Of the seven digits of float32 a network
-    keeps five; a pixel or an object so near to a threshold changes sides, which moves whole numbers.
-    """
-    for name, values in expected.items():
-        if values.dtype.kind == "f":
-            np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
-        elif values.dtype.kind in "iub":
-            moved = np.abs(found[name].astype(np.int64) - values.astype(np.int64)).sum()
-            assert moved <= 1e-3 * np.abs(values.astype(np.int64)).sum(), name
-        else:
-            np.testing.assert_array_equal(found[name], values)

@@ -1,7 +1,7 @@
-"""What the family tester does in other processes: an evaluation by two of them, an inference that is killed.
+"""What the family tester does in other processes: an evaluation by two, an inference that is killed.
 
-As a script it starts these processes. They are forks of one that has the libraries, which take longer to load
-than all that is done with them.
+As a script it starts these processes: forks of one that has the libraries, which take longer to load than
+all that is done with them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from polymask.training.checkpoint import load_checkpoint
 from polymask.training.distributed import Processes, processes
 from polymask.utils.paths import resolve
 
-RUN, BEST = "run", Path("models", "checkpoints", "run.pt")
+RUN = "run"
+BEST, LAST = (Path("models", "checkpoints", f"{RUN}{end}") for end in (".pt", ".last.pt"))
 KILLED_AT = 4
-"""Number of the case, from 0, whose files are written when its process is killed; its row is not."""
+"""Cases that are begun before the one whose files are written when the process is killed."""
 WORLD_SIZE = 2
 
 
@@ -79,8 +80,9 @@ def infer_and_be_killed(application: Any, table: Path, options: Sequence[str]) -
         begun.append(1)
         row = whole(self, *arguments)
         if len(begun) > KILLED_AT:
-            while table.read_text().count("\n") < KILLED_AT:  # the heading and some rows
-                time.sleep(0.01)
+            deadline = time.monotonic() + 60
+            while table.read_text().count("\n") < KILLED_AT and time.monotonic() < deadline:
+                time.sleep(0.01)  # until it holds the heading and some rows
             os.kill(os.getpid(), signal.SIGKILL)
         return row
 

@@ -9,7 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from family_tester import Example, FamilyTester
+from family_run import Example
+from family_tester import FamilyTester
 from instance_files import write_coco
 
 from polymask.structures import rle
