@@ -16,13 +16,15 @@ from instance_files import write_coco
 from polymask.structures import rle
 
 THRESHOLD = 0.1
+SIZES = ((64, 64), (64, 64), (56, 80))  # the network sees images of one size together
 
 
 class TestInstances(FamilyTester):
     @pytest.fixture(scope="class")
     @classmethod
     def example(cls, tmp_path_factory: pytest.TempPathFactory) -> Example:
-        folder = write_coco(tmp_path_factory.mktemp("objects") / "data", num_images=12)
+        folder = tmp_path_factory.mktemp("objects") / "data"
+        write_coco(folder, num_images=12, sizes=SIZES)
         options = [
             "experiment=mask_rcnn",
             "scheduler=none",

@@ -23,11 +23,11 @@ class TestMultitask(FamilyTester):
             f"data.data_dir={folder}",
             "data.classes=[MEL,NV,BKL]",
             "data.image_size=64",
-            "data.batch_size=4",
+            "data.batch_size=2",
             "data.eval_batch_size=2",
             "model.encoder_name=tu-test_resnet",
             "model.encoder_weights=null",
-            "optimizer.learning_rate=1.0e-2",
+            "optimizer.learning_rate=1.0e-3",
         ]
         # `MultitaskLoss` is that of a batch: Dice is a ratio of sums over all of its masks.
         return Example(options=options, cases=folder / "images", losses_of_batches=True)
