@@ -6,7 +6,8 @@ PYTHON ?= python3.11 python3
 # Added to the pytest command: make test ARGS="-x -k dice"; ARGS="-n 0 --pdb" for a debugger
 ARGS ?=
 # One process per core, each with one thread; a file stays in one process, which makes its fixtures once.
-PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+# In the order of the folders: files of few tests are the slow ones here, and xdist would keep them for last.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 # Added to the uv command: make lock UV_ARGS=--upgrade
 UV_ARGS ?=
 

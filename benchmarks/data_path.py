@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from polymask.data.demo.reader import read_records
+from polymask.data.demo.reader import read_demo
 from polymask.data.samplers import TrainBatches
 from polymask.factories import build_augmentation
 from polymask.families.multitask.dataset import ImageMaskDataset, collate
@@ -32,7 +32,9 @@ def main() -> None:
 
     classes = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
     with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        records = read_records(Path(folder) / "demo", classes, num_images=options.samples, size=(450, 600))
+        records, _ = read_demo(
+            Path(folder) / "demo", classes=classes, num_images=options.samples, size=(450, 600)
+        )
         for name in ("none", "default", "strong"):
             augmentation = build_augmentation(compose("config", overrides=[f"transforms={name}"]).transforms)
             dataset = ImageMaskDataset(

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from polymask.families.multitask.loss import MultitaskLoss
+from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.task import Task
 from polymask.losses.classification import CrossEntropyLoss as ClassEntropy
 from polymask.losses.segmentation import CrossEntropyLoss, DiceLoss
-from polymask.models.mask_class.smp import build_model
+from polymask.models.mask_class.smp import build_smp
 from polymask.training.devices import autocast
 from polymask.training.loop import TrainingLoop
 from polymask.training.optimizers import adamw
@@ -35,12 +35,7 @@ CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
 
 class Batches(list[dict[str, Any]]):
-    """Batches in memory with the one method that the trainer asks of a batch sampler."""
-
-    @property
-    def batch_sampler(self) -> Batches:
-        """Return itself."""
-        return self
+    """Batches in memory with the one method more that the trainer asks of a loader."""
 
     def start_epoch(self, epoch: int) -> None:
         """Do nothing: every epoch is the same."""
@@ -48,14 +43,14 @@ class Batches(list[dict[str, Any]]):
 
 def build_task(encoder: str) -> Task:
     """Build the default task with random weights."""
-    loss = MultitaskLoss(
+    loss = Loss(
         segmentation={
             "dice": {"weight": 1.0, "term": DiceLoss()},
             "bce": {"weight": 1.0, "term": CrossEntropyLoss()},
         },
         classification={"ce": {"weight": 1.0, "term": ClassEntropy(label_smoothing=0.05)}},
     )
-    model = build_model(
+    model = build_smp(
         model="unet", encoder_name=encoder, encoder_weights=None, num_masks=1, num_classes=len(CLASSES)
     )
     return Task(model=model, loss=loss, num_classes=len(CLASSES), multiclass=False)

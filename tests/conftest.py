@@ -6,10 +6,12 @@ import os
 # waits, and where another program is busy the two wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
 from pathlib import Path
 
 import pytest
 from lesion_files import write_lesions
+from mlflow_store import open_store
 
 from polymask.utils import paths
 
@@ -42,7 +44,8 @@ def _trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data.num_workers=0",
         "data.fractions=[0.4,0.2,0.4]",
         "transforms=none",
-        "model.encoder_name=resnet18",
+        "model.encoder_name=tu-test_resnet",
+        "+model.decoder_channels=[32,16,16,8,8]",
         "model.encoder_weights=null",
         "optimizer.learning_rate=1.0e-3",
         "trainer.device=cpu",
@@ -61,3 +64,19 @@ def trained(_trained_once: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project root of one run called `tiny`, trained on `lesions/` and tested; not to be written to."""
     monkeypatch.setattr(paths, "PROJECT_ROOT", _trained_once)
     return _trained_once
+
+
+@pytest.fixture(scope="session")
+def _empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    open_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def database(project: Path, _empty_database: Path) -> Path:
+    """The default SQLite file of a project, its tables already made because that takes seconds."""
+    path = project / "mlruns" / "mlflow.db"
+    path.parent.mkdir()
+    shutil.copy(_empty_database, path)
+    return path

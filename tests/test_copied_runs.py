@@ -28,7 +28,7 @@ def copy(root: Path, *endings: str) -> None:
 
 
 @pytest.fixture
-def original(project: Path) -> Path:
+def original(project: Path, database: Path) -> Path:
     run(
         "train",
         "run_name=orig",
@@ -39,7 +39,8 @@ def original(project: Path) -> Path:
         "data.num_workers=0",
         "data.batch_size=8",
         "transforms=none",
-        "model.encoder_name=resnet18",
+        "model.encoder_name=tu-test_resnet",
+        "+model.decoder_channels=[32,16,16,8,8]",
         "model.encoder_weights=null",
         "trainer.device=cpu",
         "epochs=1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ PACKAGE = Path(polymask.__file__).parent
 FLOORS = (
     ("cli", "__main__", "__init__", "words", "config_errors", "text_keys", "sweep_table"),
     ("studies", "sync"),
-    ("runs", "run_claim", "run_files", "run_record", "run_summary"),
+    ("runs", "run_claim", "run_files", "run_parts", "run_record", "run_summary"),
     ("run_config",),
     ("inference",),
     ("factories",),
@@ -108,3 +109,46 @@ def test_nothing_imports_in_a_circle():
 
     for module in MODULES:
         visit(module, ())
+
+
+FAMILY_WORDS = re.compile(
+    r"lesion|multitask|mask[ _]?r-?cnn|(?<![a-z])instances?(?![a-z])|object classes|multiclass",
+    re.IGNORECASE,
+)
+GENERAL = ("training", "inference", "reporting", "studies", "data", "factories", "fitting")
+
+
+def test_what_all_families_share_has_no_word_of_one():
+    shared = {
+        path.relative_to(PACKAGE): path.read_text(encoding="utf-8")
+        for path in PACKAGE.rglob("*.py")
+        if (part := path.relative_to(PACKAGE).parts[0].removesuffix(".py")).startswith("run")
+        or part in GENERAL
+    }
+    assert len(shared) > 60
+    found = [
+        f"{path}: {line.strip()}"
+        for path, text in shared.items()
+        if path.parts[:2] not in (("data", "sources"), ("data", "demo"))
+        for line in text.splitlines()
+        if FAMILY_WORDS.search(line)
+    ]
+    assert not found
+
+
+def test_words_of_a_family_are_seen_and_others_are_not():
+    words = ["LesionTask", "mask_rcnn.py", "Mask R-CNN", "an instance of", "instance_table", "Instances"]
+    assert all(FAMILY_WORDS.search(text) for text in words)
+    assert not any(
+        FAMILY_WORDS.search(text) for text in ("isinstance(value", "instantiate", "several classes")
+    )
+
+
+FAMILIES = sorted(path.name for path in (PACKAGE / "families").iterdir() if (path / "family.py").is_file())
+FILES = ("application", "data", "dataset", "family", "loss", "predictions", "report", "scorer", "task")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_have_the_same_files(family):
+    names = {path.stem for path in (PACKAGE / "families" / family).glob("*.py")}
+    assert names >= set(FILES)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow_store import open_store
 from strangers import checkpoint_of, put, run, write_changed
 
 from polymask.places import keep_inside
@@ -108,7 +109,7 @@ def stranger(trained: Path, project: Path, outside: Path) -> Path:
 
 
 def test_a_test_writes_into_the_project_and_says_so(
-    stranger: Path, project: Path, outside: Path, capsys: pytest.CaptureFixture[str]
+    stranger: Path, project: Path, database: Path, outside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert load_checkpoint(stranger)["moved"].keys() == {
         "local_save_dir",
@@ -117,7 +118,9 @@ def test_a_test_writes_into_the_project_and_says_so(
     }
     result = run("test", "run_name=evil")
     assert result.folder == project / "results" / "test" / "evil"
-    assert (project / "mlruns" / "mlflow.db").is_file()
+    client = open_store(f"sqlite:///{database}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert [tested.info.run_name for tested in client.search_runs(experiments)] == ["evil"]
     assert list(outside.iterdir()) == []
     printed = capsys.readouterr().out
     assert (

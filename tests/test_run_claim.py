@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from warm_scripts import WarmScript
 
 from polymask import cli
 from polymask.errors import UserError
@@ -27,7 +28,8 @@ OPTIONS = [
     "data.image_size=64",
     "data.batch_size=4",
     "data.num_workers=0",
-    "model.encoder_name=resnet18",
+    "model.encoder_name=tu-test_resnet",
+    "+model.decoder_channels=[32,16,16,8,8]",
     "model.encoder_weights=null",
     "trainer.device=cpu",
     "tracker=none",
@@ -224,7 +226,7 @@ def test_of_two_processes_with_one_name_the_second_ends_in_one_line(
     project: Path, lesion_folder: Path
 ) -> None:
     options = [f"data.data_dir={lesion_folder}", *OPTIONS, "run_name=run", "debug=fast_dev_run"]
-    both = [start(project, *options, "test_after_training=false") for _ in range(2)]
+    both = [WarmScript("train", [*options, "test_after_training=false"], project) for _ in range(2)]
     printed = [process.communicate(timeout=300)[0] for process in both]
     statuses = [process.returncode for process in both]
     assert sorted(statuses) == [0, 2], printed
@@ -240,7 +242,8 @@ def interrupt(root: Path, images: Path, number: int, seconds: float) -> None:
     """Send a signal after the first checkpoint and `seconds`; every such run ends in the same way."""
     root.mkdir()
     last = root / "models" / "checkpoints" / "run.last.pt"
-    process = start(root, f"data.data_dir={images}", *OPTIONS, "run_name=run", "epochs=500")
+    options = [f"data.data_dir={images}", *OPTIONS, "run_name=run", "epochs=500"]
+    process = WarmScript("train", options, root)
     deadline = time.monotonic() + 240
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)

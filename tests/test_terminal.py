@@ -197,7 +197,8 @@ def test_a_run_ends_with_its_box_and_a_sweep_with_its_table(
     options = [
         f"data.data_dir={lesion_folder}", "data.classes=[MEL,NV,BKL]", "data.image_size=32",
         "data.batch_size=8",
-        "data.num_workers=0", "transforms=none", "model.encoder_name=resnet18", "model.encoder_weights=null",
+        "data.num_workers=0", "transforms=none", "model.encoder_name=tu-test_resnet",
+        "model.encoder_weights=null",
         "trainer.device=cpu", "tracker=none", "epochs=1", "test_after_training=false",
     ]  # fmt: skip
     with pytest.raises(UserError, match="learning_rate"):

@@ -90,7 +90,8 @@ def build_augmentation(cfg: DictConfig) -> Augmentation | None:
 
 def build_family(cfg: DictConfig, class_names: Sequence[str]) -> Family:
     """Build the family of a task: its classes and options, no network."""
-    return _builder(cfg, "task")(class_names=list(class_names))
+    family: Family = _builder(cfg, "task")(class_names=list(class_names))
+    return family
 
 
 def build_task(
@@ -168,24 +169,29 @@ def rebuild(content: Mapping[str, Any], cfg: DictConfig | None = None) -> Rebuil
 def build_optimizer(cfg: DictConfig, task: Task) -> Optimizer:
     """Build the optimizer over the task's parameters."""
     with _values_of("optimizer"):
-        return _builder(cfg, "optimizer")(task.parameter_groups())
+        optimizer: Optimizer = _builder(cfg, "optimizer")(task.parameter_groups())
+    return optimizer
 
 
 def build_schedule(cfg: DictConfig, optimizer: Optimizer, *, steps_per_epoch: int, mode: str) -> Schedule:
     """Build the course of the learning rate over all epochs."""
     build = _builder(cfg, "scheduler")
     with _values_of("scheduler"):
-        return build(optimizer, steps_per_epoch=steps_per_epoch, epochs=cfg.epochs, mode=mode)
+        schedule: Schedule = build(optimizer, steps_per_epoch=steps_per_epoch, epochs=cfg.epochs, mode=mode)
+    return schedule
 
 
 def build_trainer(cfg: DictConfig, *, processes: Processes | None = None) -> Trainer:
     """Build the trainer."""
-    return _builder(cfg, "trainer")(epochs=cfg.epochs, seed=cfg.seed, processes=processes)
+    build = _builder(cfg, "trainer")
+    trainer: Trainer = build(epochs=cfg.epochs, seed=cfg.seed, processes=processes)
+    return trainer
 
 
 def build_tracker(cfg: DictConfig) -> Tracker:
     """Build the tracker."""
-    return _builder(cfg, "tracker")()
+    tracker: Tracker = _builder(cfg, "tracker")()
+    return tracker
 
 
 @contextmanager
@@ -207,7 +213,8 @@ def _builder(parent: Any, name: str, *, key: str | None = None) -> Callable[...,
     if not node.get("_target_"):
         raise UserError(f"{key} has no _target_; name the class or function that it configures.")
     _check_options(node, key)
-    return instantiate(node, _partial_=True, _convert_="all")
+    build: Callable[..., Any] = instantiate(node, _partial_=True, _convert_="all")
+    return build
 
 
 def _check_options(node: Any, key: str, *, besides: Sequence[str] = ()) -> None:

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
-from polymask.data.module import DataModule
-from polymask.data.splits.split import Split, split_from_csv
 from polymask.errors import UserError
 from polymask.factories import (
     build_data,
-    build_family,
     build_optimizer,
     build_schedule,
-    build_task,
     build_tracker,
     build_trainer,
     rebuild,
 )
-from polymask.families.base import Family, Task
+from polymask.families.base import Task
 from polymask.fitting import check_fit
 from polymask.run_claim import claim_run, undisturbed
 from polymask.run_config import (
@@ -46,6 +39,13 @@ from polymask.run_files import (
     report_place,
     write_run_files,
 )
+from polymask.run_parts import (
+    build_family_and_task,
+    keeps_split,
+    split_of,
+    state_of,
+    warn_of_overlap,
+)
 from polymask.run_record import new_record, run_tags
 from polymask.run_summary import run_summary
 from polymask.tracking.base import NoTracker
@@ -53,7 +53,6 @@ from polymask.tracking.epoch_log import EpochLog
 from polymask.tracking.session import run_session
 from polymask.training.checkpoint import (
     CheckpointFolder,
-    inference_weights,
     load_checkpoint,
     load_weights,
     run_record,
@@ -118,10 +117,10 @@ def train(cfg: DictConfig) -> TrainResult:
         check_report_place(cfg, name)
         trainer = build_trainer(cfg, processes=own)
         seed_everything(trainer.settings.seed)
-        data = build_data(cfg, split=_split_of(previous))
+        data = build_data(cfg, split=split_of(previous))
         if own.is_main:
             log.info("%s", data.description())
-        family, task = _build(cfg, data, previous, checkpoints)
+        family, task = build_family_and_task(cfg, data, previous, checkpoints)
         trainer.prepare(task)
         share = {"rank": own.rank, "world_size": own.world_size}
         train_loader, val_loader = data.train_loader(**share), data.evaluation_loader("val", **share)
@@ -175,13 +174,13 @@ def test(cfg: DictConfig) -> TestResult:
     content = load_checkpoint(path)
     record = run_record(content)
     cfg = stored_config(content, cfg, may_change=TEST_MAY_CHANGE, command="test")
-    own_split = _split_of(content)
+    own_split = split_of(content)
     if "classes" in cfg.data:
         cfg.data.classes = record.class_names  # the run's, whatever the data set holds
     run = rebuild(content, cfg)
-    data = run.build_data(split=own_split if _keeps_split(content, cfg) else None)
+    data = run.build_data(split=own_split if keeps_split(content, cfg) else None)
     log.info("%s", data.description())
-    _warn_of_overlap(own_split, data)
+    warn_of_overlap(own_split, data)
     write_config(cfg, output_dir() / "config.yaml")
     trainer = build_trainer(cfg)
     check_fit(cfg, run.family)
@@ -189,7 +188,7 @@ def test(cfg: DictConfig) -> TestResult:
     task = trainer.prepare(run.build_task())
     tracker = build_tracker(cfg)
     folder = report_place(cfg, record.run_name)
-    state = _state(checkpoints, content)
+    state = state_of(checkpoints, content)
     log.info("testing %s, epoch %d of %d", path, content["training"]["epoch"], len(state.history))
     with (
         undisturbed(checkpoints, record, tracker),
@@ -244,53 +243,3 @@ def infer(cfg: DictConfig) -> InferResult:
             f"{folder / 'failed.csv'}; mend or remove them and run again."
         )
     return InferResult(predicted=summary.predicted, skipped=summary.skipped, folder=folder)
-
-
-def _split_of(content: Mapping[str, Any] | None) -> Split | None:
-    return split_from_csv(content["split"]) if content is not None else None
-
-
-def _build(
-    cfg: DictConfig, data: DataModule, previous: Mapping[str, Any] | None, checkpoints: CheckpointFolder
-) -> tuple[Family, Task]:
-    """Build what is trained: anew, from weights of another run, or from the run's own last checkpoint."""
-    counts = data.class_counts("train")
-    if previous is not None:
-        run = rebuild(previous, cfg)
-        family, build = run.family, partial(run.build_task, class_counts=counts)
-    else:
-        family = build_family(cfg, data.classes)
-        pretrained = cfg.init_from is None
-        build = partial(build_task, cfg, family, class_counts=counts, pretrained=pretrained)
-    check_fit(cfg, family)
-    task = build()
-    data.check_truth(family.needs)
-    if previous is None and cfg.init_from is not None:
-        _start_from(task, str(cfg.init_from), checkpoints, strict=cfg.init_strict)
-    return family, task
-
-
-def _start_from(task: Task, source: str, checkpoints: CheckpointFolder, *, strict: bool) -> None:
-    """Load the weights of another run or file into a fresh task."""
-    path = resolve(source) if source.endswith(".pt") else checkpoints.find(source)
-    for note in load_weights(task, inference_weights(load_checkpoint(path)), source=str(path), strict=strict):
-        log.warning("init_from: %s", note)
-    log.info("weights from %s", path)
-
-
-def _keeps_split(content: Mapping[str, Any], cfg: DictConfig) -> bool:
-    """Return whether a test uses the run's own split: always, unless a split file was given to the test."""
-    return cfg.data.get("split_file") == content["config"]["data"].get("split_file")
-
-
-def _warn_of_overlap(split: Split | None, data: DataModule) -> None:
-    """Say so when a test on another split looks at samples that the run was trained on."""
-    seen = set(split.subsets["train"]) & set(data.split.subsets["test"]) if split is not None else set()
-    if seen:
-        log.warning("%d test samples were in the training subset of this run.", len(seen))
-
-
-def _state(checkpoints: CheckpointFolder, content: Mapping[str, Any]) -> TrainingState:
-    """Return the course of a run: of its last checkpoint where there is one, which knows all epochs."""
-    last = checkpoints.last(content["run_name"])
-    return TrainingState(**(load_checkpoint(last) if last.is_file() else content)["training"])

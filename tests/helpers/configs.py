@@ -21,9 +21,9 @@ COMPANIONS = {
 """What an option needs beside it."""
 
 SMALL = {
-    "encoder_name": "resnet18",
+    "encoder_name": "tu-test_resnet",
     "encoder_weights": None,
-    "backbone": "resnet18",
+    "backbone": "tu-test_resnet",
     "weights": None,
     "decoder_channels": [16, 16, 16, 16, 16],
 }

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from polymask.metrics.instance_matching import match_image
-from polymask.structures.objects import InstancePrediction, InstanceTruth
+from polymask.structures.objects import FoundObjects, TrueObjects
 
 
 def encode(mask):
@@ -43,7 +43,7 @@ def corners(masks):
 def make_prediction(id_, size, masks, labels, scores, boxes=None):
     order = np.argsort(-np.asarray(scores, np.float32), kind="stable")
     boxes = corners(masks) if boxes is None else np.asarray(boxes, np.float32).reshape(-1, 4)
-    return InstancePrediction(
+    return FoundObjects(
         id=id_,
         size=size,
         boxes=boxes[order],
@@ -54,7 +54,7 @@ def make_prediction(id_, size, masks, labels, scores, boxes=None):
 
 
 def make_truth(size, masks, labels, crowd=None):
-    return InstanceTruth(
+    return TrueObjects(
         size=size,
         boxes=corners(masks),
         labels=np.asarray(labels, np.int64),

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from polymask.data.samplers import EvaluationBatches, TrainBatches
 from polymask.families.base import Scorer, Task
-from polymask.metrics.accumulator import Accumulator
 from polymask.structures.samples import Rows
 from polymask.training import schedulers
 from polymask.training.checkpoint import CheckpointFolder, RunRecord
@@ -50,7 +49,6 @@ class StubTask(Task):
         self.unfreeze_at, self.course = unfreeze_at, course
         self.epochs_begun: list[int] = []
         self.evaluated: list[dict[str, Tensor]] = []  # weights of each evaluation
-        self.accumulator = Accumulator()
 
     def start_epoch(self, epoch: int) -> None:
         self.epochs_begun.append(epoch)
@@ -75,13 +73,10 @@ class StubTask(Task):
 
     def evaluation(self) -> Rows:
         self.evaluated.append({name: tensor.clone() for name, tensor in self.state_dict().items()})
-        rows = self.accumulator.compute()
+        rows = super().evaluation()
         if self.course is not None and self.epochs_begun:
             rows["loss"] = np.full(len(rows["ids"]), self.course[self.epochs_begun[-1]])
         return rows
-
-    def reset(self) -> None:
-        self.accumulator.reset()
 
     def training_rows(self) -> Rows:
         return {"epoch_index": np.array([self.epochs_begun[-1]])}
@@ -89,6 +84,8 @@ class StubTask(Task):
 
 class StubScorer(Scorer):
     """Means of whatever the rows hold besides losses."""
+
+    headline = ("bias",)
 
     def metrics(self, rows: Rows, weights: Any = None, *, per_class: bool = False) -> dict[str, np.ndarray]:
         names = [name for name in rows if name != "ids" and not name.startswith("loss")]
@@ -114,6 +111,9 @@ class StubLoader:
 
     def __init__(self, batch_sampler: Any, *, offset: int = 0, alter: Callable[..., None] | None = None):
         self.batch_sampler, self.offset, self.alter = batch_sampler, offset, alter
+
+    def start_epoch(self, epoch: int) -> None:
+        self.batch_sampler.start_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.batch_sampler)

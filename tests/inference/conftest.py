@@ -12,7 +12,7 @@ import torch
 from lesion_files import lesion
 
 from polymask import cli
-from polymask.models.mask_class.smp import build_model
+from polymask.models.mask_class.smp import build_smp
 
 SIZE = (32, 48)
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -24,8 +24,13 @@ class PlainModel:
 
     def __init__(self, checkpoint: Path) -> None:
         state = torch.load(checkpoint, weights_only=True)["model"]
-        self.network = build_model(
-            model="unet", encoder_name="resnet18", encoder_weights=None, num_masks=1, num_classes=3
+        self.network = build_smp(
+            model="unet",
+            encoder_name="tu-test_resnet",
+            decoder_channels=[32, 16, 16, 8, 8],
+            encoder_weights=None,
+            num_masks=1,
+            num_classes=3,
         ).eval()
         prefix = "model."
         own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

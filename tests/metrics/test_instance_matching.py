@@ -17,7 +17,7 @@ from instance_scenes import (
 
 from polymask.metrics.instance_matching import match_image
 from polymask.metrics.segmentation import confusion_per_sample
-from polymask.structures.objects import InstancePrediction
+from polymask.structures.objects import FoundObjects
 
 SIZE = (60, 80)
 
@@ -173,7 +173,7 @@ def test_unknown_labels_are_refused(label):
 def test_order_of_the_prediction_does_not_matter():
     masks = [block((0, 10), (0, 10)), block((0, 10), (4, 14))]
     ordered = make_prediction("a", SIZE, masks, [0, 0], [0.9, 0.8])
-    swapped = InstancePrediction(
+    swapped = FoundObjects(
         id="a",
         size=SIZE,
         boxes=ordered.boxes[::-1],

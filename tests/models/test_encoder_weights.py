@@ -10,11 +10,11 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from polymask.errors import UserError
-from polymask.models.mask_class.smp import build_model
+from polymask.models.mask_class.smp import build_smp
 
 
 def build(weights, encoder_name="resnet18", **options):
-    return build_model(
+    return build_smp(
         model="unet",
         encoder_name=encoder_name,
         encoder_weights=None if weights is None else str(weights),

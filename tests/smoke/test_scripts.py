@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow_store import open_store
+from warm_scripts import WarmScript
 
 from polymask import cli
 
@@ -21,7 +23,8 @@ OPTIONS = [
     "data.classes=[MEL,NV,BKL]",
     "data.image_size=64",
     "data.batch_size=4",
-    "model.encoder_name=resnet18",
+    "model.encoder_name=tu-test_resnet",
+    "+model.decoder_channels=[32,16,16,8,8]",
     "model.encoder_weights=null",
     "model.head.dropout=0.3",
     "trainer.device=cpu",
@@ -44,7 +47,7 @@ def command(root: Path, name: str, *overrides: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], *, status: int = 0) -> str:
+def finish(process: subprocess.Popen[str] | WarmScript, *, status: int = 0) -> str:
     """Wait for a script and return what it printed."""
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == status, printed
@@ -90,14 +93,14 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
     process = command(killed, "train", *options, "run_name=run", "data.num_workers=2")
     kill_after_first_epoch(process, killed / "models" / "checkpoints" / "run.last.pt")
     assert 1 <= checkpoint(killed, "run.last.pt")["training"]["epoch"] < 6
-    printed = finish(command(killed, "train", "resume=true", "data.num_workers=0"))
+    printed = finish(WarmScript("train", ["resume=true", "data.num_workers=0"], killed))
     assert "test/dice_lesion_image" in printed
 
     from polymask.utils import paths
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "PROJECT_ROOT", whole)
-        result = cli.run("train", [*options, "run_name=run", "data.num_workers=1"])
+        result = cli.run("train", [*options, "run_name=run", "data.num_workers=1", "tracker=none"])
     resumed, uninterrupted = checkpoint(killed, "run.last.pt"), checkpoint(whole, "run.last.pt")
     assert_equal_tensors(resumed["model"], uninterrupted["model"])
     assert_equal_tensors(resumed["ema"], uninterrupted["ema"])
@@ -111,9 +114,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
     assert_equal_tensors(best[0]["model"], best[1]["model"])
 
     # One MLflow run, not two, and every epoch in it once or, at the seam, twice with the same value.
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{killed / 'mlruns' / 'mlflow.db'}")
+    client = open_store(f"sqlite:///{killed / 'mlruns' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("polymask").experiment_id])
     assert len(runs) == 1
     assert runs[0].data.tags["run_state"] == "finished"
@@ -125,12 +126,14 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
 
 def again_test_and_infer(root: Path, images: Path, expected: dict[str, float]) -> None:
     """Test and infer with the resumed run, from a folder that is not the repository."""
-    printed = finish(command(root, "test", "local_save_dir=elsewhere"))
+    printed = finish(WarmScript("test", ["local_save_dir=elsewhere"], root))
     assert "test/balanced_accuracy" in printed
     written = json.loads((root / "elsewhere" / "run" / "metrics.json").read_text())["metrics"]
     assert written["dice_lesion_image"]["value"] == pytest.approx(expected["dice_lesion_image"], abs=1e-12)
     (images / "images" / "broken.jpg").write_bytes(b"not an image")
-    printed = finish(command(root, "infer", f"data.data_dir={images / 'images'}", "run_name=run"), status=2)
+    printed = finish(
+        WarmScript("infer", [f"data.data_dir={images / 'images'}", "run_name=run"], root), status=2
+    )
     assert "1 of 25 files could not be read, e.g. broken.jpg" in printed
     folder = root / "results" / "inference" / "run"
     assert len((folder / "predictions.csv").read_text().splitlines()) == 25
@@ -141,15 +144,16 @@ def test_multirun_gives_each_job_its_own_run(project: Path, lesion_folder: Path)
     options = [f"data.data_dir={lesion_folder}", *OPTIONS, "debug=fast_dev_run", "test_after_training=false"]
     root = project / "sweep"
     root.mkdir()
-    finish(command(root, "train", "-m", *options, "model.encoder_name=resnet18,mobilenet_v2"))
+    encoders = "model.encoder_name=tu-test_resnet,tu-test_efficientnet"
+    finish(WarmScript("train", ["-m", *options, encoders], root))
     names = sorted(path.name for path in (root / "models" / "checkpoints").glob("*.last.pt"))
-    assert [name.split("_2")[0] for name in names] == ["unet_mobilenet_v2", "unet_resnet18"]
+    assert [name.split("_2")[0] for name in names] == ["unet_tu-test_efficientnet", "unet_tu-test_resnet"]
     assert len(list((root / "outputs" / "multirun").rglob("metrics.csv"))) == 2
 
 
 def test_a_sweep_with_one_name_tells_its_runs_apart(project: Path, lesion_folder: Path) -> None:
     options = [f"data.data_dir={lesion_folder}", *OPTIONS, "debug=fast_dev_run", "test_after_training=false"]
-    finish(command(project, "train", "-m", *options, "tracker=none", "run_name=study", "seed=1,2"))
+    cli.run("train", ["-m", *options, "tracker=none", "run_name=study", "seed=1,2", "data.num_workers=0"])
     names = {path.name for path in (project / "models" / "checkpoints").glob("*.last.pt")}
     assert names == {"study_seed=1.last.pt", "study_seed=2.last.pt"}
 
@@ -194,7 +198,7 @@ def test_a_report_never_replaces_other_files(
 
 
 def test_a_diverging_run_names_its_samples_and_is_marked_as_failed(
-    project: Path, lesion_folder: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, database: Path, lesion_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [f"data.data_dir={lesion_folder}", *OPTIONS, "run_name=wild", "data.num_workers=0"]
     with pytest.raises(SystemExit) as ended:
@@ -204,9 +208,7 @@ def test_a_diverging_run_names_its_samples_and_is_marked_as_failed(
     assert "the loss is not finite" in message
     assert "ISIC_" in message
 
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+    client = open_store(f"sqlite:///{database}")
     (run,) = client.search_runs([client.get_experiment_by_name("polymask").experiment_id])
     assert (run.info.status, run.data.tags["run_state"]) == ("FAILED", "failed")
     assert {file.path for file in client.list_artifacts(run.info.run_id, "run")} == {

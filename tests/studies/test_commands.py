@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,7 +34,7 @@ def finished(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_analyze_writes_a_report_and_a_run(lesion_folder: Path, project: Path) -> None:
+def test_analyze_writes_a_report_and_a_run(lesion_folder: Path, project: Path, database: Path) -> None:
     from mlflow import MlflowClient
 
     options = [f"data.data_dir={lesion_folder}", "data.classes=[MEL,NV,BKL]", "data.image_size=64"]
@@ -39,7 +42,7 @@ def test_analyze_writes_a_report_and_a_run(lesion_folder: Path, project: Path) -
     assert result.folder == project / "results/analysis/look"
     names = {path.name for path in result.folder.iterdir()}
     assert {"analysis.txt", "statistics.csv", "samples.png", "augmentations.png", "classes.png"} <= names
-    client = MlflowClient(f"sqlite:///{project / 'mlruns/mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{database}")
     (run,) = client.search_runs([client.get_experiment_by_name("polymask").experiment_id])
     assert run.data.metrics["data/num_images"] == 24
     assert run.data.tags["study"] == "analyze"
@@ -84,3 +87,35 @@ def test_operands_may_hold_characters_of_the_command_line_grammar(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "run+1,2" in fails(capsys, "compare", "run+1,2", "tiny", "tracker=none")
+
+
+_PROBE = """
+import sys
+from torch import nn
+
+built, build = [], nn.Module.__init__
+
+def watched(self, *arguments, **options):
+    built.append(type(self).__name__)
+    build(self, *arguments, **options)
+
+nn.Module.__init__ = watched
+from polymask import cli
+
+for command in (["compare", "tiny", "tiny"], ["summarize", "tiny"]):
+    cli.run(command[0], [*command[1:], "num_replicates=20", "tracker=none"])
+assert not built, built
+nn.Linear(1, 1)
+assert built == ["Linear"]
+libraries = {name.partition(".")[0] for name in sys.modules}
+print(sorted(libraries & {"segmentation_models_pytorch", "timm", "torchvision", "torchmetrics"}))
+"""
+
+
+def test_compare_and_summarize_build_no_network(finished: Path) -> None:
+    environment = os.environ | {"POLYMASK_ROOT": str(finished), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -15,6 +15,7 @@ from polymask.data.mask_values import MaskRule, decide
 from polymask.data.pairs import Offence, Pair, pair_problems, refuse
 from polymask.data.records import Record
 from polymask.errors import UserError
+from polymask.structures.masks import IGNORE
 
 ORIENTATIONS = ("same", "own")
 _MEND = "Mend or remove these files."
@@ -177,7 +178,7 @@ def _drawn_foregrounds(records: Sequence[Record], memory: FileMemory) -> dict[st
 
     def look(record: Record) -> Foreground:
         mask = record.read_mask()
-        return Foreground(int(np.count_nonzero(mask == 1)), int(np.count_nonzero(mask != 255)))
+        return Foreground(int(np.count_nonzero(mask == 1)), int(np.count_nonzero(mask != IGNORE)))
 
     found = memory.facts("objects", records, name=lambda r: r.id, stamp=lambda r: r.content_key(), look=look)
     return {

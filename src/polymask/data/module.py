@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from polymask.data.samples import Samples
 from polymask.data.splits.plan import SplitPlan
 from polymask.data.splits.split import SUBSETS, Split
 from polymask.data.splits.statistics import format_statistics
-from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
 from polymask.structures.samples import OriginalSample, TitledSample
+
+if TYPE_CHECKING:
+    from polymask.data.transforms import Augmentation  # its library takes a second
 
 
 @final
@@ -125,8 +127,8 @@ class DataModule:
             )
         return [by_id[id_] for id_ in wanted]
 
-    def train_loader(self, *, rank: int = 0, world_size: int = 1) -> DataLoader[dict[str, Any]]:
-        """Return the loader of this process' augmented batches; its `batch_sampler` takes the epoch."""
+    def train_loader(self, *, rank: int = 0, world_size: int = 1) -> EpochLoader:
+        """Return the loader of this process' augmented batches."""
         records = self.subset("train")
         batches = TrainBatches(
             len(records),
@@ -235,8 +237,8 @@ class DataModule:
         records: list[Record],
         batches: TrainBatches | EvaluationBatches,
         augmentation: Augmentation | None,
-    ) -> DataLoader[dict[str, Any]]:
-        return DataLoader(
+    ) -> EpochLoader:
+        return EpochLoader(
             self._dataset(records, augmentation, cache_dir=self._loading.cache_folder),
             batch_sampler=batches,
             num_workers=self._loading.num_processes,
@@ -246,6 +248,15 @@ class DataModule:
             # Its own generator: iterating must not draw from the global one, which dropout draws from.
             generator=torch.Generator().manual_seed(self._seed),
         )
+
+
+class EpochLoader(DataLoader[dict[str, Any]]):
+    """Batches that an epoch draws anew, where its batch sampler draws."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw the samples of `epoch` (from 0) from now on."""
+        assert isinstance(self.batch_sampler, TrainBatches)
+        self.batch_sampler.start_epoch(epoch)
 
 
 def _class_balanced(records: Sequence[Record]) -> list[float]:

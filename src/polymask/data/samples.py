@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch.utils.data import Dataset
 
 from polymask.data.inspection import FileMemory
 from polymask.data.records import Reader, Record
-from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
 from polymask.structures.samples import OriginalSample, TitledSample
 from polymask.utils.paths import resolve
+
+if TYPE_CHECKING:
+    from polymask.data.transforms import Augmentation  # its library takes a second
 
 
 class Samples(ABC):

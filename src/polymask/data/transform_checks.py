@@ -15,6 +15,7 @@ import albumentations as A
 import numpy as np
 
 from polymask.errors import UserError
+from polymask.structures.masks import IGNORE
 
 Probe = tuple[np.ndarray, np.ndarray]
 """An image (H, W, 3) uint8 and its mask (H, W) uint8, or layers of objects (H, W, L) uint16."""
@@ -154,7 +155,7 @@ def _probe(size: tuple[int, int], layers: bool) -> Probe:
     image += rng.integers(0, 30, image.shape, np.uint8)
     cells = (y * 4 // height) * 4 + x * 4 // width
     if not layers:
-        return image, np.array([0, 1, 0, 255, 0, 1, 1, 0] * 2, np.uint8)[cells]
+        return image, np.array([0, 1, 0, IGNORE, 0, 1, 1, 0] * 2, np.uint8)[cells]
     numbers = np.array([0, 40000, 0, 300, 1031, 0, 65535, 0] * 2, np.uint16)
     return image, np.stack([numbers[cells], numbers[::-1][cells]], -1)
 

@@ -19,18 +19,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
-from polymask.data.module import DataModule
-from polymask.data.records import Record
 from polymask.errors import choose
 from polymask.metrics.rows import mean_losses
 from polymask.reporting.course import Course
 from polymask.structures.samples import Rows
+
+if TYPE_CHECKING:
+    from polymask.data.module import DataModule
+    from polymask.data.records import Record
+    from polymask.metrics.accumulator import Accumulator
 
 Batch = dict[str, Any]
 """What the samples' `collate` returns, its tensors on the task's device."""
@@ -83,13 +87,25 @@ class Task(nn.Module, ABC):
     def evaluation_step(self, batch: Batch) -> Sequence[Prediction]:
         """Return one prediction per sample, and keep a row of each, its losses among them."""
 
-    @abstractmethod
+    @cached_property
+    def accumulator(self) -> Accumulator:
+        """What `evaluation_step` puts its rows into."""
+        return self.new_accumulator()
+
     def evaluation(self) -> Rows:
         """Return the rows since `reset`, sorted by id; with several processes all must call it."""
+        return self.accumulator.compute()
 
-    @abstractmethod
     def reset(self) -> None:
         """Forget the rows of `evaluation_step`."""
+        self.accumulator.reset()
+
+    def new_accumulator(self, *, repeats: bool = False) -> Accumulator:
+        """Return a place for rows; `repeats`: samples may come more than once, as in training."""
+        # Late: its library takes more than a second, for which an inference need not wait.
+        from polymask.metrics.accumulator import Accumulator
+
+        return Accumulator(repeats=repeats).to(next(self.parameters()).device)
 
 
 class Scorer(ABC):
@@ -97,7 +113,12 @@ class Scorer(ABC):
 
     Each metric is a function of rows and weights of the samples: weights of one give the estimate, weights
     that say how often a sample was drawn its interval.
+
+    Attributes:
+        headline: The metrics that a person wants to see first; the first two in every epoch.
     """
+
+    headline: ClassVar[Sequence[str]]
 
     @abstractmethod
     def metrics(
@@ -270,12 +291,10 @@ class Family(ABC):
 
     Attributes:
         needs: What a data set must give.
-        headline: The metrics that a person wants to see first.
         options: Keys of an inference's configuration that `application` takes.
         scorer: Computes the metrics.
     """
 
-    headline: ClassVar[Sequence[str]]
     options: ClassVar[Sequence[str]] = ()
     needs: frozenset[str]
     scorer: Scorer

@@ -54,7 +54,7 @@ class FocalLoss(nn.Module):
     paper's alpha; they divide the sum as they do in cross-entropy, the focal factor does not.
 
     Args:
-        gamma: How much sure samples are played down, >= 0; 0 is cross-entropy.
+        gamma: How much confident samples are played down, >= 0; 0 is cross-entropy.
         weight_of_class: (K,) float weight of each class, None for equal weights.
 
     Raises:

@@ -50,7 +50,7 @@ class FocalLoss(nn.Module):
     pixels, not by that of foreground pixels.
 
     Args:
-        gamma: How much sure pixels are played down, >= 0; 0 is cross-entropy.
+        gamma: How much confident pixels are played down, >= 0; 0 is cross-entropy.
         alpha: In [0, 1]: a is alpha on foreground and 1 - alpha on background; None for a = 1.
 
     Raises:

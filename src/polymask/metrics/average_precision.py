@@ -89,7 +89,7 @@ def _interpolated(
     """
     caught = np.cumsum(weights[hits], axis=0)
     seen = np.cumsum(weights[counted], axis=0)[hits[counted]]
-    # The added crumb is COCO's; here it also serves the hits before any that a replicate drew.
+    # The added epsilon is COCO's; here it also serves the hits before any that a replicate drew.
     precision = np.divide(caught, seen + np.spacing(1), out=seen)
     best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     reached = np.searchsorted(RECALLS, caught / np.where(num_true > 0, num_true, 1), side="right")

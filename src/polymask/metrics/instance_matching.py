@@ -35,14 +35,14 @@ from polymask.metrics.coco_matching import (
     outside_areas,
 )
 from polymask.structures import rle
-from polymask.structures.objects import InstancePrediction, InstanceTruth
+from polymask.structures.objects import FoundObjects, TrueObjects
 
 KINDS = ("mask", "box")
 
 
 def match_image(
-    prediction: InstancePrediction,
-    truth: InstanceTruth,
+    prediction: FoundObjects,
+    truth: TrueObjects,
     *,
     num_classes: int,
     max_detections: int = 100,
@@ -109,7 +109,7 @@ def _count(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=num_classes).astype(np.int32)
 
 
-def _check(prediction: InstancePrediction, truth: InstanceTruth, num_classes: int) -> None:
+def _check(prediction: FoundObjects, truth: TrueObjects, num_classes: int) -> None:
     """Refuse what would give numbers without meaning."""
     if tuple(prediction.size) != tuple(truth.size):
         raise ValueError(
@@ -123,7 +123,7 @@ def _check(prediction: InstancePrediction, truth: InstanceTruth, num_classes: in
             )
 
 
-def _best_of_each_class(prediction: InstancePrediction, max_detections: int) -> np.ndarray:
+def _best_of_each_class(prediction: FoundObjects, max_detections: int) -> np.ndarray:
     """Return the indices of the found objects that count, best score first, ties in the given order."""
     order = np.argsort(-prediction.scores, kind="stable")
     beyond = np.zeros(len(order), bool)
@@ -140,7 +140,7 @@ def _chosen(masks: Sequence[rle.Rle], which: np.ndarray) -> list[rle.Rle]:
     return [mask for mask, chosen in zip(masks, which, strict=True) if chosen]
 
 
-def _confusion(overlap: np.ndarray, labels: np.ndarray, truth: InstanceTruth, num_classes: int) -> np.ndarray:
+def _confusion(overlap: np.ndarray, labels: np.ndarray, truth: TrueObjects, num_classes: int) -> np.ndarray:
     """Count pairs of true class (rows) and found class (columns) at IoU 0.5, whatever the classes."""
     crowd = truth.crowd.astype(bool)
     matches = match(overlap, crowd[None], crowd, IOU_THRESHOLDS[:1])[:, 0, 0]
@@ -155,15 +155,15 @@ def _confusion(overlap: np.ndarray, labels: np.ndarray, truth: InstanceTruth, nu
     return counts
 
 
-def _union_rows(top: list[rle.Rle], sure: list[rle.Rle], truth: InstanceTruth) -> dict[str, np.ndarray]:
-    """Compare the best mask, and the union of the sure ones, with the union of the true masks, by pixel."""
+def _union_rows(top: list[rle.Rle], confident: list[rle.Rle], truth: TrueObjects) -> dict[str, np.ndarray]:
+    """Compare the best mask, and the union of the confident ones, with that of the true ones, by pixel."""
     crowds, singles = (
         _chosen(truth.masks, truth.crowd.astype(bool) == is_crowd) for is_crowd in (True, False)
     )
     true = rle.union(singles, truth.size)
     valid = true | ~rle.union(crowds, truth.size)
     best = _count_pixels(rle.union(top, truth.size) & valid, true)
-    hits, alarms, misses = _count_pixels(rle.union(sure, truth.size) & valid, true)
+    hits, alarms, misses = _count_pixels(rle.union(confident, truth.size) & valid, true)
     rest = int(valid.sum()) - hits - alarms - misses
     return {
         "top_mask_iou": np.array(best[0] / sum(best) if true.any() else np.nan, np.float32),

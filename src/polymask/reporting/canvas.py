@@ -1,7 +1,7 @@
 """Masks drawn onto images, for people to look at.
 
 Images are (H, W, 3) uint8 RGB. Masks are (H, W) integers (or bool): 0 and below is background, 255 is
-"ignore", anything else is a class or an instance. Every function returns a new image.
+"ignore", anything else is a class or an object. Every function returns a new image.
 """
 
 from __future__ import annotations

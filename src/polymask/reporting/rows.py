@@ -22,7 +22,7 @@ def write_samples(folder: Path, rows: Mapping[str, np.ndarray], groups: Sequence
     Args:
         folder: Folder of the test report.
         rows: Rows of the task: `ids` (N,) and any number of (N, ...) arrays of numbers.
-        groups: (N,) group (lesion, patient, sequence) of each sample.
+        groups: (N,) group (patient, photograph, sequence) of each sample.
     """
     arrays: dict[str, Any] = {**rows, "groups": np.array(groups, dtype=str)}
     write_atomically(folder / SAMPLES_NAME, lambda file: np.savez_compressed(file, **arrays))

@@ -1,9 +1,10 @@
-"""Predictions of images with many objects, each with a class, a box and a mask."""
+"""The objects of one image, each with a class, a box and a mask: the true ones, and those found."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -11,40 +12,55 @@ from polymask.structures.rle import Rle
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstancePrediction:
+class Objects:
+    """N objects of one image. Indexing as of an array, by a slice, numbers or a bool mask, chooses some.
+
+    Attributes:
+        size: (height, width) of the image in pixels.
+        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
+        labels: (N,) int64 class index, 0 to K - 1 (there is no background among objects).
+        masks: N run-length encodings, see `polymask.structures.rle`.
+    """
+
+    size: tuple[int, int]
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: Sequence[Rle]
+
+    def __len__(self) -> int:
+        """Return the number of objects."""
+        return len(self.labels)
+
+    def __getitem__(self, index: slice | np.ndarray) -> Self:
+        """Return some of the objects."""
+        numbers = np.arange(len(self))[index]
+        chosen: dict[str, Any] = {"masks": [self.masks[number] for number in numbers]}
+        for field in fields(self):
+            values = getattr(self, field.name)
+            if isinstance(values, np.ndarray):
+                chosen[field.name] = values[numbers]
+        return replace(self, **chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundObjects(Objects):
     """The objects found in one image, at the image's own size, best score first.
 
     Attributes:
         id: Id of the sample.
-        size: (height, width) of the image in pixels.
-        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
-        labels: (N,) int64 class index, 0 to K - 1 (there is no background among objects).
         scores: (N,) float32 in [0, 1], descending.
-        masks: N run-length encodings, see `polymask.structures.rle`.
     """
 
     id: str
-    size: tuple[int, int]
-    boxes: np.ndarray
-    labels: np.ndarray
     scores: np.ndarray
-    masks: Sequence[Rle]
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstanceTruth:
-    """The true objects of one image.
+class TrueObjects(Objects):
+    """The true objects of one image; their boxes are derived from their masks.
 
     Attributes:
-        size: (height, width) of the image in pixels.
-        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels, x1 and y1 exclusive, derived from the masks.
-        labels: (N,) int64 class index, 0 to K - 1.
-        masks: N run-length encodings.
         crowd: (N,) bool: a region of many objects, which neither rewards nor punishes what is found in it.
     """
 
-    size: tuple[int, int]
-    boxes: np.ndarray
-    labels: np.ndarray
-    masks: Sequence[Rle]
     crowd: np.ndarray

@@ -142,6 +142,7 @@ def _read_fold(cfg: DictConfig, path: Path) -> FoldRun:
         rows=tested.rows,
         groups=tested.groups,
         metrics=tested.run.family.scorer.metrics,
+        headline=tested.run.family.scorer.headline,
         tracker_run_id=content["tracker_run_id"],
     )
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from polymask.errors import UserError
+from polymask.families.old_names import update_names
 from polymask.places import keep_inside
-from polymask.training.old_formats import update_names
 from polymask.training.state import TrainingState
 from polymask.trust import check_config
 from polymask.utils.names import has_control_characters, is_file_name
@@ -46,7 +46,7 @@ def checked_weights(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "format" not in content or "model" not in content:
         raise UserError(
             f"{path} is not a polymask checkpoint; give a file that src/train.py wrote (weights alone are "
-            "read by model.encoder_weights=, those of a Mask R-CNN by model.weights=)."
+            "read by model.encoder_weights=, those of a whole detector by model.weights=)."
         )
     if isinstance(content["format"], int) and content["format"] > FORMAT:
         raise UserError(

@@ -47,7 +47,7 @@ class TrainingLoop:
         """Optimise over one epoch; return the mean of each loss and the speed."""
         settings, epoch = self.settings, state.epoch
         seed_everything(settings.seed, epoch, settings.processes.rank)
-        loader.batch_sampler.start_epoch(epoch)
+        loader.start_epoch(epoch)
         self.task.start_epoch(epoch)
         self._distribute()
         total = settings.num_batches(loader)
@@ -77,10 +77,11 @@ class TrainingLoop:
         group_size = min(accumulate, total - group_start)
         is_last = number + 1 == group_start + group_size
         with self._gradients_shared(is_last), autocast(self.settings.device, self.settings.precision):
-            parts = self._forward(batch)
+            parts: dict[str, Tensor] = self._forward(batch)
         steps.add(parts, batch["ids"])
         with self._gradients_shared(is_last):
-            self.scaler.scale(parts["loss"] / group_size).backward()
+            loss: Tensor = self.scaler.scale(parts["loss"] / group_size)
+            loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
         return parts
 
     def _optimizer_step(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,15 +95,20 @@ class Progress:
 
 
 def log_epoch(
-    epoch: int, epochs: int, metrics: dict[str, float], *, monitor: str, best: bool, seconds_left: float = 0.0
+    epoch: int,
+    epochs: int,
+    metrics: dict[str, float],
+    *,
+    monitor: str,
+    headline: Sequence[str] = (),
+    best: bool,
+    seconds_left: float = 0.0,
 ) -> None:
-    """Log the one line of an epoch: losses, the monitored metric, a few more, speed, time left."""
-    shown = ("train/loss", "val/loss", monitor, *_SUMMARY)
+    """Log the one line of an epoch: losses, the monitored metric, two more, speed, time left."""
+    more = (f"val/{name}" for name in headline[:2])
+    shown = ("train/loss", "val/loss", monitor, *more, "learning_rate")
     parts = [f"{key} {metrics[key]:.4g}" for key in dict.fromkeys(shown) if key in metrics]
     speed = f"{metrics['train/images_per_second']:.0f} images/s"
     left = f"  {duration(seconds_left)} left" if epoch < epochs else ""
     end = "  best" if best else ""
     log.info("epoch %d/%d  %s  %s%s%s", epoch, epochs, "  ".join(parts), speed, left, end)
-
-
-_SUMMARY = ("val/dice_lesion_image", "val/balanced_accuracy", "learning_rate")

@@ -25,19 +25,11 @@ class Loader(Protocol):
         """Return their number."""
 
 
-class EpochSampler(Protocol):
-    """What a training loader draws its samples by."""
-
-    def start_epoch(self, epoch: int) -> None:
-        """Draw the samples of `epoch` (from 0) from now on."""
-
-
 class TrainLoader(Loader, Protocol):
     """The training batches, anew in every epoch."""
 
-    @property
-    def batch_sampler(self) -> EpochSampler:
-        """Return what draws the samples."""
+    def start_epoch(self, epoch: int) -> None:
+        """Draw the samples of `epoch` (from 0) from now on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,13 +106,15 @@ class Trainer:
             torch.set_float32_matmul_precision("high")
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else its products are refused
-        torch.use_deterministic_algorithms(deterministic)
+        # The same switch as use_deterministic_algorithms, which would also import the compiler (two seconds).
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")
         self._given_threads, self.threads = threads, use_threads(threads)
 
     def prepare(self, task: Task) -> Task:
         """Move a task to the device, in the memory layout of the run."""
         own = self.settings
-        return task.to(own.device, memory_format=own.memory_format)  # type: ignore[call-overload]
+        task.to(own.device, memory_format=own.memory_format)  # type: ignore[call-overload]
+        return task
 
     def fit(
         self,
@@ -134,7 +136,7 @@ class Trainer:
         Args:
             task: The task, prepared; at the end it holds the weights of the last epoch.
             scorer: Computes the metrics of its rows.
-            train_loader: Training batches; its `batch_sampler.start_epoch` is told the epoch.
+            train_loader: Training batches, which are told each epoch.
             val_loader: Evaluation batches.
             optimizer: Over the task's parameters.
             schedule: Course of its learning rate.
@@ -187,7 +189,13 @@ class Trainer:
                     previews.finish()
                 left = state.epoch_seconds() * (settings.epochs - state.epoch)
                 log_epoch(
-                    state.epoch, settings.epochs, metrics, monitor=task.monitor, best=best, seconds_left=left
+                    state.epoch,
+                    settings.epochs,
+                    metrics,
+                    monitor=task.monitor,
+                    headline=scorer.headline,
+                    best=best,
+                    seconds_left=left,
                 )
         if is_main and state.epoch < settings.epochs:
             log.info("stopped: no better %s for %d epochs", task.monitor, state.epochs_since_best)

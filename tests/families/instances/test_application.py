@@ -17,20 +17,20 @@ from polymask.errors import UserError
 from polymask.families.images import ImageCase
 from polymask.families.instances.application import Application
 from polymask.structures import rle
-from polymask.structures.objects import InstancePrediction
+from polymask.structures.objects import FoundObjects
 
 NAMES = ["Fiber", "Film"]
 SIZE = (80, 100)
 
 
-def prediction(file: str, count: int, seed: int = 0) -> InstancePrediction:
+def prediction(file: str, count: int, seed: int = 0) -> FoundObjects:
     """Return `count` rectangles side by side, of 4 x (3 + i) pixels; scores 0.95, 0.85, …"""
     masks = []
     for index in range(count):
         mask = np.zeros(SIZE, bool)
         mask[10 * index : 10 * index + 4, 5 : 8 + index] = True
         masks.append(rle.encode(mask))
-    return InstancePrediction(
+    return FoundObjects(
         id=file,
         size=SIZE,
         boxes=np.array([rle.box(mask) for mask in masks], np.float32).reshape(-1, 4),

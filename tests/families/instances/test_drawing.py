@@ -17,14 +17,14 @@ from polymask.families.instances.labels import Label, write_labels
 from polymask.reporting.canvas import PALETTE
 from polymask.structures import rle
 from polymask.structures.crops import crop
-from polymask.structures.objects import InstancePrediction, InstanceTruth
+from polymask.structures.objects import FoundObjects, TrueObjects
 
 NAMES = ["Fiber", "Fragment", "Film"]
 
 
-def found(masks: Sequence[np.ndarray], labels: Sequence[int], size: tuple[int, int]) -> InstancePrediction:
+def found(masks: Sequence[np.ndarray], labels: Sequence[int], size: tuple[int, int]) -> FoundObjects:
     codes = [rle.encode(mask) for mask in masks]
-    return InstancePrediction(
+    return FoundObjects(
         id="a",
         size=size,
         boxes=np.array([rle.box(code) for code in codes], np.float32).reshape(-1, 4),
@@ -34,9 +34,9 @@ def found(masks: Sequence[np.ndarray], labels: Sequence[int], size: tuple[int, i
     )
 
 
-def true(masks: Sequence[np.ndarray], labels: Sequence[int], crowd: Sequence[bool]) -> InstanceTruth:
+def true(masks: Sequence[np.ndarray], labels: Sequence[int], crowd: Sequence[bool]) -> TrueObjects:
     objects = found(masks, labels, masks[0].shape)
-    return InstanceTruth(
+    return TrueObjects(
         size=objects.size,
         boxes=objects.boxes,
         labels=objects.labels,

@@ -12,7 +12,7 @@ from polymask.families.instances import figures as instance_figures
 from polymask.metrics.instance_matching import match_image
 from polymask.metrics.instances import instance_metrics
 from polymask.structures import rle
-from polymask.structures.objects import InstancePrediction, InstanceTruth
+from polymask.structures.objects import FoundObjects, TrueObjects
 
 NAMES = ["Fiber", "Fragment", "Film"]
 
@@ -29,10 +29,10 @@ def rows() -> dict[str, np.ndarray]:
         shifted = [rectangle(y, x + int(rng.integers(0, 6)) + 40 * (rng.random() < 0.2)) for y, x in corners]
         scores = np.sort(rng.random(4))[::-1].astype(np.float32)
         boxes = np.array([rle.box(mask) for mask in shifted], np.float32)
-        prediction = InstancePrediction(
+        prediction = FoundObjects(
             id="a", size=(80, 100), boxes=boxes, labels=labels, scores=scores, masks=shifted
         )
-        truth = InstanceTruth(
+        truth = TrueObjects(
             size=(80, 100),
             boxes=np.array([rle.box(mask) for mask in true], np.float32),
             labels=labels,

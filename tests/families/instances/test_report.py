@@ -22,7 +22,7 @@ from polymask.metrics.instance_matching import match_image
 from polymask.reporting.course import Course
 from polymask.reporting.rows import read_samples
 from polymask.structures import rle
-from polymask.structures.objects import InstancePrediction
+from polymask.structures.objects import FoundObjects
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools and NumPy 2
 
@@ -90,7 +90,7 @@ def write_scenes(folder: Path, num_images: int = 12) -> None:
     (folder / "annotations.json").write_text(json.dumps(content))
 
 
-def predict(record: Any, rng: np.random.Generator) -> InstancePrediction:
+def predict(record: Any, rng: np.random.Generator) -> FoundObjects:
     """Find most true objects a bit too small, some with a wrong class, and some that are not there."""
     truth = read_truth(record, read_image(record.image_path).shape[:2])
     objects = []
@@ -101,7 +101,7 @@ def predict(record: Any, rng: np.random.Generator) -> InstancePrediction:
     objects += [(ellipse(truth.size, rng), rng.integers(3)) for _ in range(rng.integers(0, 3))]
     scores = np.sort(rng.random(len(objects)))[::-1].astype(np.float32)
     masks = [rle.encode(mask) for mask, _ in objects]
-    return InstancePrediction(
+    return FoundObjects(
         id=record.id,
         size=truth.size,
         boxes=np.array([rle.box(mask) for mask in masks], np.float32).reshape(-1, 4),
@@ -118,7 +118,7 @@ class Outcome:
     data: Data
     family: Family
     rows: dict[str, np.ndarray]
-    predictions: list[InstancePrediction]
+    predictions: list[FoundObjects]
     lines: list[str]
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ import torch
 from instance_files import CATEGORY_IDS, CLASSES, write_coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from warm_scripts import WarmScript
 
 from polymask import cli
 from polymask.data.images import read_image
@@ -29,7 +27,6 @@ from polymask.utils import paths
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools and NumPy 2
 
-SCRIPT = Path(__file__).parents[3] / "src" / "train.py"
 NAMES = [CLASSES[0], CLASSES[2], CLASSES[1]]  # in the order of their category ids
 TERMS = ("loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask")
 OPTIONS = [
@@ -39,7 +36,7 @@ OPTIONS = [
     "data.fractions=[0.5,0.25,0.25]",
     "data.reader.group_pattern='(.+)_tile'",
     "data.pixel_size=0.5",
-    "model.backbone=resnet18",
+    "model.backbone=tu-test_resnet",
     "model.weights=null",
     "model.min_size=64",
     "model.max_size=96",
@@ -103,15 +100,7 @@ def runs(_runs_once: Runs, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
 
 
 def kill_in_second_epoch(root: Path, options: list[str]) -> None:
-    environment = {**os.environ, "POLYMASK_ROOT": str(root), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *options],
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = WarmScript("train", options, root)
     deadline = time.monotonic() + 240
     while not (root / "models/checkpoints/killed.last.pt").exists():
         assert process.poll() is None, process.communicate()[0]

@@ -14,25 +14,19 @@ from pycocotools.cocoeval import COCOeval
 
 from polymask.data.images import write_image
 from polymask.errors import UserError
-from polymask.families.instances.tables import (
-    coco_results,
-    confident_objects,
-    instance_rows,
-    label_map,
-    sizes,
-    table_columns,
-)
+from polymask.families.instances.predictions import confident_objects, label_map
+from polymask.families.instances.tables import coco_results, instance_rows, sizes, table_columns
 from polymask.structures import rle
-from polymask.structures.objects import InstancePrediction
+from polymask.structures.objects import FoundObjects
 
 
 def predict(
     masks: Sequence[np.ndarray], labels: Sequence[int], scores: Sequence[float], id_: str = "a"
-) -> InstancePrediction:
+) -> FoundObjects:
     size = masks[0].shape if masks else (20, 30)
     corners = [cv2.boundingRect(mask.astype(np.uint8)) for mask in masks]
     boxes = [(x, y, x + width, y + height) for x, y, width, height in corners]
-    return InstancePrediction(
+    return FoundObjects(
         id=id_,
         size=(size[0], size[1]),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
@@ -121,7 +115,7 @@ def test_an_image_without_objects() -> None:
 
 def test_too_many_objects_are_a_mistake_of_the_threshold() -> None:
     many = predict([rectangle(0, 0, 1, 1)], [0], [0.5])
-    many = InstancePrediction(**{**vars(many), "masks": list(many.masks) * 65536})
+    many = FoundObjects(**{**vars(many), "masks": list(many.masks) * 65536})
     with pytest.raises(UserError, match=r"a has 65536 objects.*task\.score_threshold"):
         label_map(many)
 

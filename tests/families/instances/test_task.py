@@ -21,18 +21,18 @@ from polymask.data.sources import read_coco
 from polymask.errors import UserError
 from polymask.families.instances.dataset import InstanceDataset, collate_instances
 from polymask.families.instances.family import Family
-from polymask.families.instances.loss import InstanceLoss
+from polymask.families.instances.loss import Loss
 from polymask.families.instances.task import Task
 from polymask.models.mask_rcnn.model import build_model
 from polymask.structures import rle
-from polymask.structures.objects import InstancePrediction
+from polymask.structures.objects import FoundObjects
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools and NumPy 2
 
 SCORER = Family(class_names=CLASSES).scorer
 TERMS = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
 MODEL: dict[str, Any] = {
-    "backbone": "resnet18",
+    "backbone": "tu-test_resnet",
     "weights": None,
     "anchor_sizes": [8, 12, 16, 24, 32],
     "min_size": 64,
@@ -51,7 +51,7 @@ def make_task(
     torch.manual_seed(0)
     return Family(class_names=CLASSES, **options).build_task(
         build_model=partial(build_model, **(MODEL | (model or {}))),
-        build_loss=partial(InstanceLoss, **(loss or {})),
+        build_loss=partial(Loss, **(loss or {})),
         class_counts=None,
     )
 
@@ -74,7 +74,7 @@ def batches(records: list) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def found(batches: list[dict]) -> tuple[Task, list[InstancePrediction], dict[str, float]]:
+def found(batches: list[dict]) -> tuple[Task, list[FoundObjects], dict[str, float]]:
     """A task that has learned a little, what it finds in all images, and its metrics."""
     task = make_task(score_threshold=0.3)
     task.start_epoch(0)
@@ -137,7 +137,7 @@ def evaluate_with_pycocotools(
     return np.where(evaluation.stats < 0, np.nan, evaluation.stats)
 
 
-def as_results(predictions: list[InstancePrediction], records: list, kind: str) -> list[dict[str, Any]]:
+def as_results(predictions: list[FoundObjects], records: list, kind: str) -> list[dict[str, Any]]:
     number = {record.id: 100 + index for index, record in enumerate(records)}  # as write_coco counts them
     results = []
     for found_ in predictions:
@@ -258,7 +258,7 @@ def test_picture_shows_truth_and_only_sure_objects(records: list) -> None:
     record = records[0]
     mask = np.zeros(record.truth.size, np.uint8)
     mask[10:30, 5:25] = 1
-    prediction = InstancePrediction(
+    prediction = FoundObjects(
         id=record.id,
         size=record.truth.size,
         boxes=np.array([[5, 10, 25, 30]], np.float32),

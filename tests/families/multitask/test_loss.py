@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from polymask.errors import UserError
-from polymask.families.multitask.loss import MultitaskLoss, WeightedTerm
+from polymask.families.multitask.loss import Loss, WeightedTerm
 from polymask.losses import classification, segmentation
 
 
@@ -66,7 +66,7 @@ def ones():
 
 
 def test_fixed_loss_is_the_weighted_sum_by_hand():
-    loss = MultitaskLoss(
+    loss = Loss(
         segmentation={"a": constant(2.0, weight=3.0), "b": constant(5.0)},
         classification={"c": constant(7.0, weight=0.5)},
         segmentation_weight=10.0,
@@ -85,7 +85,7 @@ def test_fixed_loss_is_the_weighted_sum_by_hand():
 
 
 def test_uncertainty_is_the_formula_of_kendall_by_hand():
-    loss = MultitaskLoss(
+    loss = Loss(
         segmentation={"a": constant(2.0)},
         classification={"c": constant(7.0)},
         weighting="uncertainty",
@@ -107,7 +107,7 @@ def test_uncertainty_is_the_formula_of_kendall_by_hand():
 
 
 def test_uncertainty_settles_where_the_variance_is_twice_the_loss():
-    loss = MultitaskLoss(segmentation={"a": constant(0.1)}, classification={}, weighting="uncertainty")
+    loss = Loss(segmentation={"a": constant(0.1)}, classification={}, weighting="uncertainty")
     outputs, batch = ones()
     optimizer = torch.optim.SGD(loss.parameters(), lr=0.5)
     for _ in range(100):
@@ -119,7 +119,7 @@ def test_uncertainty_settles_where_the_variance_is_twice_the_loss():
 
 
 def test_logged_log_variances_do_not_follow_the_optimizer():
-    loss = MultitaskLoss(segmentation={"a": constant(1.0)}, classification={}, weighting="uncertainty")
+    loss = Loss(segmentation={"a": constant(1.0)}, classification={}, weighting="uncertainty")
     outputs, batch = ones()
     values = loss({"mask_logits": outputs["mask_logits"]}, batch)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_logged_log_variances_do_not_follow_the_optimizer():
 @pytest.mark.parametrize("weighting", ["fixed", "uncertainty"])
 def test_samples_without_target_equal_their_absence(weighting):
     outputs, batch = make_batch(mask_rows=[0, 2, 3], label_rows=[1, 2])
-    loss = MultitaskLoss(**real_terms(), weighting=weighting)
+    loss = Loss(**real_terms(), weighting=weighting)
     values = loss(outputs, batch)
     expected = loss(
         {"mask_logits": outputs["mask_logits"][[0, 2, 3]], "class_logits": outputs["class_logits"][[1, 2]]},
@@ -156,7 +156,7 @@ def test_samples_without_target_equal_their_absence(weighting):
 )
 def test_a_part_without_any_target_adds_nothing_but_keeps_its_graph(weighting, part, rows, logits):
     outputs, batch = make_batch(**{rows: []})
-    loss = MultitaskLoss(**real_terms(), weighting=weighting)
+    loss = Loss(**real_terms(), weighting=weighting)
     with torch.no_grad():
         for log_variance in loss.log_variances.values():
             log_variance.fill_(0.3)
@@ -171,7 +171,7 @@ def test_a_part_without_any_target_adds_nothing_but_keeps_its_graph(weighting, p
 
 def test_a_batch_without_any_target_has_loss_zero_and_a_gradient():
     outputs, batch = make_batch(mask_rows=[], label_rows=[])
-    values = MultitaskLoss(**real_terms())(outputs, batch)
+    values = Loss(**real_terms())(outputs, batch)
     values["loss"].backward()
     assert all(value.item() == 0 for value in values.values())
     assert all(not logits.grad.any() for logits in outputs.values())
@@ -179,7 +179,7 @@ def test_a_batch_without_any_target_has_loss_zero_and_a_gradient():
 
 def test_terms_of_an_output_that_the_network_lacks_are_not_used():
     outputs, batch = make_batch()
-    loss = MultitaskLoss(**real_terms())
+    loss = Loss(**real_terms())
     both = loss(outputs, batch)
     masks = loss({"mask_logits": outputs["mask_logits"]}, batch)
     classes = loss({"class_logits": outputs["class_logits"]}, batch)
@@ -192,12 +192,12 @@ def test_terms_of_an_output_that_the_network_lacks_are_not_used():
 def test_an_output_without_terms_is_refused(part):
     terms = {**real_terms(), part: {}}
     with pytest.raises(UserError, match=rf"loss\.{part} holds no term"):
-        MultitaskLoss(**terms)(*make_batch())
+        Loss(**terms)(*make_batch())
 
 
 def test_a_part_of_weight_zero_is_logged_but_has_no_gradient():
     outputs, batch = make_batch()
-    values = MultitaskLoss(**real_terms(), classification_weight=0.0)(outputs, batch)
+    values = Loss(**real_terms(), classification_weight=0.0)(outputs, batch)
     values["loss"].backward()
     assert values["loss_classification"] > 0
     assert not outputs["class_logits"].grad.any()
@@ -209,7 +209,7 @@ def test_the_loss_is_float32_under_autocast():
     outputs = {name: logits.detach().bfloat16() for name, logits in outputs.items()}
     terms = real_terms()
     terms["classification"]["product"] = WeightedTerm(weight=1.0, term=Product())
-    loss = MultitaskLoss(**terms)
+    loss = Loss(**terms)
     expected = loss({name: logits.float() for name, logits in outputs.items()}, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         values = loss(outputs, batch)
@@ -222,7 +222,7 @@ def test_the_loss_is_float32_under_autocast():
 def test_masks_may_be_uint8(channels):
     outputs, batch = make_batch(mask_rows=[0, 1])
     outputs["mask_logits"] = outputs["mask_logits"].repeat(1, channels, 1, 1)
-    loss = MultitaskLoss(**real_terms())
+    loss = Loss(**real_terms())
     compact = {**batch, "mask": batch["mask"].to(torch.uint8)}
     assert torch.equal(loss(outputs, compact)["loss"], loss(outputs, batch)["loss"])
 
@@ -230,7 +230,7 @@ def test_masks_may_be_uint8(channels):
 def test_class_weights_reach_the_classification_terms():
     weights = torch.tensor([0.1, 1.0, 5.0])
     outputs, batch = make_batch()
-    loss = MultitaskLoss(**real_terms(), weight_of_class=weights)
+    loss = Loss(**real_terms(), weight_of_class=weights)
     expected = nn.functional.cross_entropy(outputs["class_logits"], batch["label"], weights)
     torch.testing.assert_close(loss(outputs, batch)["loss_ce"], expected.detach())
     assert loss.state_dict() == {}
@@ -259,4 +259,4 @@ def test_class_weights_reach_the_classification_terms():
 )
 def test_mistakes_are_named(change, message):
     with pytest.raises(UserError, match=message):
-        MultitaskLoss(**{**real_terms(), **change})
+        Loss(**{**real_terms(), **change})

@@ -12,12 +12,12 @@ import torch
 from polymask.data.images import read_image
 from polymask.data.sources import read_ham10000
 from polymask.families.multitask.family import Family
-from polymask.families.multitask.loss import MultitaskLoss
+from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.predictions import ImagePrediction
 from polymask.families.multitask.task import Task
 from polymask.losses.classification import CrossEntropyLoss as ClassCrossEntropy
 from polymask.losses.segmentation import DiceLoss
-from polymask.models.mask_class.smp import build_model
+from polymask.models.mask_class.smp import build_smp
 
 CLASSES = ["MEL", "NV", "BKL"]
 SCORER = Family(class_names=CLASSES).scorer
@@ -26,9 +26,9 @@ SCORER = Family(class_names=CLASSES).scorer
 def make_task(**options) -> Task:
     torch.manual_seed(0)
     return Family(class_names=CLASSES, **options).build_task(
-        build_model=partial(build_model, model="unet", encoder_name="resnet18", encoder_weights=None),
+        build_model=partial(build_smp, model="unet", encoder_name="tu-test_resnet", encoder_weights=None),
         build_loss=partial(
-            MultitaskLoss,
+            Loss,
             segmentation={"dice": {"weight": 1.0, "term": DiceLoss()}},
             classification={"ce": {"weight": 1.0, "term": ClassCrossEntropy()}},
         ),

@@ -29,7 +29,7 @@ UNET = [
 MASK_RCNN = [
     "experiment=mask_rcnn",
     *FOLDS,
-    "model.backbone=resnet18",
+    "model.backbone=tu-test_resnet",
     "model.weights=null",
     "model.min_size=64",
     "model.max_size=96",
@@ -41,8 +41,10 @@ MASK_RCNN = [
 
 
 @pytest.fixture(scope="session")
-def _runs_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _runs_once(tmp_path_factory: pytest.TempPathFactory, _empty_database: Path) -> Path:
     root = tmp_path_factory.mktemp("folds")
+    (root / "mlruns").mkdir()
+    shutil.copy(_empty_database, root / "mlruns" / "mlflow.db")
     folder = write_coco(root / "coco", num_images=NUM_IMAGES)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -148,7 +150,7 @@ def test_mask_rcnn_stands_beside_them_with_the_metrics_of_the_union(root: Path) 
     names = list(dict.fromkeys(study for study, _ in rows))
     assert len(names) == 2
     assert "unet" in names[0]
-    assert "mask_rcnn resnet18" in names[1]
+    assert "mask_rcnn tu-test_resnet" in names[1]
     for study, run in zip(names, ("unet_0", "rcnn_0"), strict=True):
         for metric in SHARED:
             assert rows[study, metric]["mean"] == pytest.approx(metrics_of(root, run)[metric])

@@ -9,12 +9,12 @@ from polymask.errors import UserError
 from polymask.models.encoders import check_encoder_name
 from polymask.models.mask_class.classifier import lesion_probability
 from polymask.models.mask_class.decoders import DECODERS
-from polymask.models.mask_class.smp import build_model
+from polymask.models.mask_class.smp import build_smp
 
 
 def build(**options):
-    defaults = {"model": "unet", "encoder_name": "resnet18", "encoder_weights": None}
-    return build_model(**{**defaults, "num_masks": 1, "num_classes": 3, **options})
+    defaults = {"model": "unet", "encoder_name": "tu-test_resnet", "encoder_weights": None}
+    return build_smp(**{**defaults, "num_masks": 1, "num_classes": 3, **options})
 
 
 def images(height: int, width: int, batch: int = 2) -> torch.Tensor:
@@ -23,7 +23,7 @@ def images(height: int, width: int, batch: int = 2) -> torch.Tensor:
 
 @pytest.mark.parametrize("model", DECODERS)
 def test_every_decoder_takes_images_of_any_size(model):
-    encoder = "tu-test_vit" if model == "dpt" else "resnet18"
+    encoder = "tu-test_vit" if model == "dpt" else "tu-test_resnet"
     network = build(model=model, encoder_name=encoder, num_masks=2, head={"mask_attention": True})
     for height, width in ((65, 97), (32, 33)):
         outputs = network(images(height, width))
@@ -40,7 +40,7 @@ def test_transformers_and_their_kin_take_images_of_any_size(encoder):
 @pytest.mark.parametrize("model", ["unet", "fpn"])
 def test_without_padding_the_logits_are_those_of_the_library(model):
     network = build(model=model).eval()
-    reference = DECODERS[model](encoder_name="resnet18", encoder_weights=None, classes=1).eval()
+    reference = DECODERS[model](encoder_name="tu-test_resnet", encoder_weights=None, classes=1).eval()
     reference.load_state_dict(
         {key: value for key, value in network.state_dict().items() if key in reference.state_dict()}
     )
@@ -187,7 +187,10 @@ def test_an_encoder_name_of_another_type_is_told(name) -> None:
         ({"encoder_name": "tu-resnett18"}, r"model\.encoder_name='tu-resnett18'.*tu-resnet18"),
         ({"encoder_name": "tu-resnet18.x"}, r"no weights 'x' for it\. Allowed: tu-resnet18, tu-resnet18\.a1"),
         ({"encoder_name": "tu-test_vit"}, r"plain vision transformer.*model\.model=dpt"),
-        ({"model": "dpt"}, r"dpt needs a plain vision transformer.*'resnet18' is not"),
+        (
+            {"model": "dpt", "encoder_name": "resnet18"},
+            r"dpt needs a plain vision transformer.*'resnet18' is not",
+        ),
         ({"model": "dpt", "encoder_name": "tu-test_resnet"}, r"dpt needs a plain vision transformer"),
         ({"model": "dpt", "encoder_name": "tu-eva02_tiny_patch14_224"}, r"dpt needs patches of 8, 16 or 32"),
         (

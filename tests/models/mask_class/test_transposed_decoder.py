@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from polymask.errors import UserError
-from polymask.models.mask_class.smp import build_model
+from polymask.models.mask_class.smp import build_smp
 
 
 def build(**options):
     defaults = {"model": "transposed", "encoder_name": "mobilenet_v2", "encoder_weights": None}
-    return build_model(**{**defaults, "num_masks": 1, "num_classes": 0, **options})
+    return build_smp(**{**defaults, "num_masks": 1, "num_classes": 0, **options})
 
 
 def test_layers_are_those_of_the_study():

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from polymask.errors import UserError
-from polymask.models.mask_class.unet_family import NETWORKS, build_model
+from polymask.models.mask_class.unet_family import NETWORKS, build_unet
 from polymask.training.ema import WeightAverage
 
 SMALL = [4, 8, 8, 8, 8]
 
 
 def build(model: str = "unet", **options):
-    return build_model(**{"model": model, "num_masks": 1, "num_classes": 0, "channels": SMALL, **options})
+    return build_unet(**{"model": model, "num_masks": 1, "num_classes": 0, "channels": SMALL, **options})
 
 
 def images(height: int, width: int, batch: int = 2, channels: int = 3) -> torch.Tensor:

@@ -14,7 +14,7 @@ LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_re
 
 
 def build(**options):
-    small = {"backbone": "resnet18", "weights": None, "channels": 16, "min_size": 64, "max_size": 128}
+    small = {"backbone": "tu-test_resnet", "weights": None, "channels": 16, "min_size": 64, "max_size": 128}
     small |= {"boxes_per_image": 32, "detections_per_image": 20}
     torch.manual_seed(options.pop("seed", 0))
     return build_model(**{**small, "num_classes": 2, "anchor_sizes": [8, 16, 32, 48, 64], **options})

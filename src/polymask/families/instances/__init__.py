@@ -2,4 +2,4 @@
 
 from polymask.utils.lazy import lazy_names
 
-__getattr__ = lazy_names(__name__, {"Family": "family", "Loss": "loss:InstanceLoss", "Samples": "data"})
+__getattr__ = lazy_names(__name__, {"Family": "family", "Loss": "loss", "Samples": "data"})

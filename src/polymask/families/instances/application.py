@@ -13,13 +13,13 @@ from polymask.data.images import write_image
 from polymask.errors import number
 from polymask.families.base import Batch
 from polymask.families.images import ImageApplication, ImageCase
-from polymask.families.instances.data import check_pixel_size
 from polymask.families.instances.drawing import overlay_instances
 from polymask.families.instances.files import InstanceFiles
-from polymask.families.instances.tables import coco_results, confident_objects, instance_rows, label_map
+from polymask.families.instances.predictions import confident_objects, label_map
+from polymask.families.instances.tables import check_pixel_size, coco_results, instance_rows
 from polymask.families.instances.task import Task, sizes
 from polymask.models.mask_rcnn.pasting import to_predictions
-from polymask.structures.objects import InstancePrediction
+from polymask.structures.objects import FoundObjects
 from polymask.utils.files import write_text
 
 
@@ -64,33 +64,33 @@ class Application(ImageApplication):
         counts = [f"count_{name}" for name in class_names]
         self.columns = ("num_objects", *counts, "covered_pixels", "covered_share")
 
-    def predict(self, task: Task, batch: Batch) -> list[InstancePrediction]:
+    def predict(self, task: Task, batch: Batch) -> list[FoundObjects]:
         """Return the objects of each image."""
         return to_predictions(batch["ids"], task.model.predict(task.images(batch)), sizes(batch))
 
-    def result(self, prediction: InstancePrediction, case: ImageCase) -> InstancePrediction:
+    def result(self, prediction: FoundObjects, case: ImageCase) -> FoundObjects:
         """Return the prediction as it is: images are not resized on their way to the network."""
         return prediction
 
     def write_result(
-        self, folder: Path, name: Path, result: InstancePrediction, original: np.ndarray | None
+        self, folder: Path, name: Path, result: FoundObjects, original: np.ndarray | None
     ) -> dict[str, Any]:
         """Write the files of one image; return its row for `predictions.csv`."""
-        sure = confident_objects(result, self.score_threshold)
-        numbers = label_map(sure)
+        confident = confident_objects(result, self.score_threshold)
+        numbers = label_map(confident)
         write_image(folder / "label_maps" / f"{name}.tif", numbers)
         if original is not None:
-            drawn = overlay_instances(original, sure, self.class_names)
+            drawn = overlay_instances(original, confident, self.class_names)
             write_image(folder / "overlays" / f"{name}.jpg", drawn)
         content = {
-            "rows": instance_rows(sure, self.class_names),
+            "rows": instance_rows(confident, self.class_names),
             "results": coco_results(result, result.id, range(1, len(self.class_names) + 1)),
         }
         write_text(folder / "instances" / f"{name}.json", json.dumps(content))
-        counts = np.bincount(sure.labels, minlength=len(self.class_names)).tolist()
+        counts = np.bincount(confident.labels, minlength=len(self.class_names)).tolist()
         covered = int(np.count_nonzero(numbers))
         return {
-            "num_objects": len(sure.labels),
+            "num_objects": len(confident.labels),
             **{f"count_{label}": count for label, count in zip(self.class_names, counts, strict=True)},
             "covered_pixels": covered,
             "covered_share": f"{covered / numbers.size:.6f}",

@@ -13,8 +13,9 @@ from polymask.data.mask_checks import describe_images
 from polymask.data.object_checks import check_files, check_subsets, describe, foreground_share
 from polymask.data.records import Reader, Record
 from polymask.data.transforms import Augmentation
-from polymask.errors import UserError, number
+from polymask.errors import UserError
 from polymask.families.instances.dataset import InstanceDataset, collate_instances
+from polymask.families.instances.tables import check_pixel_size
 from polymask.structures.samples import OriginalSample, TitledSample
 
 
@@ -114,14 +115,3 @@ class Samples(samples.Samples):
         for index, one in enumerate(item["target"]["masks"]):
             mask[one > 0] = 1 + index % 9
         return TitledSample(title, item["image"], mask)
-
-
-def check_pixel_size(value: float | None) -> float | None:
-    """Return micrometres per pixel, None when unknown.
-
-    Raises:
-        UserError: Not a number above 0.
-    """
-    if value is None:
-        return None
-    return number("data.pixel_size", value, above=0, what="micrometres per pixel", note="or null")

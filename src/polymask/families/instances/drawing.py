@@ -15,7 +15,7 @@ from polymask.data.images import resize_image
 from polymask.families.instances.labels import Colour, Label, write_labels
 from polymask.reporting.canvas import PALETTE, WHITE, column, text_bar
 from polymask.structures.crops import Crop, crop
-from polymask.structures.objects import InstancePrediction, InstanceTruth
+from polymask.structures.objects import FoundObjects, TrueObjects
 
 _OBJECT_COLOURS = 7  # of Okabe and Ito; no more are needed to tell neighbours apart
 _CROWD_COLOUR = (190, 190, 190)
@@ -26,9 +26,7 @@ _TILE_SIDES = (480, 960)  # longest side of one half of a panel
 _MOST_HEADINGS = 4  # classes named above an image
 
 
-def overlay_instances(
-    image: np.ndarray, prediction: InstancePrediction, class_names: Sequence[str]
-) -> np.ndarray:
+def overlay_instances(image: np.ndarray, prediction: FoundObjects, class_names: Sequence[str]) -> np.ndarray:
     """Draw the found objects with class and score below a heading that counts them.
 
     Small images are enlarged by a whole factor, because letters do not shrink with them.
@@ -49,8 +47,8 @@ def overlay_instances(
 
 def instance_panel(
     image: np.ndarray,
-    truth: InstanceTruth | None,
-    prediction: InstancePrediction,
+    truth: TrueObjects | None,
+    prediction: FoundObjects,
     class_names: Sequence[str],
 ) -> np.ndarray:
     """Place the true objects, or the bare image when they are unknown, and the found ones side by side.
@@ -83,7 +81,7 @@ def add_caption(panel: np.ndarray, caption: str) -> np.ndarray:
     return np.vstack([panel, text_bar(caption, panel.shape[1])])
 
 
-def draw_found(image: np.ndarray, prediction: InstancePrediction, class_names: Sequence[str]) -> np.ndarray:
+def draw_found(image: np.ndarray, prediction: FoundObjects, class_names: Sequence[str]) -> np.ndarray:
     """Draw found objects; `image` may be larger or smaller than the prediction, of the same proportions."""
     crops = [_resize(crop(mask), prediction.size, image.shape[:2]) for mask in prediction.masks]
     colours = _colours(crops, prediction.labels, class_names)
@@ -94,7 +92,7 @@ def draw_found(image: np.ndarray, prediction: InstancePrediction, class_names: S
     return _draw(image, [Label(*each) for each in zip(crops, colours, texts, strict=True)])
 
 
-def draw_true(image: np.ndarray, truth: InstanceTruth, class_names: Sequence[str]) -> np.ndarray:
+def draw_true(image: np.ndarray, truth: TrueObjects, class_names: Sequence[str]) -> np.ndarray:
     """Draw true objects, see `draw_found`; the class is written only where there are several."""
     crops = [_resize(crop(mask), truth.size, image.shape[:2]) for mask in truth.masks]
     labels = []

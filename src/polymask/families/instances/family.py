@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polymask.data.module import DataModule
-from polymask.data.records import Record
 from polymask.errors import number, whole_number
 from polymask.families import base
-from polymask.families.instances.data import check_pixel_size
 from polymask.families.instances.scorer import Scorer
-from polymask.structures.objects import InstancePrediction
+from polymask.families.instances.tables import check_pixel_size
+from polymask.structures.objects import FoundObjects
 
 if TYPE_CHECKING:
-    from polymask.families.instances.loss import InstanceLoss
+    from polymask.data.module import DataModule
+    from polymask.data.records import Record
+    from polymask.families.instances.loss import Loss
     from polymask.families.instances.task import Task
     from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
 
@@ -38,16 +38,6 @@ class Family(base.Family):
         UserError: A value is out of range.
     """
 
-    headline = (
-        "mask_ap",
-        "mask_ap50",
-        "mask_ap75",
-        "box_ap",
-        "f1_at_score",
-        "count_error",
-        "dice_lesion_image",
-        "iou_lesion_image",
-    )
     needs = frozenset({"image", "objects"})
     options = ("data.intensity_range", "data.pixel_size", "task.score_threshold")
 
@@ -71,7 +61,7 @@ class Family(base.Family):
         self,
         *,
         build_model: Callable[..., MaskRCNNSegmenter],
-        build_loss: Callable[..., InstanceLoss],
+        build_loss: Callable[..., Loss],
         class_counts: Sequence[int] | None,
     ) -> Task:
         """Build network and loss for the classes of the data.
@@ -98,15 +88,14 @@ class Family(base.Family):
             folder,
             scorer=self.scorer,
             data=data,
-            headline=self.headline,
             score_threshold=self.score_threshold,
             pixel_size=self.pixel_size,
         )
 
-    def picture(self, prediction: InstancePrediction, record: Record) -> np.ndarray:
+    def picture(self, prediction: FoundObjects, record: Record) -> np.ndarray:
         """Return the true and the found objects side by side, the found ones of enough score."""
         from polymask.families.instances.drawing import instance_panel
-        from polymask.families.instances.tables import confident_objects
+        from polymask.families.instances.predictions import confident_objects
         from polymask.families.instances.truth import read_truth
 
         truth = read_truth(record, prediction.size)

@@ -92,9 +92,9 @@ def _draw_curve(
     linestyle: str | tuple,
 ) -> None:
     axes.plot(recall, precision, label=label, color=color, linestyle=linestyle)
-    sure = np.flatnonzero(scores >= score_threshold)
-    if len(sure):
-        axes.plot(recall[sure[-1]], precision[sure[-1]], "o", color=color)
+    confident = np.flatnonzero(scores >= score_threshold)
+    if len(confident):
+        axes.plot(recall[confident[-1]], precision[confident[-1]], "o", color=color)
 
 
 def _mask_ap(rows: dict[str, np.ndarray], label: int, threshold: int) -> float:

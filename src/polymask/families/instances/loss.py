@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from polymask.errors import number
 
 
-class InstanceLoss(nn.Module):
+class Loss(nn.Module):
     """Weighted sum of the terms of He et al., "Mask R-CNN", ICCV 2017, and Ren et al., "Faster R-CNN", 2015.
 
     Args:

@@ -16,8 +16,9 @@ from polymask.data.records import Record
 from polymask.families.instances.drawing import add_caption, instance_panel
 from polymask.families.instances.figures import plot_object_confusion, plot_object_pr_curves
 from polymask.families.instances.files import InstanceFiles
+from polymask.families.instances.predictions import confident_objects, label_map
 from polymask.families.instances.scorer import Scorer
-from polymask.families.instances.tables import coco_results, confident_objects, instance_rows, label_map
+from polymask.families.instances.tables import coco_results, instance_rows
 from polymask.families.instances.truth import read_truth
 from polymask.metrics.bootstrap import ratio
 from polymask.metrics.rows import mean_losses
@@ -25,7 +26,7 @@ from polymask.metrics.segmentation import lesion_scores
 from polymask.reporting.course import Course, plot_course
 from polymask.reporting.metrics_file import write_metrics
 from polymask.reporting.rows import read_samples, write_samples
-from polymask.structures.objects import InstancePrediction
+from polymask.structures.objects import FoundObjects
 from polymask.structures.samples import Rows
 from polymask.utils.files import write_text
 
@@ -44,7 +45,6 @@ class Report:
         folder: Where to write; for `picture` alone, where an earlier report lies.
         scorer: Computes the metrics; it knows the classes.
         data: The data set, for groups and truth.
-        headline: The metrics to be seen first.
         score_threshold: Least score of the objects that count.
         pixel_size: Side of a pixel in micrometres, None when unknown.
     """
@@ -57,25 +57,24 @@ class Report:
         *,
         scorer: Scorer,
         data: DataModule,
-        headline: Sequence[str],
         score_threshold: float,
         pixel_size: float | None,
     ) -> None:
-        self.folder, self.scorer, self.data, self.headline = folder, scorer, data, headline
+        self.folder, self.scorer, self.data = folder, scorer, data
         self.score_threshold, self.pixel_size = score_threshold, pixel_size
         self._files = InstanceFiles(folder, pixel_size=pixel_size)
 
-    def add(self, predictions: Sequence[InstancePrediction]) -> None:
+    def add(self, predictions: Sequence[FoundObjects]) -> None:
         """Write label map, panel, table rows and COCO results of each image of one batch."""
         names = self.scorer.class_names
         for prediction in predictions:
             record = self._records[prediction.id]
-            sure = confident_objects(prediction, self.score_threshold)
+            confident = confident_objects(prediction, self.score_threshold)
             results = coco_results(prediction, *_annotation_ids(record, len(names)))
-            self._files.add(instance_rows(sure, names), results)
-            write_image(self.folder / "label_maps" / f"{record.id}.tif", label_map(sure))
+            self._files.add(instance_rows(confident, names), results)
+            write_image(self.folder / "label_maps" / f"{record.id}.tif", label_map(confident))
             truth = read_truth(record, prediction.size)
-            panel = instance_panel(record.read_image(), truth, sure, names)
+            panel = instance_panel(record.read_image(), truth, confident, names)
             write_image(self._panel_path(record.id), panel)
 
     def finish(self, rows: Rows, course: Course) -> list[str]:
@@ -100,7 +99,7 @@ class Report:
         plot_object_confusion(rows, names, threshold, self.folder / "confusion_matrix.png")
         plot_course(course, self.folder)
         self._write_examples(rows)
-        return measured.lines(self.headline)
+        return measured.lines(self.scorer.headline)
 
     def picture(self, id_: str) -> np.ndarray:
         """Return the panel of one test image with its numbers below, from the files of the report.

@@ -19,6 +19,11 @@ class Scorer(base.Scorer):
         class_names: Names of the K classes, without the background.
     """
 
+    headline = (
+        *("mask_ap", "mask_ap50", "mask_ap75", "box_ap", "f1_at_score", "count_error"),
+        *("dice_lesion_image", "iou_lesion_image"),
+    )
+
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = list(class_names)
 

@@ -1,32 +1,14 @@
-"""Found objects as a table, as COCO results and as a label map."""
+"""Found objects as a table and as COCO results."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from polymask.errors import UserError
+from polymask.errors import number
 from polymask.structures import rle
-from polymask.structures.crops import crop
-from polymask.structures.objects import InstancePrediction
-
-_MOST_OBJECTS = np.iinfo(np.uint16).max
-
-
-def confident_objects(prediction: InstancePrediction, score_threshold: float) -> InstancePrediction:
-    """Return the objects of at least that score: those that are counted, measured and drawn."""
-    count = int((prediction.scores >= score_threshold).sum())  # the best come first
-    return replace(
-        prediction,
-        boxes=prediction.boxes[:count],
-        labels=prediction.labels[:count],
-        scores=prediction.scores[:count],
-        masks=prediction.masks[:count],
-    )
+from polymask.structures.objects import FoundObjects
 
 
 def table_columns(pixel_size: float | None) -> tuple[str, ...]:
@@ -34,7 +16,7 @@ def table_columns(pixel_size: float | None) -> tuple[str, ...]:
     return ("image", "id", "class", "score", "x0", "y0", "x1", "y1", *sizes(0, pixel_size))
 
 
-def instance_rows(prediction: InstancePrediction, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def instance_rows(prediction: FoundObjects, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """Return one row per object.
 
     Args:
@@ -47,13 +29,13 @@ def instance_rows(prediction: InstancePrediction, class_names: Sequence[str]) ->
     """
     rows = []
     objects = zip(prediction.labels, prediction.scores, prediction.boxes, prediction.masks, strict=True)
-    for number, (label, score, box, mask) in enumerate(objects, start=1):
+    for place, (label, score, box, mask) in enumerate(objects, start=1):
         corners = {
             name: round(float(side), 2) for name, side in zip(("x0", "y0", "x1", "y1"), box, strict=True)
         }
         row = {
             "image": prediction.id,
-            "id": number,
+            "id": place,
             "class": class_names[label],
             "score": round(float(score), 6),
         }
@@ -82,12 +64,12 @@ def sizes(area: int, pixel_size: float | None) -> dict[str, float]:
 
 
 def coco_results(
-    prediction: InstancePrediction, image_id: int | str, category_ids: Sequence[int]
+    prediction: FoundObjects, image_id: int | str, category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Return objects in the result format of COCO, which `COCO.loadRes` reads.
 
     Args:
-        prediction: The objects of one image, all of them: average precision needs the unsure ones too.
+        prediction: The objects of one image, all of them: average precision needs the doubtful ones, too.
         image_id: Id of the image in the annotation file.
         category_ids: Id of each class in the annotation file.
 
@@ -110,25 +92,12 @@ def coco_results(
     return results
 
 
-def label_map(prediction: InstancePrediction) -> np.ndarray:
-    """Draw objects into one image of numbers.
-
-    Where objects overlap the better score wins, so an object that lies below others may have fewer pixels
-    than its mask, or none.
-
-    Returns:
-        (H, W) uint16, 0 is background, n the n-th object, which has the id n in `instance_rows`.
+def check_pixel_size(value: float | None) -> float | None:
+    """Return micrometres per pixel, None when unknown.
 
     Raises:
-        UserError: There are more objects than numbers.
+        UserError: Not a number above 0.
     """
-    if len(prediction.masks) > _MOST_OBJECTS:
-        raise UserError(
-            f"{prediction.id} has {len(prediction.masks)} objects, and a label map has numbers for "
-            f"{_MOST_OBJECTS}; raise task.score_threshold."
-        )
-    drawn = np.zeros(prediction.size, np.uint16)
-    for number in range(len(prediction.masks), 0, -1):
-        piece = crop(prediction.masks[number - 1])
-        drawn[piece.window][piece.mask] = number
-    return drawn
+    if value is None:
+        return None
+    return number("data.pixel_size", value, above=0, what="micrometres per pixel", note="or null")

@@ -8,14 +8,12 @@ from torch import Tensor, nn
 
 from polymask.families import base
 from polymask.families.base import Batch
-from polymask.families.instances.loss import InstanceLoss
+from polymask.families.instances.loss import Loss
 from polymask.families.instances.truth import truth_of
-from polymask.metrics.accumulator import Accumulator
 from polymask.metrics.instance_matching import match_image
 from polymask.models.mask_rcnn.pasting import to_predictions
 from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
-from polymask.structures.objects import InstancePrediction
-from polymask.structures.samples import Rows
+from polymask.structures.objects import FoundObjects
 
 
 class Task(base.Task):
@@ -35,7 +33,7 @@ class Task(base.Task):
         self,
         *,
         model: MaskRCNNSegmenter,
-        loss: InstanceLoss,
+        loss: Loss,
         num_classes: int,
         score_threshold: float = 0.5,
         max_detections: int = 100,
@@ -47,7 +45,6 @@ class Task(base.Task):
         self.num_classes, self.max_detections = num_classes, max_detections
         self.score_threshold = score_threshold
         self.monitor, self.mode = monitor, mode
-        self.accumulator = Accumulator()
 
     def start_epoch(self, epoch: int) -> None:
         """Switch to training mode; frozen layers stay frozen."""
@@ -65,7 +62,7 @@ class Task(base.Task):
         """Return `loss` and the five terms."""
         return self.loss(self.model(self.images(batch), batch["target"]))
 
-    def evaluation_step(self, batch: Batch) -> list[InstancePrediction]:
+    def evaluation_step(self, batch: Batch) -> list[FoundObjects]:
         """Collect losses and the comparison of found with true objects; one pass through the backbone."""
         terms, found = self.model.evaluate(self.images(batch), batch["target"])
         predictions = to_predictions(batch["ids"], found, sizes(batch))
@@ -84,14 +81,6 @@ class Task(base.Task):
         compared = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
         self.accumulator.update(batch["ids"], **losses, **compared)
         return predictions
-
-    def evaluation(self) -> Rows:
-        """Return the rows of `evaluation_step` since `reset`."""
-        return self.accumulator.compute()
-
-    def reset(self) -> None:
-        """Forget the rows."""
-        self.accumulator.reset()
 
     def images(self, batch: Batch) -> list[Tensor]:
         """Return (3, H, W) float32 images in [0, 1]; the network normalises them itself."""

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from polymask.data.records import Record
 from polymask.structures import rle
-from polymask.structures.objects import InstanceTruth
+from polymask.structures.objects import TrueObjects
 
 
-def truth_of(target: dict[str, Tensor]) -> InstanceTruth:
+def truth_of(target: dict[str, Tensor]) -> TrueObjects:
     """Return the target of one image in plain containers."""
     masks = target["masks"].cpu().numpy()
-    return InstanceTruth(
+    return TrueObjects(
         size=(masks.shape[1], masks.shape[2]),
         boxes=target["boxes"].cpu().numpy(),
         labels=target["labels"].cpu().numpy(),
@@ -21,10 +21,10 @@ def truth_of(target: dict[str, Tensor]) -> InstanceTruth:
     )
 
 
-def read_truth(record: Record, size: tuple[int, int]) -> InstanceTruth:
+def read_truth(record: Record, size: tuple[int, int]) -> TrueObjects:
     """Read the true objects of an image of (height, width) `size`."""
     target = record.read_objects(size).to_target()
-    return InstanceTruth(
+    return TrueObjects(
         size=size,
         boxes=target["boxes"],
         labels=target["labels"],

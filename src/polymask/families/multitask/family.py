@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polymask.data.module import DataModule
-from polymask.data.records import Record
 from polymask.errors import UserError, choose
 from polymask.families import base
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
 
 if TYPE_CHECKING:
-    from polymask.families.multitask.loss import MultitaskLoss
+    from polymask.data.module import DataModule
+    from polymask.data.records import Record
+    from polymask.families.multitask.loss import Loss
     from polymask.families.multitask.task import Task
     from polymask.models.mask_class.classifier import SegmentationClassifier
 
@@ -40,7 +40,6 @@ class Family(base.Family):
         UserError: Neither masks nor classes are predicted, or there are no classes to predict.
     """
 
-    headline = ("dice_lesion_image", "iou_lesion_image", "balanced_accuracy", "f1_macro", "auroc_macro")
     options = ("data.intensity_range", "tta")
 
     def __init__(
@@ -75,7 +74,7 @@ class Family(base.Family):
         self,
         *,
         build_model: Callable[..., SegmentationClassifier],
-        build_loss: Callable[..., MultitaskLoss],
+        build_loss: Callable[..., Loss],
         class_counts: Sequence[int] | None,
     ) -> Task:
         """Build network and loss with the outputs that data and options ask for."""
@@ -101,7 +100,7 @@ class Family(base.Family):
         """Return the writer of a test run's tables and figures."""
         from polymask.families.multitask.report import Report
 
-        return Report(folder, scorer=self.scorer, data=data, headline=self.headline)
+        return Report(folder, scorer=self.scorer, data=data)
 
     def picture(self, prediction: ImagePrediction, record: Record) -> np.ndarray:
         """Return the panel of one sample: image, predicted mask, outlines of truth and prediction."""

@@ -27,7 +27,7 @@ class WeightedTerm(TypedDict):
     term: nn.Module
 
 
-class MultitaskLoss(nn.Module):
+class Loss(nn.Module):
     """Sum of two parts, segmentation and classification, each a weighted sum L of named terms.
 
     With part weights w, `fixed` is the sum of w L; `uncertainty` is the sum of w (exp(-s) L + s / 2) with

@@ -41,13 +41,12 @@ class Report:
         folder: Where to write; for `picture` alone, where an earlier report lies.
         scorer: Computes the metrics; it knows the classes.
         data: The data set, for groups and file names.
-        headline: The metrics to be seen first.
     """
 
     bulk_folders = ("masks",)
 
-    def __init__(self, folder: Path, *, scorer: Scorer, data: DataModule, headline: Sequence[str]) -> None:
-        self.folder, self.scorer, self.data, self.headline = folder, scorer, data, headline
+    def __init__(self, folder: Path, *, scorer: Scorer, data: DataModule) -> None:
+        self.folder, self.scorer, self.data = folder, scorer, data
 
     def add(self, predictions: Sequence[ImagePrediction]) -> None:
         """Write the masks of one batch to `masks/{id}.png`."""
@@ -79,7 +78,7 @@ class Report:
             self._write_classification(rows)
         plot_course(course, self.folder)
         self._write_examples()
-        lines = measured.lines(self.headline)
+        lines = measured.lines(self.scorer.headline)
         if counts:
             lines.append(
                 f"test/num_empty_masks {counts['num_empty_masks']} of {counts['num_masks']}  (nothing found "

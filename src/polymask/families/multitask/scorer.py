@@ -29,6 +29,8 @@ class Scorer(base.Scorer):
         multiclass: Whether masks tell the classes apart.
     """
 
+    headline = ("dice_lesion_image", "balanced_accuracy", "iou_lesion_image", "f1_macro", "auroc_macro")
+
     def __init__(self, class_names: Sequence[str], *, multiclass: bool) -> None:
         self.class_names, self.multiclass = list(class_names), multiclass
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from polymask.families import base
 from polymask.families.base import Batch
-from polymask.families.multitask.loss import MultitaskLoss
+from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
-from polymask.metrics.accumulator import Accumulator
 from polymask.metrics.segmentation import confusion_per_sample, lesion_confusion_per_sample
 from polymask.models.mask_class.classifier import SegmentationClassifier
 from polymask.structures.samples import Rows
+
+if TYPE_CHECKING:
+    from polymask.metrics.accumulator import Accumulator
 
 
 class Task(base.Task):
@@ -32,7 +37,7 @@ class Task(base.Task):
         self,
         *,
         model: SegmentationClassifier,
-        loss: MultitaskLoss,
+        loss: Loss,
         num_classes: int,
         multiclass: bool,
         monitor: str = "val/loss",
@@ -43,14 +48,13 @@ class Task(base.Task):
         self.model, self.loss = model, loss
         self.num_classes, self.multiclass = num_classes, multiclass
         self.monitor, self.mode = monitor, mode
-        self.accumulator = Accumulator()
-        self.training_accumulator = Accumulator(repeats=True) if training_metrics else None
+        self.training_metrics = training_metrics
 
     def start_epoch(self, epoch: int) -> None:
         """Switch to training mode, with the backbone frozen if it is so in this epoch."""
         self.train()
         self.model.start_epoch(epoch)
-        if self.training_accumulator is not None:
+        if self.training_metrics:
             self.training_accumulator.reset()
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -62,15 +66,20 @@ class Task(base.Task):
         """Return `loss`, `loss_segmentation`, `loss_classification` and the named terms."""
         batch = _with_integer_mask(batch)
         outputs = self.model(self.images(batch))
-        if self.training_accumulator is not None:
+        if self.training_metrics:
             with torch.no_grad():
                 rows = self._rows(probabilities(outputs), batch)
                 self.training_accumulator.update(batch["ids"], **rows)
         return self.loss(outputs, batch)
 
+    @cached_property
+    def training_accumulator(self) -> Accumulator:
+        """What `training_step` puts its rows into."""
+        return self.new_accumulator(repeats=True)
+
     def training_rows(self) -> Rows:
         """Return the rows of the epoch's training batches, if they are kept."""
-        return {} if self.training_accumulator is None else self.training_accumulator.compute()
+        return self.training_accumulator.compute() if self.training_metrics else {}
 
     def evaluation_step(self, batch: Batch) -> list[ImagePrediction]:
         """Collect confusions, class probabilities and losses of the batch."""
@@ -102,14 +111,6 @@ class Task(base.Task):
             rows["class_probabilities"] = found["label"]
             rows["label"] = batch["label"]
         return rows
-
-    def evaluation(self) -> Rows:
-        """Return the rows of `evaluation_step` since `reset`."""
-        return self.accumulator.compute()
-
-    def reset(self) -> None:
-        """Forget the rows."""
-        self.accumulator.reset()
 
     def images(self, batch: Batch) -> Tensor:
         """Return (B, 3, H, W) float32 normalised images of a (B, H, W, 3) uint8 batch.

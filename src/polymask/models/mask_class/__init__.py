@@ -2,4 +2,4 @@
 
 from polymask.utils.lazy import lazy_names
 
-__getattr__ = lazy_names(__name__, {"build_smp": "smp:build_model", "build_unet": "unet_family:build_model"})
+__getattr__ = lazy_names(__name__, {"build_smp": "smp", "build_unet": "unet_family"})

@@ -36,7 +36,7 @@ TRIAL_SIZE = (65, 97)
 
 
 @gives("mask", "label")
-def build_model(
+def build_smp(
     *,
     model: str,
     encoder_name: str,
@@ -152,7 +152,7 @@ def _per_channel(values: Iterable[float], channels: int) -> list[float]:
 def _check_options(decoder: str | None, options: Iterable[str]) -> None:
     """Raise UserError when the decoder lacks an option."""
     known = decoder_options(decoder)
-    ours = [name for name in inspect.signature(build_model).parameters if name != "options"]
+    ours = [name for name in inspect.signature(build_smp).parameters if name != "options"]
     for option in options:
         if option not in known:
             raise UserError(

@@ -18,7 +18,7 @@ NORMS: dict[str, Any] = {"instance": ("instance", {"affine": True}), "batch": "b
 
 
 @gives("mask")
-def build_model(
+def build_unet(
     *,
     model: str,
     num_masks: int,

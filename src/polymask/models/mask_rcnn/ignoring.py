@@ -76,7 +76,7 @@ class Heads(RoIHeads):
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[Target] | None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Return sampled proposals, the number of the object of each, its label and the aims of its box."""
+        """Return sampled proposals, and the number of the object, label and regression target of each."""
         assert targets is not None
         kept = [self._counted(own, target) for own, target in zip(proposals, targets, strict=True)]
         return super().select_training_samples(kept, targets)
@@ -92,11 +92,11 @@ class Heads(RoIHeads):
         if not self.training:
             return super().forward(features, proposals, image_shapes, targets)
         assert targets is not None
-        proposals, matched, labels, aims = self.select_training_samples(proposals, targets)
+        proposals, matched, labels, regression_targets = self.select_training_samples(proposals, targets)
         pooled = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
         logits, offsets = self.box_predictor(pooled)
         if sum(map(len, labels)):
-            loss_classifier, loss_boxes = fastrcnn_loss(logits, offsets, labels, aims)
+            loss_classifier, loss_boxes = fastrcnn_loss(logits, offsets, labels, regression_targets)
         else:  # all is ignored, and a mean over nothing would be no number
             loss_classifier, loss_boxes = logits.sum() * 0, offsets.sum() * 0
         rows = [torch.where(own > 0)[0] for own in labels]
@@ -134,18 +134,18 @@ def mask_loss(
         by half or more.
     """
     size = logits.shape[-1]
-    aims, labels, counted = [], [], []
+    mask_targets, labels, counted = [], [], []
     for boxes, rows, target in zip(proposals, objects, targets, strict=True):
-        aims.append(project_masks_on_boxes(target["masks"], boxes, rows, size))
+        mask_targets.append(project_masks_on_boxes(target["masks"], boxes, rows, size))
         labels.append(target["labels"][rows])
-        counted.append(_counted_pixels(aims[-1], boxes, _ignored(target), size))
-    aim, label, weight = torch.cat(aims), torch.cat(labels), torch.cat(counted)
-    if aim.numel() == 0:
+        counted.append(_counted_pixels(mask_targets[-1], boxes, _ignored(target), size))
+    mask_target, label, weight = torch.cat(mask_targets), torch.cat(labels), torch.cat(counted)
+    if mask_target.numel() == 0:
         return logits.sum() * 0
     own = logits[torch.arange(len(label), device=label.device), label]
     if weight.all():  # torchvision's own mean, to the last bit
-        return F.binary_cross_entropy_with_logits(own, aim)
-    loss = F.binary_cross_entropy_with_logits(own, aim, reduction="none")
+        return F.binary_cross_entropy_with_logits(own, mask_target)
+    loss = F.binary_cross_entropy_with_logits(own, mask_target, reduction="none")
     return (loss * weight).sum() / weight.sum().clamp(min=1)
 
 
@@ -153,13 +153,13 @@ def _ignored(target: Target) -> Tensor:
     return target.get("ignored", target["masks"][:0])
 
 
-def _counted_pixels(aim: Tensor, boxes: Tensor, ignored: Tensor, size: int) -> Tensor:
+def _counted_pixels(mask_target: Tensor, boxes: Tensor, ignored: Tensor, size: int) -> Tensor:
     """Return (N, M, M) bool: the pixels of the object, and those outside of ignored regions."""
     if len(ignored) == 0 or len(boxes) == 0:
-        return torch.ones_like(aim, dtype=torch.bool)
+        return torch.ones_like(mask_target, dtype=torch.bool)
     union = ignored.bool().any(dim=0, keepdim=True).to(torch.uint8)
     first = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    return (aim >= 0.5) | (project_masks_on_boxes(union, boxes, first, size) < 0.5)
+    return (mask_target >= 0.5) | (project_masks_on_boxes(union, boxes, first, size) < 0.5)
 
 
 def with_methods_of(cls: type[nn.Module], module: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 
 from polymask.structures import rle
-from polymask.structures.objects import InstancePrediction
+from polymask.structures.objects import FoundObjects
 from polymask.structures.rle import Rle
 
 
@@ -69,7 +69,7 @@ def to_predictions(
     raws: Sequence[Mapping[str, Tensor]],
     sizes: Sequence[tuple[int, int]],
     threshold: float = 0.5,
-) -> list[InstancePrediction]:
+) -> list[FoundObjects]:
     """Return the detections of each image with masks of its size, leaving out those with an empty mask.
 
     Args:
@@ -84,7 +84,7 @@ def to_predictions(
         keep = [number for number, mask in enumerate(masks) if rle.area(mask) > 0]
         boxes, labels, scores = (raw[name].cpu().numpy()[keep] for name in ("boxes", "labels", "scores"))
         predictions.append(
-            InstancePrediction(
+            FoundObjects(
                 id=sample,
                 size=(height, width),
                 boxes=boxes.clip(0, np.array([width, height, width, height], np.float32)),

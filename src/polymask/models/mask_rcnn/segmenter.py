@@ -144,8 +144,8 @@ class MaskRCNNSegmenter(nn.Module):
         with _training_flag(rpn):  # keeps more of them
             samples, _ = choose()
         labels, matched = rpn.assign_targets_to_anchors(anchors, targets)
-        aims = rpn.box_coder.encode(matched, anchors)
-        loss_objectness, loss_boxes = rpn.compute_loss(objectness, offsets, labels, aims)
+        regression_targets = rpn.box_coder.encode(matched, anchors)
+        loss_objectness, loss_boxes = rpn.compute_loss(objectness, offsets, labels, regression_targets)
         return proposals, samples, {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_boxes}
 
     def encoder_parameters(self) -> list[nn.Parameter]:

@@ -70,7 +70,7 @@ def compare_samples(
         metrics: As `metrics` of a scorer; must count samples of weight 0 as if they were not there.
         rows_a: Rows of run A, `ids` (N,) among them. Truth must be the same in both.
         rows_b: Rows of run B: the same samples in the same order.
-        groups: (N,) group (lesion, patient, sequence) of each sample; the sample's id where there are none.
+        groups: (N,) group (patient, sequence) of each sample; the sample's id where there are none.
         num_replicates: Replicates of the bootstrap.
         num_permutations: Swaps that are drawn at most.
         seed: Seed of the draws, which depend on the groups' names and not on the order of the samples.

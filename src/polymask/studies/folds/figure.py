@@ -16,12 +16,6 @@ from polymask.reporting.figures import COLOURS, empty_figure, plain_text, write_
 from polymask.studies.folds.gathering import Study, shared_metrics
 from polymask.studies.folds.statistics import MetricSummary
 
-MAIN_METRICS = (
-    *("dice_lesion_image", "iou_lesion_image", "mask_ap50", "mask_ap", "box_ap"),
-    *("balanced_accuracy", "f1_macro", "auroc_macro"),
-)
-"""What is drawn, as far as all studies have it."""
-
 _MOST_PANELS = 6
 _NAME_LETTERS = 30  # of a line of a study's name, of which there are at most three
 _FOLDS, _MEAN, _POOLED = -0.24, 0.02, 0.28  # heights within a study's row of 1, downwards from its middle
@@ -40,7 +34,8 @@ def plot_studies(studies: Sequence[Study], path: Path) -> None:
 
 def _studies_figure(studies: Sequence[Study]) -> Figure:
     shared = [name for name in shared_metrics(studies) if any(_is_defined(study, name) for study in studies)]
-    metrics = ([name for name in MAIN_METRICS if name in shared] or shared)[:_MOST_PANELS]
+    headline = dict.fromkeys(name for study in studies for name in study.headline)
+    metrics = ([name for name in headline if name in shared] or shared)[:_MOST_PANELS]
     if not metrics:
         return empty_figure("There is no metric that all studies have.")
     num_columns = 2 if len(metrics) in (2, 4) else min(3, len(metrics))

@@ -30,6 +30,7 @@ class FoldRun:
         groups: Group of each sample.
         metrics: `metrics` of its scorer: of rows and (R, N) weights or None, to (R,) per name.
         tracker_run_id: The tracker's own id of the run, "" when it has none.
+        headline: The metrics that a person wants to see first.
     """
 
     name: str
@@ -38,6 +39,7 @@ class FoldRun:
     groups: Sequence[str]
     metrics: SampleMetrics
     tracker_run_id: str = ""
+    headline: Sequence[str] = ()
 
     @property
     def fold(self) -> int | None:
@@ -65,6 +67,11 @@ class Study:
     def ids(self) -> set[str]:
         """Return the samples that were tested."""
         return {str(name) for run in self.runs for name in run.rows["ids"]}
+
+    @property
+    def headline(self) -> Sequence[str]:
+        """Return the metrics that a person wants to see first."""
+        return self.runs[0].headline
 
     @property
     def num_groups(self) -> int:

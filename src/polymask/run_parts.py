@@ -1,0 +1,72 @@
+"""What a run is made of: its family and task, its split, its course."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from omegaconf import DictConfig
+
+from polymask.data.module import DataModule
+from polymask.data.splits.split import Split, split_from_csv
+from polymask.factories import build_family, build_task, rebuild
+from polymask.families.base import Family, Task
+from polymask.fitting import check_fit
+from polymask.training.checkpoint import CheckpointFolder, inference_weights, load_checkpoint, load_weights
+from polymask.training.state import TrainingState
+from polymask.utils.paths import resolve
+
+log = logging.getLogger(__name__)
+
+
+def split_of(content: Mapping[str, Any] | None) -> Split | None:
+    """Return the split of a checkpoint, None without one."""
+    return split_from_csv(content["split"]) if content is not None else None
+
+
+def build_family_and_task(
+    cfg: DictConfig, data: DataModule, previous: Mapping[str, Any] | None, checkpoints: CheckpointFolder
+) -> tuple[Family, Task]:
+    """Build what is trained: anew, from weights of another run, or from the run's own last checkpoint."""
+    counts = data.class_counts("train")
+    if previous is not None:
+        run = rebuild(previous, cfg)
+        family, build = run.family, partial(run.build_task, class_counts=counts)
+    else:
+        family = build_family(cfg, data.classes)
+        pretrained = cfg.init_from is None
+        build = partial(build_task, cfg, family, class_counts=counts, pretrained=pretrained)
+    check_fit(cfg, family)
+    task = build()
+    data.check_truth(family.needs)
+    if previous is None and cfg.init_from is not None:
+        _start_from(task, str(cfg.init_from), checkpoints, strict=cfg.init_strict)
+    return family, task
+
+
+def _start_from(task: Task, source: str, checkpoints: CheckpointFolder, *, strict: bool) -> None:
+    """Load the weights of another run or file into a fresh task."""
+    path = resolve(source) if source.endswith(".pt") else checkpoints.find(source)
+    for note in load_weights(task, inference_weights(load_checkpoint(path)), source=str(path), strict=strict):
+        log.warning("init_from: %s", note)
+    log.info("weights from %s", path)
+
+
+def keeps_split(content: Mapping[str, Any], cfg: DictConfig) -> bool:
+    """Return whether a test uses the run's own split: always, unless a split file was given to the test."""
+    return bool(cfg.data.get("split_file") == content["config"]["data"].get("split_file"))
+
+
+def warn_of_overlap(split: Split | None, data: DataModule) -> None:
+    """Say so when a test on another split looks at samples that the run was trained on."""
+    seen = set(split.subsets["train"]) & set(data.split.subsets["test"]) if split is not None else set()
+    if seen:
+        log.warning("%d test samples were in the training subset of this run.", len(seen))
+
+
+def state_of(checkpoints: CheckpointFolder, content: Mapping[str, Any]) -> TrainingState:
+    """Return the course of a run: of its last checkpoint where there is one, which knows all epochs."""
+    last = checkpoints.last(content["run_name"])
+    return TrainingState(**(load_checkpoint(last) if last.is_file() else content)["training"])
