@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,14 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import family_worker
 import numpy as np
 import pytest
 import torch
-from family_worker import BEST, LAST, RUN, application_of, evaluate
+from family_worker import (
+    BEST,
+    LAST,
+    RUN,
+    WORLD_SIZE,
+    application_of,
+    evaluate,
+    evaluate_as,
+    free_port,
+    infer_and_be_killed,
+    start,
+)
 from torch import Tensor
 
-import polymask
 from polymask import cli
 from polymask.data.module import DataModule
 from polymask.data.splits.split import split_from_csv
@@ -30,7 +38,6 @@ from polymask.structures.samples import Rows
 from polymask.training.checkpoint import load_checkpoint
 from polymask.utils import paths
 
-SOURCE = Path(polymask.__file__).parents[1]
 EPOCHS = 3
 SMALL = [
     "data.num_workers=0",
@@ -129,27 +136,22 @@ class FamilyRun:
     @pytest.fixture(scope="class")
     @classmethod
     def others(cls, example: Example, trained: Trained) -> Path:
-        """What other processes left: see `family_worker.main`."""
+        """What other processes left: rows of an evaluation in `{rank}.npz`, an inference in `killed`."""
         folder = trained.root / "others"
         folder.mkdir()
-        applied = application_of(trained.best) is not None
-        options = infer_options(example, folder / "killed") if applied else []
-        arguments = [str(folder), str(folder / "killed" / RUN), *options]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(SOURCE), str(Path(family_worker.__file__).parent)]),
-            "POLYMASK_ROOT": str(trained.root),
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": "1",
-        }
-        done = subprocess.run(
-            [sys.executable, "-W", "error", family_worker.__file__, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert done.returncode == 0, done.stderr
+        port = free_port()
+        ranks = [
+            start(evaluate_as, rank, port, trained.root, folder / f"{rank}.npz") for rank in range(WORLD_SIZE)
+        ]
+        for process in ranks:
+            process.join(120)
+        assert [process.exitcode for process in ranks] == [0] * WORLD_SIZE
+        if application_of(trained.best) is not None:
+            options = infer_options(example, folder / "killed")
+            table = folder / "killed" / RUN / "predictions.partial.csv"
+            process = start(infer_and_be_killed, options, trained.root, table)
+            process.join(120)
+            assert process.exitcode == -signal.SIGKILL
         return folder
 
 

@@ -158,7 +158,7 @@ class FamilyTester(FamilyRun):
             np.testing.assert_equal(scorer.truth(others, same_grid=same_grid), truth)
 
     def test_what_is_wanted_first_is_measured(self, trained: Trained, rows: Rows) -> None:
-        values, headline = trained.scorer.point_estimates(rows), trained.best.family.headline
+        values, headline = trained.scorer.point_estimates(rows), trained.scorer.headline
         assert set(headline) <= values.keys()
         assert abs(values[headline[0]]) > 0, "from an example in which nothing is found, nothing is learned"
 

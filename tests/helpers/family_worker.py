@@ -1,8 +1,4 @@
-"""What the family tester does in other processes: an evaluation by two, an inference that is killed.
-
-As a script it starts these processes: forks of one that has the libraries, which take longer to load than
-all that is done with them.
-"""
+"""What the family tester does in other processes: an evaluation by two, an inference that is killed."""
 
 from __future__ import annotations
 
@@ -11,13 +7,15 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import warm_scripts  # noqa: F401  says which libraries its server loads
 from omegaconf import OmegaConf
 
 from polymask import cli
@@ -27,7 +25,7 @@ from polymask.families.base import Application, Prediction, Task
 from polymask.structures.samples import Rows
 from polymask.training.checkpoint import load_checkpoint
 from polymask.training.distributed import Processes, processes
-from polymask.utils.paths import resolve
+from polymask.utils import paths
 
 RUN = "run"
 BEST, LAST = (Path("models", "checkpoints", f"{RUN}{end}") for end in (".pt", ".last.pt"))
@@ -62,20 +60,22 @@ def application_of(run: Rebuilt) -> Application | None:
     return run.family.application(run.content["config"]["data"], {})
 
 
-def evaluate_as(rank: int, port: int, run: Rebuilt, task: Task, file: Path) -> None:
+def evaluate_as(rank: int, port: int, root: Path, file: Path) -> None:
     """Evaluate as one of several processes, as `torchrun` starts them; write the rows."""
-    number = str(rank)
+    _begin(root)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(WORLD_SIZE)}
-    os.environ |= {"RANK": number, "LOCAL_RANK": number}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    run = rebuild(load_checkpoint(root / BEST))
     with processes() as own:
-        rows = evaluate(run, task, own=own)
+        rows = evaluate(run, run.build_task(), own=own)
     np.savez(file, **rows)
 
 
-def infer_and_be_killed(application: Any, table: Path, options: Sequence[str]) -> None:
+def infer_and_be_killed(options: Sequence[str], root: Path, table: Path) -> None:
     """Run an inference whose process is killed when the files of a case are there and its row is not."""
-    kind, numbers = type(application), itertools.count()
-    whole = kind.write
+    _begin(root)
+    kind: Any = type(application_of(rebuild(load_checkpoint(root / BEST))))
+    whole, numbers = kind.write, itertools.count()
 
     def write(self: Any, *arguments: Any) -> dict[str, Any]:
         number = next(numbers)
@@ -93,7 +93,9 @@ def infer_and_be_killed(application: Any, table: Path, options: Sequence[str]) -
 
 
 def start(function: Callable[..., None], *arguments: Any) -> Any:
-    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    """Start a process of its own that has the libraries already, see `warm_scripts`."""
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=function, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -104,25 +106,8 @@ def free_port() -> int:
         return open_socket.getsockname()[1]
 
 
-def main(folder: Path, killed: Path, options: Sequence[str]) -> None:
-    """Start the processes.
-
-    Args:
-        folder: Gets `{rank}.npz`, the rows that each process has of one evaluation.
-        killed: Results of the inference.
-        options: Of the inference; none where there is nothing to apply.
-    """
-    run = rebuild(load_checkpoint(resolve(BEST)))
-    task, port = run.build_task(), free_port()
-    ranks = [start(evaluate_as, rank, port, run, task, folder / f"{rank}.npz") for rank in range(WORLD_SIZE)]
-    for process in ranks:
-        process.join()
-        assert process.exitcode == 0
-    if options:
-        process = start(infer_and_be_killed, application_of(run), killed / "predictions.partial.csv", options)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+def _begin(root: Path) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    paths.PROJECT_ROOT = root
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")

@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from family_run import Example
 from family_tester import FamilyTester
@@ -55,4 +56,6 @@ class TestInstances(FamilyTester):
         written = cv2.imread(str(folder / "label_maps" / f"{name}.tif"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(written, numbers)
         assert row["num_objects"] == len(sure)
+        objects = pd.read_csv(folder / "instances.csv")
+        assert (objects["image"] == row["file"]).sum() == len(sure)
         assert row["covered_pixels"] == np.count_nonzero(numbers)
