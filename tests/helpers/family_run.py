@@ -140,16 +140,14 @@ class FamilyRun:
         folder = trained.root / "others"
         folder.mkdir()
         port = free_port()
-        ranks = [
-            start(evaluate_as, rank, port, trained.root, folder / f"{rank}.npz") for rank in range(WORLD_SIZE)
-        ]
+        ranks = [start(evaluate_as, rank, port, folder / f"{rank}.npz") for rank in range(WORLD_SIZE)]
         for process in ranks:
             process.join(120)
         assert [process.exitcode for process in ranks] == [0] * WORLD_SIZE
         if application_of(trained.best) is not None:
             options = infer_options(example, folder / "killed")
             table = folder / "killed" / RUN / "predictions.partial.csv"
-            process = start(infer_and_be_killed, options, trained.root, table)
+            process = start(infer_and_be_killed, options, table)
             process.join(120)
             assert process.exitcode == -signal.SIGKILL
         return folder

@@ -26,6 +26,7 @@ from polymask.structures.samples import Rows
 from polymask.training.checkpoint import load_checkpoint
 from polymask.training.distributed import Processes, processes
 from polymask.utils import paths
+from polymask.utils.paths import resolve
 
 RUN = "run"
 BEST, LAST = (Path("models", "checkpoints", f"{RUN}{end}") for end in (".pt", ".last.pt"))
@@ -60,28 +61,26 @@ def application_of(run: Rebuilt) -> Application | None:
     return run.family.application(run.content["config"]["data"], {})
 
 
-def evaluate_as(rank: int, port: int, root: Path, file: Path) -> None:
+def evaluate_as(rank: int, port: int, file: Path) -> None:
     """Evaluate as one of several processes, as `torchrun` starts them; write the rows."""
-    _begin(root)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(WORLD_SIZE)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    run = rebuild(load_checkpoint(root / BEST))
+    run = rebuild(load_checkpoint(resolve(BEST)))
     with processes() as own:
         rows = evaluate(run, run.build_task(), own=own)
     np.savez(file, **rows)
 
 
-def infer_and_be_killed(options: Sequence[str], root: Path, table: Path) -> None:
+def infer_and_be_killed(options: Sequence[str], table: Path) -> None:
     """Run an inference whose process is killed when the files of a case are there and its row is not."""
-    _begin(root)
-    kind: Any = type(application_of(rebuild(load_checkpoint(root / BEST))))
+    kind: Any = type(application_of(rebuild(load_checkpoint(resolve(BEST)))))
     whole, numbers = kind.write, itertools.count()
 
     def write(self: Any, *arguments: Any) -> dict[str, Any]:
         number = next(numbers)
         row = whole(self, *arguments)
         if number == KILLED_AT:  # the other threads go on, as far as they come
-            (table.parent / self.folders[0] / ".half.0123abcd.tmp").write_bytes(b"half of a file")
+            table.with_name(".half.0123abcd.tmp").write_bytes(b"half of a file")
             deadline = time.monotonic() + 20
             while table.read_text().count("\n") < KILLED_AT and time.monotonic() < deadline:
                 time.sleep(0.01)  # until it holds the heading and some rows
@@ -95,7 +94,8 @@ def infer_and_be_killed(options: Sequence[str], root: Path, table: Path) -> None
 def start(function: Callable[..., None], *arguments: Any) -> Any:
     """Start a process of its own that has the libraries already, see `warm_scripts`."""
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=function, args=arguments, daemon=True)
+    here = dict(os.environ), paths.PROJECT_ROOT
+    process = context.Process(target=_run, args=(here, function, arguments), daemon=True)
     process.start()
     return process
 
@@ -106,8 +106,10 @@ def free_port() -> int:
         return open_socket.getsockname()[1]
 
 
-def _begin(root: Path) -> None:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    paths.PROJECT_ROOT = root
+def _run(here: tuple[Mapping[str, str], Path], function: Callable[..., None], arguments: Any) -> None:
+    """Call a function in the surroundings of the process that asked for it."""
+    environment, paths.PROJECT_ROOT = here
+    os.environ |= {**environment, "CUDA_VISIBLE_DEVICES": ""}
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    function(*arguments)
