@@ -70,7 +70,7 @@ def test_a_mistake_is_one_line_that_names_the_remedy(
 ) -> None:
     base = [f"data.data_dir={lesion_folder}", "data.classes=[MEL,NV,BKL]", "model.encoder_weights=null"]
     base = [text for text in base if text.partition("=")[0] != override.partition("=")[0]]
-    assert message in fails(capsys, "train", *base, "model.encoder_name=resnet18", override)
+    assert message in fails(capsys, "train", *base, "model.encoder_name=tu-test_resnet", override)
     assert not list(project.glob("models/checkpoints/*.pt"))
 
 

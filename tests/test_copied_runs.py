@@ -13,6 +13,7 @@ from strangers import run
 
 from polymask.errors import UserError
 from polymask.training.checkpoint import load_checkpoint
+from polymask.utils import paths
 
 
 def fingerprints(root: Path, name: str) -> dict[str, str]:
@@ -27,25 +28,37 @@ def copy(root: Path, *endings: str) -> None:
         shutil.copy(folder / f"orig{ending}", folder / f"fork{ending}")
 
 
+@pytest.fixture(scope="module")
+def _trained_in_mlflow(tmp_path_factory: pytest.TempPathFactory, _empty_database: Path) -> Path:
+    root = tmp_path_factory.mktemp("original")
+    (root / "mlruns").mkdir()
+    shutil.copy(_empty_database, root / "mlruns" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "PROJECT_ROOT", root)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        run(
+            "train",
+            "run_name=orig",
+            f"data.data_dir={write_lesions(root / 'lesions')}",
+            "data.classes=[MEL,NV,BKL]",
+            "task=segmentation",
+            "data.image_size=32",
+            "data.num_workers=0",
+            "data.batch_size=8",
+            "transforms=none",
+            "model.encoder_name=tu-test_resnet",
+            "+model.decoder_channels=[32,16,16,8,8]",
+            "model.encoder_weights=null",
+            "trainer.device=cpu",
+            "epochs=1",
+        )
+    return root
+
+
 @pytest.fixture
-def original(project: Path, database: Path) -> Path:
-    run(
-        "train",
-        "run_name=orig",
-        f"data.data_dir={write_lesions(project / 'lesions')}",
-        "data.classes=[MEL,NV,BKL]",
-        "task=segmentation",
-        "data.image_size=32",
-        "data.num_workers=0",
-        "data.batch_size=8",
-        "transforms=none",
-        "model.encoder_name=tu-test_resnet",
-        "+model.decoder_channels=[32,16,16,8,8]",
-        "model.encoder_weights=null",
-        "trainer.device=cpu",
-        "epochs=1",
-    )
-    return project
+def original(_trained_in_mlflow: Path, project: Path) -> Path:
+    """A project root of one's own with the run `orig`, which is in MLflow, too."""
+    return shutil.copytree(_trained_in_mlflow, project, dirs_exist_ok=True)
 
 
 def test_a_copy_resumes_and_is_tested_as_itself(original: Path, capsys: pytest.CaptureFixture[str]) -> None:

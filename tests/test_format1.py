@@ -157,16 +157,23 @@ def test_what_a_checkpoint_was_built_of_is_found(old: Old, end: str) -> None:
     check_targets(content["config"], written["config"])
 
 
+@pytest.fixture(scope="module")
+def lesions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The content of the stored checkpoint of masks and classes."""
+    root = tmp_path_factory.mktemp("stored")
+    unpack("multitask", root)
+    return torch.load(root / "models" / "checkpoints" / "lesions.pt", weights_only=True)
+
+
 @pytest.mark.parametrize(
     ("group", "option"), [(group, option) for group, options in SECTIONS.items() for option in options]
 )
-def test_every_option_of_that_time_is_found(project: Path, group: str, option: str) -> None:
-    unpack("multitask", project)
-    folder = project / "models" / "checkpoints"
-    content = torch.load(folder / "lesions.pt", weights_only=True)
-    content["config"][group] = SECTIONS[group][option]
-    torch.save(content, folder / "lesions.pt")
-    check_targets(load_checkpoint(folder / "lesions.pt")["config"][group], SECTIONS[group][option])
+def test_every_option_of_that_time_is_found(
+    lesions: dict[str, Any], project: Path, group: str, option: str
+) -> None:
+    config = lesions["config"] | {group: SECTIONS[group][option]}
+    torch.save(lesions | {"config": config}, project / "lesions.pt")
+    check_targets(load_checkpoint(project / "lesions.pt")["config"][group], SECTIONS[group][option])
 
 
 def check_targets(config: Any, written: Any) -> None:

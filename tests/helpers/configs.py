@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
+
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
@@ -37,7 +40,13 @@ OPTIONS = sorted(
 
 
 def composed(*overrides: str) -> DictConfig:
+    """Return the configuration of a training with overrides, to be changed at will."""
     OmegaConf.register_new_resolver("project_root", lambda: ".", replace=True)
     OmegaConf.register_new_resolver("run_dir", lambda parent: parent, replace=True)
+    return deepcopy(_composed(*overrides))
+
+
+@cache  # several tests look at every option
+def _composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose("config", overrides=list(overrides))

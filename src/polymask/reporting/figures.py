@@ -44,6 +44,12 @@ Curve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, float]]
 
 def write_figure(figure: Figure, path: Path) -> None:
     """Write `figure` as PNG, see `write_atomically`."""
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        # Done here once, because `savefig` would draw the whole figure twice for it.
+        figure.set_dpi(_DPI)
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=_DPI), sync=False)
 
 
@@ -282,7 +288,8 @@ def _draw_panel(axes: Axes, title: str, history: pd.DataFrame) -> None:
         style = line_style(order.index(name)) | ({"linestyle": "--"} if key.startswith("train/") else {})
         marker = "o" if len(values) <= 40 else None
         axes.plot(values.index, values, marker=marker, markersize=3, label=plain_text(key, 36), **style)
-    axes.set(title=title, xlabel="Epoch", ylabel=_PANELS[title][0] + (" (log scale)" if log else ""))
+    axes.set_title(title, y=1)  # given, because matplotlib lays out all ticks again to find it
+    axes.set(xlabel="Epoch", ylabel=_PANELS[title][0] + (" (log scale)" if log else ""))
     axes.set_xlim(history.index.min() - 0.5, history.index.max() + 0.5)
     axes.set_yscale("log" if log else "linear")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
