@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from configs import composed
 
+from polymask import fitting
 from polymask.errors import UserError
-from polymask.factories import build_family
+from polymask.factories import build_data, build_family, build_task
 from polymask.fitting import check_fit
 from polymask.structures.gives import given_by, gives
+from polymask.utils.paths import CONFIG_DIR
 
 DEFAULT = "the data set gives image and label and mask, the network gives label and mask, "
 
@@ -69,3 +72,73 @@ def test_a_name_that_is_gone_is_told_with_the_one_of_today(target: str, remedy: 
     cfg = composed(f"task._target_={target}")
     with pytest.raises(UserError, match=re.escape(f"task._target_={target!r} cannot be imported; {remedy}")):
         build_family(cfg, ["A", "B"])
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "remedy"),
+    [
+        (
+            "model",
+            "polymask.models.smp_models.build_model",
+            "it is called polymask.models.mask_class.build_smp",
+        ),
+        ("loss", "nowhere.Loss", "check the dotted path."),
+    ],
+)
+def test_a_network_or_loss_that_is_not_there_is_one_line(section: str, name: str, remedy: str) -> None:
+    cfg = composed(f"{section}._target_={name}")
+    with pytest.raises(
+        UserError, match=re.escape(f"{section}._target_={name!r} cannot be imported; {remedy}")
+    ):
+        check_fit(cfg, build_family(cfg, ["A", "B"]))
+
+
+def test_files_of_ones_own_that_are_no_options_do_not_spoil_the_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {
+        "model/part.yaml": "channels: 3",
+        "model/above.yaml": "defaults: [/model/smp, _self_]",
+        "model/empty.yaml": "",
+        "loss/gone.yaml": "_target_: polymask.losses.multitask.MultitaskLoss",
+        "task/broken.yaml": "a: [",
+        "task/greedy.yaml": "_target_: polymask.families.multitask.Family\nmode: up",
+    }
+    for name, text in own.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(fitting, "_folders", lambda: [CONFIG_DIR, tmp_path])
+    cfg = composed("model=unet_family", "loss=mask_rcnn")
+    with pytest.raises(
+        UserError, match="use model=above or mobilenet_transposed or smp and loss=balanced or bce"
+    ):
+        check_fit(cfg, build_family(cfg, ["A", "B"]))
+
+
+def test_a_builder_of_ones_own_need_not_know_of_pretrained_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_nets.py").write_text(
+        "from polymask.models.mask_class import build_smp\n"
+        "def build(*, num_masks, num_classes):\n"
+        "    options = dict(model='unet', encoder_name='tu-test_resnet', encoder_weights=None)\n"
+        "    return build_smp(num_masks=num_masks, num_classes=num_classes, **options)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = composed("model._target_=own_nets.build")
+    cfg.model = {"_target_": "own_nets.build"}
+    family = build_family(cfg, ["A", "B"])
+    check_fit(cfg, family)
+    assert build_task(cfg, family, pretrained=False).model is not None
+
+
+def test_a_reader_takes_what_every_reader_must() -> None:
+    words = "data.crowd=ignore is of no use to polymask.data.demo.read_demo; leave it out."
+    with pytest.raises(UserError, match=re.escape(words)):
+        build_data(composed("data=demo", "+data.crowd=ignore"))
+    cfg = composed("data=ham10000")
+    cfg.data.reader = {"_target_": "builtins.sorted", "_partial_": True}
+    with pytest.raises(
+        UserError, match=r"builtins.sorted does not take classes and allow_absent;"
+    ):
+        build_data(cfg)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from polymask.errors import UserError, nearest
-from polymask.families.old_names import name_today
+from polymask.fitting import target_of
 from polymask.training.checkpoint import inference_weights, load_weights
 
 log = logging.getLogger(__name__)
@@ -61,10 +61,26 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
         return {field.name: own.pop(field.name) for field in fields(part) if field.name in own}
 
     plan, loading = SplitPlan(**taken(SplitPlan)), Loading(**taken(Loading))
+    _check_reader(cfg.data)
     # What is left says what the samples are.
     samples = _builder(OmegaConf.create({"data": own}), "data")(allow_absent=allow_absent)
     augmentation = build_augmentation(cfg.transforms)
     return DataModule(samples, plan, loading, split=split, augmentation=augmentation, seed=cfg.seed)
+
+
+def _check_reader(data: DictConfig) -> None:
+    """Raise UserError when the reader of a data set does not take what every reader must, or no crowds."""
+    reader = data.get("reader")
+    if not isinstance(reader, DictConfig):  # whatever builds the data set says so
+        return
+    names, open_ended = _options_of(target_of(reader, "data.reader"))
+    if not open_ended and not {"classes", "allow_absent"}.issubset(names):
+        raise UserError(
+            f"data.reader._target_={reader._target_} does not take classes and allow_absent; a reader is "
+            "called as `Reader` in polymask.data.records says."
+        )
+    if data.get("crowd") is not None and not open_ended and "crowd" not in names:
+        raise UserError(f"data.crowd={data.crowd} is of no use to {reader._target_}; leave it out.")
 
 
 def build_augmentation(cfg: DictConfig) -> Augmentation | None:
@@ -119,8 +135,11 @@ def build_task(
             "model.freeze_backbone=true keeps random weights, since model.encoder_weights=null: the encoder "
             "will learn nothing; give it weights, or start from a run with init_from=."
         )
+    build_model = _builder(cfg, "model")
+    if "pretrained" in _options_of(target_of(cfg.model, "model"))[0]:  # code of one's own may know of none
+        build_model = partial(build_model, pretrained=pretrained)
     return family.build_task(
-        build_model=partial(_builder(cfg, "model"), pretrained=pretrained),
+        build_model=build_model,
         build_loss=_builder(cfg, "loss"),
         class_counts=class_counts,
     )
@@ -211,8 +230,7 @@ def _builder(parent: Any, name: str, *, key: str | None = None) -> Callable[...,
         UserError: The target does not exist, or does not take one of the values.
     """
     node, key = parent[name], key or name
-    if not node.get("_target_"):
-        raise UserError(f"{key} has no _target_; name the class or function that it configures.")
+    target_of(node, key)
     _check_options(node, key)
     build: Callable[..., Any] = instantiate(node, _partial_=True, _convert_="all")
     return build
@@ -235,12 +253,7 @@ def _check_options(node: Any, key: str, *, besides: Sequence[str] = ()) -> None:
     target = str(node.get("_target_") or "")
     if not target:
         return
-    try:
-        own, open_ended = _options_of(get_object(target))
-    except (ImportError, AttributeError, ValueError) as error:
-        today = name_today(target)
-        remedy = f"it is called {today} now" if today else "check the dotted path"
-        raise UserError(f"{key}._target_={target!r} cannot be imported; {remedy}.") from error
+    own, open_ended = _options_of(target_of(node, key))
     names = [*own, *besides]
     for option in node:
         if not open_ended and not str(option).startswith("_") and option not in names:

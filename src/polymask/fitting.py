@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 
 from polymask.errors import UserError
 from polymask.families.base import Family
+from polymask.families.old_names import name_today
 from polymask.structures.gives import given_by
 from polymask.utils.paths import CONFIG_DIR
 
@@ -27,7 +29,7 @@ def check_fit(cfg: DictConfig, family: Family) -> None:
         family: Its family.
     """
     wanted = _wanted(family)
-    given = {section: given_by(get_object(cfg[section]._target_), needs) for section, needs in wanted.items()}
+    given = {section: given_by(target_of(cfg[section], section), needs) for section, needs in wanted.items()}
     wrong = [section for section in _SECTIONS if not wanted[section] <= given[section]]
     if not wrong:
         return
@@ -51,25 +53,54 @@ def _fits(wanted: Mapping[str, frozenset[str]], given: Mapping[str, frozenset[st
     return all(needs <= given[section] for section, needs in wanted.items())
 
 
+def target_of(node: Mapping[str, Any], key: str) -> Any:
+    """Return what a configuration node names as its `_target_`.
+
+    Args:
+        node: The node.
+        key: Its key, for messages.
+
+    Raises:
+        UserError: It names nothing, or nothing that can be imported.
+    """
+    name = str(node.get("_target_") or "")
+    if not name:
+        raise UserError(f"{key} has no _target_; name the class or function that it configures.")
+    try:
+        return get_object(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        today = name_today(name)
+        remedy = f"it is called {today} now" if today else "check the dotted path"
+        raise UserError(f"{key}._target_={name!r} cannot be imported; {remedy}.") from error
+
+
 def _that_give(group: str, needs: frozenset[str]) -> list[str]:
     """Return the options of a configuration group that give all of `needs`."""
-    nodes = {name: _node(group, name) for name in _names(group)}
-    return [
-        name
-        for name, node in nodes.items()
-        # A part of other files lacks a value that they fill in.
-        if node.get("reader") != "???" and needs <= given_by(get_object(str(node["_target_"])), frozenset())
-    ]
+    given = {name: given_by(target, frozenset()) for name, (target, _) in _options_of_group(group).items()}
+    return [name for name, words in given.items() if needs <= words]
 
 
 def _families() -> dict[str, Family]:
     """Return the family of each option of `task`, with any class."""
     families = {}
-    for name in _names("task"):
+    for name, (target, values) in _options_of_group("task").items():
         # Values that other parts of the configuration decide are left at their defaults.
-        own = {key: value for key, value in _node("task", name).items() if "${" not in str(value)}
-        families[name] = get_object(own.pop("_target_"))(class_names=["a class"], **own)
+        own = {key: value for key, value in values.items() if "${" not in str(value)}
+        with suppress(UserError, TypeError):  # one that needs more is no remedy
+            families[name] = target(class_names=["a class"], **own)
     return families
+
+
+def _options_of_group(group: str) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Return target and values of each option that is whole: a part of others has none, or a value lacks."""
+    options = {}
+    for name in _names(group):
+        with suppress(UserError, StopIteration, yaml.YAMLError, OSError):
+            values = dict(_node(group, name))
+            target = target_of(values, name)
+            if "???" not in (values.get("reader"), values.pop("_target_")):
+                options[name] = (target, values)
+    return options
 
 
 def _names(group: str) -> list[str]:
@@ -79,11 +110,11 @@ def _names(group: str) -> list[str]:
 def _node(group: str, name: str) -> Mapping[str, Any]:
     """Return the YAML of an option, on top of the options of the same group that it builds upon."""
     files = (folder / group / f"{name}.yaml" for folder in _folders())
-    content = yaml.safe_load(next(filter(Path.is_file, files)).read_text(encoding="utf-8"))
+    content = yaml.safe_load(next(filter(Path.is_file, files)).read_text(encoding="utf-8")) or {}
     below: dict[str, Any] = {}
     for entry in content.pop("defaults", []):
         if isinstance(entry, str) and entry != "_self_":
-            below |= _node(group, entry)
+            below |= _node(group, entry.removeprefix(f"/{group}/"))
     return {**below, **content}
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from polymask.data.module import DataModule
 from polymask.data.splits.split import Split, split_from_csv
+from polymask.errors import UserError
 from polymask.factories import build_family, build_task, rebuild
 from polymask.families.base import Family, Task
 from polymask.fitting import check_fit
@@ -29,9 +30,19 @@ def split_of(content: Mapping[str, Any] | None) -> Split | None:
 def build_family_and_task(
     cfg: DictConfig, data: DataModule, previous: Mapping[str, Any] | None, checkpoints: CheckpointFolder
 ) -> tuple[Family, Task]:
-    """Build what is trained: anew, from weights of another run, or from the run's own last checkpoint."""
+    """Build what is trained: anew, from weights of another run, or from the run's own last checkpoint.
+
+    Raises:
+        UserError: Data set, network and loss do not fit the task, or the data have other classes than before.
+    """
     counts = data.class_counts("train")
     if previous is not None:
+        if data.classes != previous["class_names"]:
+            raise UserError(
+                f"the run was trained on the classes {', '.join(previous['class_names']) or 'none'}, but "
+                f"{data.data_dir} has {', '.join(data.classes) or 'none'}: give the data that it was trained "
+                "on, or start a new run with init_from= to keep weights."
+            )
         run = rebuild(previous, cfg)
         family, build = run.family, partial(run.build_task, class_counts=counts)
     else:

@@ -145,3 +145,18 @@ def test_repeated_samples_all_count_where_they_are_allowed():
     rows.update(["b"], value=torch.tensor([3.0]))
     assert rows.compute()["ids"].tolist() == ["a", "b", "b"]
     assert rows.compute()["value"].tolist() == [2.0, 1.0, 3.0]
+
+
+def test_rows_of_another_type_or_shape_than_before_are_refused():
+    rows = Accumulator()
+    rows.update(["a"], count=torch.tensor([1]))
+    for other in (torch.tensor([2.7]), torch.tensor([[1, 2]])):
+        with pytest.raises(ValueError, match=r"rows hold .*int64.*, the new batch"):
+            rows.update(["b"], count=other)
+    assert rows.compute()["count"].tolist() == [1]
+
+
+def test_one_process_leaves_rows_where_they_are():
+    rows = Accumulator().to("meta")
+    rows.update(["a", "b"], value=torch.tensor([1.0, 2.0]))
+    assert rows.compute()["value"].tolist() == [1.0, 2.0]  # of a device without memory they would be lost

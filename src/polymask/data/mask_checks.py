@@ -120,7 +120,7 @@ class MaskedImages:
         if not masks:
             raise UserError(
                 f"none of the {len(records)} {subset} images has a mask. {records[0].mask_hint} Give masks, "
-                "or learn classes alone with task=classification."
+                "or choose a task that needs none."
             )
         empty = all(mask.pixels == 0 for mask in masks)
         if not empty and any(mask.pixels < mask.total for mask in masks):

@@ -62,6 +62,8 @@ class ImageApplication(Application):
         self.image_size = None if size is None else parse_image_size(size)
         self.settings: dict[str, Any] = dict(chosen)
         stored = parse_range(data.get("intensity_range")) or EIGHT_BIT  # old runs have no such key
+        if "data.intensity_range" in self.settings:  # as JSON has it
+            self.settings["data.intensity_range"] = list(self.settings["data.intensity_range"])
         self.intensity_range = parse_range(chosen.get("data.intensity_range")) or stored
         # What fitted into memory in training will do so now.
         self.batch_size = data.get("eval_batch_size") or 2 * whole_number(

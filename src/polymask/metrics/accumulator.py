@@ -26,11 +26,10 @@ class Accumulator(Metric):
     The rows come out sorted by sample id, so the result is the same for any batch size, order of
     batches and number of processes. Evaluation is never padded: every sample counts once.
 
-    The rows are list states of a `torchmetrics.Metric`, which moves them with the module that holds
-    it, gathers them from all processes in `compute`, forgets them in `reset`, and leaves them out of
-    checkpoints. Three things the library does not know and are done here: states that are named by
-    the first batch, processes without samples (`sync`), and types that cannot be sent
-    (`_gather_bytes`).
+    The rows are list states of a `torchmetrics.Metric`, which moves them, gathers them from all
+    processes in `compute`, forgets them in `reset`, and leaves them out of checkpoints. Three things
+    the library does not know and are done here: states that are named by the first batch, processes
+    without samples (`sync`), and types that cannot be sent (`_gather_bytes`).
 
     Args:
         repeats: Samples may come more than once, as when training draws with replacement.
@@ -55,18 +54,21 @@ class Accumulator(Metric):
 
         Args:
             ids: (B,) ids of the samples.
-            **tensors: (B, ...) one row per sample; the same names in every update.
+            **tensors: (B, ...) one row per sample; the same names, types and shapes in every update.
 
         Raises:
-            ValueError: A tensor does not have B rows, or the names differ from those of before.
+            ValueError: A tensor does not have B rows, or the rows differ from those of before.
         """
         if self._layout and self._layout.keys() != tensors.keys():
             raise ValueError(f"rows hold {sorted(self._layout)}, the new batch {sorted(tensors)}.")
         for name, tensor in tensors.items():
             if tensor.shape[:1] != (len(ids),):
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {len(ids)} rows.")
+        layout = {name: (rows.dtype, tuple(rows.shape[1:])) for name, rows in tensors.items()}
         if not self._layout:
-            self._declare({name: (rows.dtype, tuple(rows.shape[1:])) for name, rows in tensors.items()})
+            self._declare(layout)
+        elif layout != self._layout:
+            raise ValueError(f"rows hold {self._layout}, the new batch {layout}.")
         self.ids.append(_encode(ids))
         for name, tensor in tensors.items():
             # A copy: a view would keep the whole batch alive, and a captured graph reuses its outputs.
@@ -83,7 +85,7 @@ class Accumulator(Metric):
         Raises:
             ValueError: An id occurs twice without `repeats`, or processes hold different names.
         """
-        ids = _decode(dim_zero_cat(self.ids))
+        ids = _decode(dim_zero_cat(self.ids) if len(self.ids) else torch.empty(0, dtype=torch.uint8))
         if not self._repeats:
             _check_unique(ids)
         order = np.argsort(ids, kind="stable")
@@ -103,6 +105,9 @@ class Accumulator(Metric):
         Raises:
             ValueError: Processes hold different names, types or shapes.
         """
+        if not (distributed.is_available() and distributed.is_initialized()):
+            super().sync(*args, **options)  # nothing to gather: rows stay on their device
+            return
         layouts = [layout for layout in _gather_objects(self._layout) if layout]
         if any(layout != layouts[0] for layout in layouts):
             raise ValueError(f"processes hold different rows: {layouts}.")
@@ -157,8 +162,6 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 
 def _gather_objects(own: _Layout) -> list[_Layout]:
     """Return what each process has, in the order of ranks."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [own]
     every: list[_Layout] = [{}] * distributed.get_world_size()
     distributed.all_gather_object(every, own)
     return every

@@ -166,7 +166,9 @@ class Trainer:
         while not state.should_stop(epochs=settings.epochs, patience=settings.patience):
             begun = time.perf_counter()
             rates = learning_rates(optimizer)
-            trained = loop.train_epoch(state, train_loader) | _training_metrics(task, scorer)
+            trained = loop.train_epoch(state, train_loader)
+            speed = trained.pop("images_per_second")
+            trained |= _training_metrics(task, scorer) | {"images_per_second": speed}
             metrics = {f"train/{name}": value for name, value in trained.items()} | rates
             with loop.averaged_weights():
                 settings.processes.share_buffers(task)

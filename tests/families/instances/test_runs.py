@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,27 @@ def test_every_epoch_has_the_losses_of_training_and_validation(runs: Runs) -> No
     assert [row["epoch"] for row in history] == [1, 2, 3]
     for row in history:
         assert {f"train/{name}" for name in TERMS} | {f"val/{name}" for name in TERMS} <= row.keys()
+
+
+def test_a_run_does_not_go_on_with_other_classes(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class fewer would give the others new numbers, under which they would be trained as each other."""
+    root = shutil.copytree(runs.root / "models", tmp_path / "models").parent
+    data = shutil.copytree(runs.data, root / "coco")
+    content = json.loads((data / "annotations.json").read_text())
+    gone = next(entry["id"] for entry in content["categories"] if entry["name"] == NAMES[1])
+    content["annotations"] = [one for one in content["annotations"] if one["category_id"] != gone]
+    content["categories"] = [one for one in content["categories"] if one["id"] != gone]
+    (data / "annotations.json").write_text(json.dumps(content))
+    monkeypatch.setattr(paths, "PROJECT_ROOT", root)
+    before = (root / "models/checkpoints/short.last.pt").read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "resume=true", "run_name=short", f"data.data_dir={data}", "epochs=3"])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"trained on the classes {', '.join(NAMES)}, but" in message
+    assert (root / "models/checkpoints/short.last.pt").read_bytes() == before
 
 
 def test_a_test_gives_the_numbers_of_the_training(runs: Runs) -> None:

@@ -61,7 +61,7 @@ class Samples(samples.Samples):
         if blind:
             raise UserError(
                 f"{len(blind)} of {len(self.records)} images of {self.data_dir} have no objects that are "
-                f"told apart, e.g. {blind[0]!r}; use data=coco or label_maps with data of such a layout."
+                f"told apart, e.g. {blind[0]!r}; choose a data.reader that finds single objects."
             )
 
     def look(self, records: Sequence[Record], memory: FileMemory) -> None:

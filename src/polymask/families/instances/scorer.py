@@ -20,8 +20,8 @@ class Scorer(base.Scorer):
     """
 
     headline = (
-        *("mask_ap", "mask_ap50", "mask_ap75", "box_ap", "f1_at_score", "count_error"),
-        *("dice_lesion_image", "iou_lesion_image"),
+        *("mask_ap50", "dice_lesion_image", "mask_ap", "box_ap", "iou_lesion_image"),
+        *("mask_ap75", "f1_at_score", "count_error"),
     )
 
     def __init__(self, class_names: Sequence[str]) -> None:

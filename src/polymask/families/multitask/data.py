@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from polymask.data import samples
-from polymask.data.facts import Foreground
 from polymask.data.images import parse_image_size
 from polymask.data.inspection import FileMemory
 from polymask.data.mask_checks import ORIENTATIONS, MaskedImages
@@ -20,9 +19,8 @@ from polymask.data.records import Reader, Record
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, choose
 from polymask.families.multitask.dataset import ImageMaskDataset, collate, read_original
+from polymask.families.multitask.family import SEGMENTATIONS
 from polymask.structures.samples import OriginalSample, TitledSample
-
-SEGMENTATIONS = ("binary", "multiclass")
 
 
 class Samples(samples.Samples):
@@ -94,10 +92,6 @@ class Samples(samples.Samples):
         """Return one line on objects if there are any, images, mask values, foreground and empty masks."""
         objects = f"{describe(self.records)}; " if self._tell_objects_apart else ""
         return objects + self._files.description()
-
-    def foregrounds(self) -> dict[str, Foreground]:
-        """Return the foreground of each sample that has a mask, by id."""
-        return self._files.foregrounds
 
     def check_truth(self, subsets: Mapping[str, Sequence[Record]]) -> None:
         """Stop when the masks of a subset are all empty or all full, see `Samples.check_truth`."""
