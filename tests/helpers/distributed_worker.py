@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,3 @@ def main(folder: Path) -> None:
         alone = evaluate(make_trainer(processes=own), StubTask(), val_loader(), title="test")
         results["alone"] = {name: float(value) for name, value in alone.items()}
     torch.save(results, folder / f"{own.rank}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -6,8 +6,9 @@ from datetime import timedelta
 import numpy as np
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 from torchmetrics import Metric
+from warm_scripts import run_ranks
 
 from polymask.metrics.accumulator import Accumulator
 
@@ -198,7 +199,7 @@ def run_rank(rank, folder):
 
 
 def test_two_processes_equal_one(tmp_path):
-    multiprocessing.spawn(run_rank, args=(tmp_path,), nprocs=2)
+    run_ranks(run_rank, tmp_path)
     for rank in (0, 1):
         computed = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
         for name in ("uneven", "one_sided", "growing"):
