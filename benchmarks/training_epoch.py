@@ -137,7 +137,8 @@ def main() -> None:
     ratios = [ours / bare for bare, ours in pairs]
     print(
         f"unet {options.encoder}, {options.size} px, batch {options.batch}, "
-        f"{str(trainer.precision).removeprefix('torch.')} on {trainer.device}: epoch time polymask / bare = "
+        f"{str(trainer.settings.precision).removeprefix('torch.')} on {trainer.settings.device}: "
+        "epoch time polymask / bare = "
         f"{statistics.median(ratios):.3f} (pairs {min(ratios):.3f} to {max(ratios):.3f}; target <= 1.03)"
     )
 

@@ -56,3 +56,16 @@ def test_code_of_ones_own_that_says_nothing_fits() -> None:
 
     assert given_by(build, frozenset({"label"})) == {"mask"}
     assert given_by(print, frozenset({"label"})) == {"label"}
+
+
+@pytest.mark.parametrize(
+    ("target", "remedy"),
+    [
+        ("polymask.tasks.multitask.build_task", "it is called polymask.families.multitask.Family now."),
+        ("polymask.tasks.nothing.build_task", "check the dotted path."),
+    ],
+)
+def test_a_name_that_is_gone_is_told_with_the_one_of_today(target: str, remedy: str) -> None:
+    cfg = composed(f"task._target_={target}")
+    with pytest.raises(UserError, match=re.escape(f"task._target_={target!r} cannot be imported; {remedy}")):
+        build_family(cfg, ["A", "B"])

@@ -16,7 +16,9 @@ from polymask import cli
 from polymask.errors import UserError, choose, listed
 from polymask.run_summary import _program, run_summary
 from polymask.sweep_table import SweepJob, sweep_table
+from polymask.tracking.base import NoTracker
 from polymask.training.state import TrainingState
+from polymask.training.trainer import Trainer
 from polymask.utils.text_tables import duration
 
 ROOT = Path(__file__).parents[1]
@@ -127,10 +129,17 @@ def test_long_lists_are_cut_to_the_nearest_five() -> None:
 def summary(epoch: int, *, tracker: object = None) -> dict[str, str]:
     history = [{"epoch": n + 1, "epoch_seconds": 10.0 + n} for n in range(epoch)]
     state = TrainingState(epoch=epoch, best_value=0.25, best_epoch=2, epochs_since_best=3, history=history)
+    settings = Trainer(epochs=5, patience=3, seed=4, device="cpu").settings
     text = run_summary(
-        "my run", state, epochs=5, patience=3, monitor="val/loss", seed=4, tracker=tracker,
-        checkpoint=Path("/m/my run.pt"), report=Path("/r/my run"), metrics_file=Path("/o/metrics.csv"),
-    )  # fmt: skip
+        "my run",
+        state,
+        settings,
+        "val/loss",
+        Path("/m/my run.pt"),
+        Path("/r/my run"),
+        tracker or NoTracker(),
+        Path("/o/metrics.csv"),
+    )
     lines = text.splitlines()
     return {"title": lines[0], **dict(re.split(r"  +", line, maxsplit=1) for line in lines[2:-1])}
 

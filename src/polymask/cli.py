@@ -161,7 +161,7 @@ def run(name: str, overrides: Sequence[str]) -> Any:
             raise
         from polymask.config_errors import explain
 
-        raise UserError(explain(error, chosen.config, overrides)) from error
+        raise UserError(explain(error, chosen.config, [*flags, *overrides])) from error
     if failures:
         raise failures[0]
     return results[0] if results else None

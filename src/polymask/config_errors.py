@@ -6,11 +6,14 @@ import difflib
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 
 from polymask.errors import listed, nearest
+from polymask.text_keys import quote
 from polymask.utils.paths import CONFIG_DIR
 
 
@@ -26,7 +29,7 @@ def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], config_name, overrides)
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        return _unknown_option(match[1], match[2])
+        return _unknown_option(match[1], match[2], getattr(error, "options", None) or [])
     if match := re.search(r"Could not (?:append|override) .*?'([^']+)'.*No match in the defaults list", text):
         return _unknown_key(match[1], config_name, overrides)
     if isinstance(error, OverrideParseException):
@@ -58,7 +61,7 @@ def nearest_key(key: str, config_name: str, overrides: Sequence[str]) -> str | N
     Args:
         key: What was typed.
         config_name: Name of the primary configuration.
-        overrides: The command line, which chooses groups.
+        overrides: The command line, which chooses groups and may add a folder of files.
     """
     keys = _all_keys(config_name, overrides)
     if key in keys:
@@ -79,8 +82,7 @@ def _initials(key: str) -> str:
     return "".join(word[:1] for word in key.rpartition(".")[2].split("_"))
 
 
-def _unknown_option(group: str, option: str) -> str:
-    options = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+def _unknown_option(group: str, option: str, options: Sequence[str]) -> str:
     if not options:
         groups = sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())
         return (
@@ -99,6 +101,9 @@ def _all_keys(config_name: str, overrides: Sequence[str]) -> list[str]:
 
     groups = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
     chosen = [text for text in overrides if text.partition("=")[0] in groups]
+    own_folder = get_args_parser().parse_known_args(list(overrides))[0].config_dir
+    if own_folder is not None:
+        chosen.append(f"hydra.searchpath=[{quote(Path(own_folder).absolute().as_uri())}]")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         try:

@@ -18,6 +18,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from polymask.errors import UserError, nearest
+from polymask.families.old_names import name_today
 from polymask.training.checkpoint import inference_weights, load_weights
 
 log = logging.getLogger(__name__)
@@ -237,7 +238,9 @@ def _check_options(node: Any, key: str, *, besides: Sequence[str] = ()) -> None:
     try:
         own, open_ended = _options_of(get_object(target))
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{key}._target_={target!r} cannot be imported; check the dotted path.") from error
+        today = name_today(target)
+        remedy = f"it is called {today} now" if today else "check the dotted path"
+        raise UserError(f"{key}._target_={target!r} cannot be imported; {remedy}.") from error
     names = [*own, *besides]
     for option in node:
         if not open_ended and not str(option).startswith("_") and option not in names:

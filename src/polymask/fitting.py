@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
@@ -30,11 +32,13 @@ def check_fit(cfg: DictConfig, family: Family) -> None:
     if not wrong:
         return
     found = ", ".join(f"the {_SECTIONS[section]} gives {_listing(given[section])}" for section in wrong)
-    remedies = [f"{section}={_options(_that_give(section, wanted[section]))}" for section in wrong]
+    fitting = {section: _that_give(section, wanted[section]) for section in wrong}
+    remedies = [f"{section}={_options(names)}" for section, names in fitting.items() if names]
     tasks = [name for name, own in _families().items() if _fits(_wanted(own), given)]
-    instead = f", or with what there is task={_options(tasks)}" if tasks else ""
+    ways = [f"use {' and '.join(remedies)}"] if remedies else []
+    ways += [f"or with what there is task={_options(tasks)}"] if tasks else []
     raise UserError(
-        f"the task needs {_listing(family.needs)}, but {found}: use {' and '.join(remedies)}{instead}."
+        f"the task needs {_listing(family.needs | family.predicts)}, but {found}: {', '.join(ways)}."
     )
 
 
@@ -69,17 +73,26 @@ def _families() -> dict[str, Family]:
 
 
 def _names(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+    return sorted({path.stem for folder in _folders() for path in (folder / group).glob("*.yaml")})
 
 
 def _node(group: str, name: str) -> Mapping[str, Any]:
     """Return the YAML of an option, on top of the options of the same group that it builds upon."""
-    content = yaml.safe_load((CONFIG_DIR / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    files = (folder / group / f"{name}.yaml" for folder in _folders())
+    content = yaml.safe_load(next(filter(Path.is_file, files)).read_text(encoding="utf-8"))
     below: dict[str, Any] = {}
     for entry in content.pop("defaults", []):
         if isinstance(entry, str) and entry != "_self_":
             below |= _node(group, entry)
     return {**below, **content}
+
+
+def _folders() -> list[Path]:
+    """Return the folders of YAML files, polymask's and the user's own (`--config-dir`), in Hydra's order."""
+    if not HydraConfig.initialized():
+        return [CONFIG_DIR]
+    sources = HydraConfig.get().runtime.config_sources
+    return [Path(source.path) for source in sources if source.schema == "file"]
 
 
 def _listing(words: frozenset[str]) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from polymask.tracking.base import Tracker
 from polymask.training.settings import Settings
 from polymask.training.state import TrainingState
-from polymask.utils.outputs import output_dir
 from polymask.utils.text_tables import duration, text_table
 
 
@@ -21,6 +20,7 @@ def run_summary(
     checkpoint: Path,
     report: Path | None,
     tracker: Tracker,
+    metrics_file: Path,
 ) -> str:
     """Return the box.
 
@@ -32,6 +32,7 @@ def run_summary(
         checkpoint: File of the best epoch.
         report: Folder of the test's report, None when it was not tested.
         tracker: The tracker.
+        metrics_file: Table of the metrics of all epochs.
     """
     epochs, patience = settings.epochs, settings.patience
     stopped = state.epoch < epochs
@@ -45,7 +46,7 @@ def run_summary(
         ("report", str(report) if report else "not tested"),
         ("time", _times(seconds)),
         ("seed", str(settings.seed)),
-        *_where_tracked(tracker, output_dir() / "metrics.csv"),
+        *_where_tracked(tracker, metrics_file),
         ("test", command("test", name)),
         ("infer", command("infer", name | {"data.data_dir": "images/"})),
         ("resume", command("train", {"resume": "true"} | name | more)),

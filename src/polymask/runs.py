@@ -161,7 +161,8 @@ def train(cfg: DictConfig) -> TrainResult:
                 folder = report_place(cfg, name)
                 metrics = evaluate_test(family, task, trainer, data, folder, course_of(state), tracker)
     if own.is_main:
-        log.info("%s", run_summary(name, state, trainer.settings, task.monitor, best, folder, tracker))
+        settings, file = trainer.settings, output_dir() / "metrics.csv"
+        log.info("%s", run_summary(name, state, settings, task.monitor, best, folder, tracker, file))
     return TrainResult(
         run_name=name, task=task, state=state, test_metrics=metrics, objective=state.best_value
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,3 +56,18 @@ def main(folder: Path) -> None:
         alone = evaluate(make_trainer(processes=own), StubTask(), val_loader(), title="test")
         results["alone"] = {name: float(value) for name, value in alone.items()}
     torch.save(results, folder / f"{own.rank}.pt")
+
+
+def run_rank(rank: int, folder: Path, port: int) -> None:
+    """Be one process of a training, as `torchrun` would have started it."""
+    os.environ |= {
+        "CUDA_VISIBLE_DEVICES": "",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+    }
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    main(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,12 +43,19 @@ class Scene(NamedTuple):
         return image.astype(np.uint8)
 
 
-def make_scenes(num_images: int = 6, *, num_classes: int = 3, seed: int = 0) -> list[Scene]:
-    """Return scenes of 48 to 96 pixels with 2 to 4 objects; two tiles of each photograph."""
+def make_scenes(
+    num_images: int = 6, *, num_classes: int = 3, seed: int = 0, sizes: Sequence[tuple[int, int]] = ()
+) -> list[Scene]:
+    """Return scenes of 2 to 4 objects; two tiles of each photograph.
+
+    `sizes` are (height, width) in turn, random ones of 48 to 96 pixels when there are none.
+    """
     rng = np.random.default_rng(seed)
     scenes = []
     for number in range(num_images):
         size = int(rng.integers(6, 13)) * 8, int(rng.integers(6, 13)) * 8
+        if sizes:
+            size = sizes[number % len(sizes)]
         shapes = _shapes(size, num_classes, rng)
         if number == EMPTY:
             shapes = []
@@ -60,13 +68,20 @@ def make_scenes(num_images: int = 6, *, num_classes: int = 3, seed: int = 0) -> 
     return scenes
 
 
-def write_coco(folder: Path, num_images: int = 6, *, num_classes: int = 3, seed: int = 0) -> Path:
+def write_coco(
+    folder: Path,
+    num_images: int = 6,
+    *,
+    num_classes: int = 3,
+    seed: int = 0,
+    sizes: Sequence[tuple[int, int]] = (),
+) -> Path:
     """Write `images/*.png` and `annotations.json`; every third object and the crowd as run lengths.
 
     Returns:
         `folder`, which is created.
     """
-    scenes = make_scenes(num_images, num_classes=num_classes, seed=seed)
+    scenes = make_scenes(num_images, num_classes=num_classes, seed=seed, sizes=sizes)
     _write_images(folder, scenes, seed)
     annotations: list[dict[str, Any]] = []
     for image_id, scene in enumerate(scenes, start=100):

@@ -1,10 +1,8 @@
+"""What an error leaves of an inference; a kill is in the tests of each family."""
+
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from polymask.families.images import find_images
 from polymask.inference.folder import Summary, predict_files
 from polymask.inference.predictor import Predictor
 
-SOURCE = Path(__file__).parents[2] / "src"
 NUM_IMAGES = 10
 
 
@@ -79,51 +76,4 @@ def test_an_interrupted_replacement_leaves_no_row_of_the_old_model(
     with pytest.raises(OSError, match="no space left"):
         run(load(tta=True, stop_at="6"), folder, out, overwrite=True)
     assert run(load(tta=True), folder, out) == Summary(predicted=NUM_IMAGES - 6, skipped=6)
-    assert content(out) == content(whole)
-
-
-SCRIPT = """
-import os, signal, sys, time
-from pathlib import Path
-import polymask
-from polymask.inference.folder import predict_files
-from polymask.families.images import find_images
-
-folder, out = map(Path, sys.argv[1:])
-predictor = polymask.load("tiny", device="cpu", precision="fp32")
-write = predictor.application.write
-
-def killing(folder, name, *done):
-    if str(name) == "7":  # in the middle of its files, with some rows on disk
-        while (out / "predictions.partial.csv").read_text().count("\\n") < 4:
-            time.sleep(0.01)
-        (out / "masks" / ".7.png.tmp").write_bytes(b"half")
-        os.kill(os.getpid(), signal.SIGKILL)
-    return write(folder, name, *done)
-
-predictor.application.write = killing
-predict_files(predictor, folder, find_images(folder), out, batch_size=2, num_workers=0)
-"""
-
-
-def test_after_a_kill_the_result_is_that_of_an_uninterrupted_run(
-    trained: Path, folder: Path, tmp_path: Path
-) -> None:
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    environment = {**os.environ, "POLYMASK_ROOT": str(trained), "PYTHONPATH": str(SOURCE)}
-    killed = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder), str(out)],
-        env=environment,
-        capture_output=True,
-        timeout=300,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    done = rows_on_disk(out)
-    assert 3 <= done < NUM_IMAGES
-    times = {path: path.stat().st_mtime_ns for path in (out / "masks").glob("[0-2].png")}
-    assert len(times) == 3
-
-    assert run(load(), folder, out) == Summary(predicted=NUM_IMAGES - done, skipped=done)
-    assert {path: path.stat().st_mtime_ns for path in times} == times
-    run(load(), folder, whole)
     assert content(out) == content(whole)

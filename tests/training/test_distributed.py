@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import os
 import socket
-import warnings
 from pathlib import Path
 from typing import Any
 
-import distributed_worker
 import pytest
 import torch
-from distributed_worker import SCENARIOS, run_scenario
+from distributed_worker import SCENARIOS, run_rank, run_scenario
 from stub_task import NUM_VAL, StubTask, evaluate, make_trainer, val_loader
 from warm_scripts import run_ranks
 
@@ -18,21 +15,6 @@ from polymask.training.distributed import Processes, leave, processes
 
 WITHOUT_BATCH_NORM = [name for name in SCENARIOS if not name.startswith("batch_norm")]
 WITH_BATCH_NORM = [name for name in SCENARIOS if name.startswith("batch_norm")]
-
-
-def start(rank: int, folder: Path, port: int) -> None:
-    """Be one process of a training, as `torchrun` would have started it."""
-    os.environ |= {
-        "CUDA_VISIBLE_DEVICES": "",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-    }
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    distributed_worker.main(folder)
 
 
 def free_port() -> int:
@@ -45,7 +27,7 @@ def free_port() -> int:
 def folder(tmp_path_factory) -> Path:
     """What two processes wrote: results in 0.pt and 1.pt, checkpoints below 0/ and 1/."""
     folder, port = tmp_path_factory.mktemp("distributed"), free_port()
-    run_ranks(start, folder, port)
+    run_ranks(run_rank, folder, port)
     return folder
 
 

@@ -143,7 +143,8 @@ def test_line_of_an_epoch_shows_each_value_once(caplog):
         "train/images_per_second": 123.4,
     }
     with caplog.at_level(logging.INFO):
-        log_epoch(3, 10, metrics, monitor="val/loss", best=True, seconds_left=61.0)
+        headline = ["dice_lesion_image", "loss", "other"]
+        log_epoch(3, 10, metrics, monitor="val/loss", headline=headline, best=True, seconds_left=61.0)
         log_epoch(4, 10, metrics, monitor="val/other", best=False, seconds_left=120.0)
         log_epoch(10, 10, metrics, monitor="val/other", best=False)
     begin, *pairs, speed, left, best = caplog.messages[0].split("  ")

@@ -122,3 +122,17 @@ def write_image(path: Path, image: np.ndarray) -> None:
     _, data = cv2.imencode(path.suffix, pixels)
     # Not synced to disk one by one: an image that a power cut loses is simply predicted again.
     write_atomically(path, lambda file: file.write(data.data), sync=False)
+
+
+def parse_image_size(value: int | Sequence[int]) -> tuple[int, int]:
+    """Return (height, width) from a side or a pair.
+
+    Raises:
+        UserError: Not one or two integers of at least 32.
+    """
+    size = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(size) != 2 or any(not isinstance(side, int) or side < 32 for side in size):
+        raise UserError(
+            f"data.image_size={value} is not valid; give one side or [height, width], each >= 32 pixels."
+        )
+    return size[0], size[1]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polymask.data.images import IMAGE_SUFFIXES, as_image, read_image, resize_image
+from polymask.data.images import IMAGE_SUFFIXES, as_image, parse_image_size, read_image, resize_image
 from polymask.data.intensity import EIGHT_BIT, Range, parse_range
 from polymask.errors import UserError, whole_number
 from polymask.families.base import RESULTS_NAME, Application, Batch
@@ -49,23 +49,17 @@ class ImageApplication(Application):
     """Applies a task to images, one per file.
 
     Args:
-        data: The `data` section of the stored configuration.
+        data: The `data` section of the stored configuration. Images are resized to its `image_size`; without
+            one the network takes them as they are.
         chosen: Values that take the place of those of training: `data.intensity_range`.
-        image_size: (height, width) of the network's input in pixels, None for a network that takes images
-            of any size as they are.
 
     Raises:
         UserError: A value is not allowed.
     """
 
-    def __init__(
-        self,
-        data: Mapping[str, Any],
-        chosen: Mapping[str, Any],
-        *,
-        image_size: tuple[int, int] | None = None,
-    ) -> None:
-        self.image_size = image_size
+    def __init__(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+        size = data.get("image_size")
+        self.image_size = None if size is None else parse_image_size(size)
         self.settings: dict[str, Any] = dict(chosen)
         stored = parse_range(data.get("intensity_range")) or EIGHT_BIT  # old runs have no such key
         self.intensity_range = parse_range(chosen.get("data.intensity_range")) or stored

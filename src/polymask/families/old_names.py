@@ -44,3 +44,8 @@ def update_names(config: Mapping[str, Any]) -> None:
             old = part.get("_target_") if isinstance(part, dict) else None
             if isinstance(old, str) and old in _NAMES_OF_FORMAT_1:
                 part.update(_OPTIONS_OF_FORMAT_1.get(old, {}), _target_=_NAMES_OF_FORMAT_1[old])
+
+
+def name_today(old: str) -> str | None:
+    """Return what a name of format 1 has become, None when it was none."""
+    return _NAMES_OF_FORMAT_1.get(old)

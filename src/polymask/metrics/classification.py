@@ -5,7 +5,7 @@ scikit-learn after dropping samples of weight 0 and repeating a sample of weight
 
 torchmetrics gives the same point estimates, as the tests show, but its AUROC and average precision
 take no sample weights, so that intervals cannot come from there; and an interval must come from the code of
-its estimate. It serves where there are no weights: in the curves of `polymask.evaluation.figures`.
+its estimate. It serves where there are no weights: in the curves of `polymask.reporting.figures`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""Instance segmentation from the command line: train, kill, resume, test, infer, compare, analyze."""
+"""Instance segmentation from the command line: train, test, infer, compare, analyze."""
 
 from __future__ import annotations
 
 import json
 import math
-import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,6 @@ import torch
 from instance_files import CATEGORY_IDS, CLASSES, write_coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from warm_scripts import WarmScript
 
 from polymask import cli
 from polymask.data.images import read_image
@@ -48,7 +45,7 @@ OPTIONS = [
     "model.score_threshold=0.01",
     "task.score_threshold=0.2",
     "optimizer.learning_rate=3.0e-3",
-    "scheduler=none",  # so that two epochs and then one more are three epochs
+    "scheduler=none",
     "trainer.device=cpu",
     "trainer.precision=fp32",
     "tracker=none",
@@ -57,15 +54,11 @@ OPTIONS = [
 
 @dataclass(frozen=True)
 class Runs:
-    """A project with the runs `killed` (gone on with to epoch 3), `whole` (3 epochs) and `short` (2)."""
+    """A project with the runs `whole` (3 epochs) and `short` (2)."""
 
     root: Path
     data: Path
-    epochs_before: int
     whole: Any
-
-    def checkpoint(self, name: str) -> dict[str, Any]:
-        return torch.load(self.root / "models" / "checkpoints" / name, weights_only=True)
 
 
 @pytest.fixture(scope="session")
@@ -78,16 +71,11 @@ def _runs_once(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(paths, "PROJECT_ROOT", root)
-            kill_in_second_epoch(root, [*options, "run_name=killed", "epochs=2"])
-            before = torch.load(root / "models/checkpoints/killed.last.pt", weights_only=True)["training"][
-                "epoch"
-            ]
-            cli.run("train", ["resume=true", "run_name=killed", "epochs=3", "test_after_training=false"])
             whole = cli.run("train", [*options, "run_name=whole", "epochs=3"])
             cli.run("train", [*options, "run_name=short", "epochs=2", "seed=1"])
     finally:
         torch.set_num_threads(threads)
-    return Runs(root, data, before, whole)
+    return Runs(root, data, whole)
 
 
 @pytest.fixture
@@ -99,40 +87,19 @@ def runs(_runs_once: Runs, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
     torch.set_num_threads(threads)
 
 
-def kill_in_second_epoch(root: Path, options: list[str]) -> None:
-    process = WarmScript("train", options, root)
-    deadline = time.monotonic() + 240
-    while not (root / "models/checkpoints/killed.last.pt").exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+def test_every_epoch_has_the_losses_of_training_and_validation(runs: Runs) -> None:
+    history = runs.whole.state.history
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    for row in history:
+        assert {f"train/{name}" for name in TERMS} | {f"val/{name}" for name in TERMS} <= row.keys()
 
 
-def test_killed_and_resumed_run_equals_an_uninterrupted_one(runs: Runs) -> None:
-    assert 1 <= runs.epochs_before < 3
-    resumed, whole = runs.checkpoint("killed.last.pt"), runs.checkpoint("whole.last.pt")
-    assert resumed["model"].keys() == whole["model"].keys()
-    for key, value in whole["model"].items():
-        assert torch.equal(resumed["model"][key], value), key
-    courses = [
-        [{k: v for k, v in row.items() if "second" not in k} for row in content["training"]["history"]]
-        for content in (resumed, whole)
-    ]
-    np.testing.assert_equal(*courses)
-    assert [row["epoch"] for row in courses[0]] == [1, 2, 3]
-    assert {f"train/{name}" for name in TERMS} | {f"val/{name}" for name in TERMS} <= courses[0][0].keys()
-    assert resumed["split"] == whole["split"]
-
-
-def test_test_of_the_resumed_run_gives_the_numbers_of_the_uninterrupted_one(runs: Runs) -> None:
-    result = cli.run("test", ["run_name=killed"])
-    assert result.folder == runs.root / "results/test/killed"
+def test_a_test_gives_the_numbers_of_the_training(runs: Runs) -> None:
+    result = cli.run("test", ["run_name=whole", "local_save_dir=again"])
+    assert result.folder == runs.root / "again/whole"
     np.testing.assert_equal(result.metrics, runs.whole.test_metrics)
-    for name in ("killed", "whole"):
-        content = json.loads((runs.root / f"results/test/{name}/metrics.json").read_text())
+    for folder in ("again", "results/test"):
+        content = json.loads((runs.root / folder / "whole" / "metrics.json").read_text())
         losses = {key: {"value": value} for key, value in content["losses"].items()}
         written = content["metrics"] | losses
         assert written.keys() == result.metrics.keys()

@@ -333,7 +333,10 @@ def test_any_encoder_with_four_maps_gets_a_pyramid(backbone):
         ({"anchor_sizes": [[8, 16], [32], 64, 128, 256]}, r"all lists of one length"),
         ({"min_size": 16}, r"model\.min_size=16"),
         ({"max_size": 32}, r"model\.max_size=32"),
-        ({"score_threshold": 1.5}, r"model\.score_threshold=1\.5 .* between 0 and 1"),
+        (
+            {"score_threshold": 1.5},
+            r"model\.score_threshold=1\.5 is not valid; .* at most 1",
+        ),
         ({"trainable_layers": -1}, r"model\.trainable_layers=-1"),
         ({"num_classes": 0}, r"model\.num_classes=0"),
     ],

@@ -92,7 +92,7 @@ def test_coco_weights_come_from_the_cache_with_all_but_the_predictors(torch_home
 
     # What a checkpoint is loaded into looks the same, without any file.
     (torch_home / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth").unlink()
-    rebuilt = build_model(**SMALL, load_weights=False).eval()
+    rebuilt = build_model(**SMALL, pretrained=False).eval()
     rebuilt.load_state_dict(start)
     assert {name for name, value in rebuilt.encoder.named_parameters() if value.requires_grad} == trained
     torch.testing.assert_close(features(rebuilt.detector), features(network.detector))

@@ -12,7 +12,6 @@ from torch import Tensor
 from polymask.data.images import write_image
 from polymask.families.base import Batch
 from polymask.families.images import ImageApplication, ImageCase
-from polymask.families.multitask.data import parse_image_size
 from polymask.families.multitask.predictions import (
     ImagePrediction,
     ImageResult,
@@ -50,7 +49,7 @@ class Application(ImageApplication):
         class_names: Sequence[str],
         multiclass: bool,
     ) -> None:
-        super().__init__(data, chosen, image_size=parse_image_size(data["image_size"]))
+        super().__init__(data, chosen)
         self.class_names, self.multiclass = list(class_names), multiclass
         self.tta = bool(chosen.get("tta", False))
         names = [f"probability_{name}" for name in class_names]

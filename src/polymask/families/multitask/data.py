@@ -11,6 +11,7 @@ from typing import Any
 
 from polymask.data import samples
 from polymask.data.facts import Foreground
+from polymask.data.images import parse_image_size
 from polymask.data.inspection import FileMemory
 from polymask.data.mask_checks import ORIENTATIONS, MaskedImages
 from polymask.data.mask_values import check_option
@@ -140,17 +141,3 @@ class Samples(samples.Samples):
     @property
     def _tell_objects_apart(self) -> bool:
         return any(record.has_objects for record in self.records)
-
-
-def parse_image_size(value: int | Sequence[int]) -> tuple[int, int]:
-    """Return (height, width) from a side or a pair.
-
-    Raises:
-        UserError: Not one or two integers of at least 32.
-    """
-    size = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(size) != 2 or any(not isinstance(side, int) or side < 32 for side in size):
-        raise UserError(
-            f"data.image_size={value} is not valid; give one side or [height, width], each >= 32 pixels."
-        )
-    return size[0], size[1]
