@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,5 +58,16 @@ def main(folder: Path) -> None:
     torch.save(results, folder / f"{own.rank}.pt")
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def run_rank(rank: int, folder: Path, port: int) -> None:
+    """Be one process of a training, as `torchrun` would have started it."""
+    os.environ |= {
+        "CUDA_VISIBLE_DEVICES": "",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+    }
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    main(folder)

@@ -1,4 +1,4 @@
-"""The scripts of src/ as processes that start from an interpreter with the libraries loaded already.
+"""Processes that start from an interpreter with the libraries loaded already, above all the scripts of src/.
 
 Signals, exit statuses and what is printed are those of a process of its own; only the seconds that every
 start of PyTorch takes are spent once. Tests of the start itself use `subprocess`.
@@ -10,8 +10,12 @@ import multiprocessing
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from torch.multiprocessing import start_processes
 
 SOURCE = Path(__file__).parents[2] / "src"
 LIBRARIES = [
@@ -22,6 +26,7 @@ LIBRARIES = [
     "segmentation_models_pytorch",
     "sklearn.metrics",
     "torch._dynamo",
+    "torchmetrics",
     "torchvision.models.detection",
 ]
 
@@ -56,6 +61,16 @@ class WarmScript:
         printed = self._printed.read_text()
         self._printed.unlink()
         return printed, None
+
+
+def run_ranks(function: Callable[..., object], *arguments: Any, timeout: float = 120) -> None:
+    """Run `function(rank, *arguments)` in two processes; what one of them raises is raised here."""
+    started = start_processes(
+        function, arguments, nprocs=2, join=False, daemon=True, start_method="forkserver"
+    )
+    end = time.monotonic() + timeout
+    while not started.join(timeout=1):
+        assert time.monotonic() < end, f"still running after {timeout} s"
 
 
 def _run(name: str, overrides: list[str], root: Path, printed: Path) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from accumulator_ranks import IDS, accumulate, make_rows, run_rank
-from torch import multiprocessing, nn
+from torch import nn
 from torchmetrics import Metric
+from warm_scripts import run_ranks
 
 from polymask.metrics.accumulator import Accumulator
 
@@ -122,7 +123,7 @@ def test_batches_that_disagree_are_refused():
 
 
 def test_two_processes_equal_one(tmp_path):
-    multiprocessing.spawn(run_rank, args=(tmp_path,), nprocs=2)
+    run_ranks(run_rank, tmp_path)
     for rank in (0, 1):
         computed = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
         for name in ("uneven", "one_sided", "growing"):

@@ -1,46 +1,20 @@
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from distributed_worker import SCENARIOS, run_scenario
+from distributed_worker import SCENARIOS, run_rank, run_scenario
 from stub_task import NUM_VAL, StubTask, evaluate, make_trainer, val_loader
+from warm_scripts import run_ranks
 
 from polymask.training.checkpoint import inference_weights, load_checkpoint
 from polymask.training.distributed import Processes, leave, processes
 
-HERE = Path(__file__).parent
 WITHOUT_BATCH_NORM = [name for name in SCENARIOS if not name.startswith("batch_norm")]
 WITH_BATCH_NORM = [name for name in SCENARIOS if name.startswith("batch_norm")]
-
-
-def start(folder: Path, rank: int, port: int) -> subprocess.Popen[str]:
-    """Start one process as `torchrun` does."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1] / "src"), str(HERE.parent / "helpers")]),
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-    }
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        str(HERE.parent / "helpers" / "distributed_worker.py"),
-        str(folder),
-    ]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def free_port() -> int:
@@ -53,10 +27,7 @@ def free_port() -> int:
 def folder(tmp_path_factory) -> Path:
     """What two processes wrote: results in 0.pt and 1.pt, checkpoints below 0/ and 1/."""
     folder, port = tmp_path_factory.mktemp("distributed"), free_port()
-    started = [start(folder, rank, port) for rank in range(2)]
-    for process in started:
-        errors = process.communicate(timeout=120)[1]
-        assert process.returncode == 0, errors
+    run_ranks(run_rank, folder, port)
     return folder
 
 
