@@ -138,7 +138,5 @@ def test_a_reader_takes_what_every_reader_must() -> None:
         build_data(composed("data=demo", "+data.crowd=ignore"))
     cfg = composed("data=ham10000")
     cfg.data.reader = {"_target_": "builtins.sorted", "_partial_": True}
-    with pytest.raises(
-        UserError, match=r"builtins.sorted does not take classes and allow_absent;"
-    ):
+    with pytest.raises(UserError, match=r"builtins.sorted does not take classes and allow_absent;"):
         build_data(cfg)
