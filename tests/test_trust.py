@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import re
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
