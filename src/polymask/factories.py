@@ -54,6 +54,7 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
     from polymask.data.splits.plan import SplitPlan
 
     general = [field.name for part in (SplitPlan, Loading) for field in fields(part)]
+    target_of(cfg.data, "data")
     _check_options(cfg.data, "data", besides=general)
     own: Any = OmegaConf.to_container(cfg.data, resolve=True)
 
@@ -63,7 +64,7 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
     plan, loading = SplitPlan(**taken(SplitPlan)), Loading(**taken(Loading))
     _check_reader(cfg.data)
     # What is left says what the samples are.
-    samples = _builder(OmegaConf.create({"data": own}), "data")(allow_absent=allow_absent)
+    samples = _partial(OmegaConf.create(own))(allow_absent=allow_absent)
     augmentation = build_augmentation(cfg.transforms)
     return DataModule(samples, plan, loading, split=split, augmentation=augmentation, seed=cfg.seed)
 
@@ -232,6 +233,11 @@ def _builder(parent: Any, name: str, *, key: str | None = None) -> Callable[...,
     node, key = parent[name], key or name
     target_of(node, key)
     _check_options(node, key)
+    return _partial(node)
+
+
+def _partial(node: DictConfig) -> Callable[..., Any]:
+    """Return the target of a checked node with the node's own values filled in."""
     build: Callable[..., Any] = instantiate(node, _partial_=True, _convert_="all")
     return build
 

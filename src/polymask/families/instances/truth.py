@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 
 from polymask.data.records import Record
@@ -11,19 +12,16 @@ from polymask.structures.objects import TrueObjects
 
 def truth_of(target: dict[str, Tensor]) -> TrueObjects:
     """Return the target of one image in plain containers."""
-    masks = target["masks"].cpu().numpy()
-    return TrueObjects(
-        size=(masks.shape[1], masks.shape[2]),
-        boxes=target["boxes"].cpu().numpy(),
-        labels=target["labels"].cpu().numpy(),
-        masks=[rle.encode(mask) for mask in masks],
-        crowd=target["crowd"].cpu().numpy(),
-    )
+    height, width = target["masks"].shape[1:]
+    return _true_objects({name: values.cpu().numpy() for name, values in target.items()}, (height, width))
 
 
 def read_truth(record: Record, size: tuple[int, int]) -> TrueObjects:
     """Read the true objects of an image of (height, width) `size`."""
-    target = record.read_objects(size).to_target()
+    return _true_objects(record.read_objects(size).to_target(), size)
+
+
+def _true_objects(target: dict[str, np.ndarray], size: tuple[int, int]) -> TrueObjects:
     return TrueObjects(
         size=size,
         boxes=target["boxes"],
