@@ -8,21 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import fails
 
 from polymask import cli
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run a command that must end with exit status 2 and one line; return the line."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
-    assert ended.value.code == 2
-    printed = capsys.readouterr().err
-    assert printed.count("\n") == 1, printed
-    return printed
 
 
 @pytest.mark.parametrize(

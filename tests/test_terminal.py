@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import fails
 
 from polymask import cli
 from polymask.errors import UserError, choose, listed
@@ -23,15 +24,6 @@ from polymask.utils.text_tables import duration
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
-    assert ended.value.code == 2
-    printed = capsys.readouterr().err
-    assert printed.count("\n") == 1, printed
-    return printed
 
 
 @pytest.mark.parametrize("module", ["polymask", "polymask.cli"])

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from commands import fails
 from instance_files import write_coco, write_label_maps
 from lesion_files import write_lesions
 
@@ -37,16 +38,6 @@ TINY = [
 ]
 COCO = ["experiment=mask_rcnn", *TINY]
 MAPS = ["experiment=mask_rcnn", "data=label_maps", *TINY]
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run a command that must end with exit status 2 and one line; return the line."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
-    assert ended.value.code == 2
-    printed = capsys.readouterr().err
-    assert printed.count("\n") == 1, printed
-    return printed
 
 
 @pytest.fixture
