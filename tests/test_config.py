@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 
 from polymask import factories
 from polymask.fitting import check_fit
+from polymask.run_config import plain
+from polymask.trust import check_config
 from polymask.utils.paths import CONFIG_DIR
 
 GROUPS = {
@@ -45,6 +47,7 @@ def test_option_composes_and_builds(option: str, tmp_path: Path, project: Path) 
     others = [text for text in COMPANIONS.get(option, []) if not text.startswith(f"{group}=")]
     cfg = composed(*others, f"{group}={name}")
     cfg.data.data_dir = str(tmp_path / "files")
+    check_config(plain(cfg), "its.pt")  # a checkpoint that holds it may name what it names
     write_files(cfg.data)
     for key, value in SMALL.items():
         if key in cfg.model:

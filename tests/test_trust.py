@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from configs import COMPANIONS, OPTIONS, composed
 from strangers import checkpoint_of, entries, put, run, write_changed
 
 import polymask
 from polymask.errors import UserError
-from polymask.run_config import plain
 from polymask.trust import LISTED, allowed, check_config
 from polymask.utils.paths import CONFIG_DIR
 
@@ -197,18 +195,6 @@ def test_our_own_constructors_are_allowed_in_their_places_only(change: Any, cont
         UserError, match=r"_target_='polymask\..* is no constructor that a file may name there"
     ):
         check_config(content["config"], "x.pt")
-
-
-@pytest.mark.parametrize(
-    "option", [name for name in OPTIONS if name.split("/")[1] not in ("image_mask", "instances")]
-)
-def test_every_shipped_configuration_passes(option: str) -> None:
-    group, _, name = option.partition("/")
-    others = [text for text in COMPANIONS.get(option, []) if not text.startswith(f"{group}=")]
-    cfg = composed(*others, f"{group}={name}")
-    if cfg.data.data_dir is None:
-        cfg.data.data_dir = "x"
-    check_config(plain(cfg), "x.pt")
 
 
 def test_every_allowed_name_is_a_constructor_by_its_own_name() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,12 @@ from polymask import cli
 
 def checkpoint_of(root: Path, name: str = "tiny", *, whole: bool = False) -> dict[str, Any]:
     """Return the content of a last checkpoint; unless it is to be `whole`, without what makes it large."""
-    content = torch.load(root / "models" / "checkpoints" / f"{name}.last.pt", weights_only=True)
+    return deepcopy(_checkpoint_of(root / "models" / "checkpoints" / f"{name}.last.pt", whole))
+
+
+@cache  # hundreds of tests change one and the same
+def _checkpoint_of(path: Path, whole: bool) -> dict[str, Any]:
+    content = torch.load(path, weights_only=True)
     small = {key: value for key, value in content["model"].items() if value.numel() <= 64}
     return {**content, "optimizer": {}, "model": content["model"] if whole else small}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,15 @@ def assert_equal_tensors(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 
 @pytest.fixture
+def root(tmp_path: Path, _empty_database: Path) -> Path:
+    """The project root of scripts, with a database that has its tables."""
+    folder = tmp_path / "scripts"
+    (folder / "mlruns").mkdir(parents=True)
+    shutil.copy(_empty_database, folder / "mlruns" / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
 def one_thread() -> Any:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -85,11 +95,10 @@ def one_thread() -> Any:
 
 
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(
-    project: Path, lesion_folder: Path, one_thread: None
+    root: Path, project: Path, lesion_folder: Path, one_thread: None
 ) -> None:
     options = [f"data.data_dir={lesion_folder}", *OPTIONS]
-    killed, whole = project / "killed", project / "whole"
-    killed.mkdir()
+    killed, whole = root, project / "whole"
     process = command(killed, "train", *options, "run_name=run", "data.num_workers=2")
     kill_after_first_epoch(process, killed / "models" / "checkpoints" / "run.last.pt")
     assert 1 <= checkpoint(killed, "run.last.pt")["training"]["epoch"] < 6
@@ -132,7 +141,8 @@ def again_test_and_infer(root: Path, images: Path, expected: dict[str, float]) -
     assert written["dice_lesion_image"]["value"] == pytest.approx(expected["dice_lesion_image"], abs=1e-12)
     (images / "images" / "broken.jpg").write_bytes(b"not an image")
     printed = finish(
-        WarmScript("infer", [f"data.data_dir={images / 'images'}", "run_name=run"], root), status=2
+        WarmScript("infer", [f"data.data_dir={images / 'images'}", "run_name=run", "data.num_workers=0"], root),
+        status=2,
     )
     assert "1 of 25 files could not be read, e.g. broken.jpg" in printed
     folder = root / "results" / "inference" / "run"
@@ -140,10 +150,8 @@ def again_test_and_infer(root: Path, images: Path, expected: dict[str, float]) -
     assert len(list((folder / "masks").glob("*.png"))) == 24
 
 
-def test_multirun_gives_each_job_its_own_run(project: Path, lesion_folder: Path) -> None:
+def test_multirun_gives_each_job_its_own_run(root: Path, lesion_folder: Path) -> None:
     options = [f"data.data_dir={lesion_folder}", *OPTIONS, "debug=fast_dev_run", "test_after_training=false"]
-    root = project / "sweep"
-    root.mkdir()
     encoders = "model.encoder_name=tu-test_resnet,tu-test_efficientnet"
     finish(WarmScript("train", ["-m", *options, encoders], root))
     names = sorted(path.name for path in (root / "models" / "checkpoints").glob("*.last.pt"))
