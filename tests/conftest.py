@@ -10,13 +10,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from config_memory import remember_yaml
 from lesion_files import write_lesions
 from mlflow_store import open_store
+from quick_hydra import quicken_hydra
 
 from polymask.utils import paths
 
-remember_yaml()
+quicken_hydra()
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ OPTIONS = [
     "model.head.dropout=0.3",
     "trainer.device=cpu",
     "trainer.ema_decay=0.9",
-    "epochs=6",
+    "epochs=4",
 ]
 
 
@@ -55,7 +55,7 @@ def finish(process: subprocess.Popen[str] | WarmScript, *, status: int = 0) -> s
     return printed
 
 
-def kill_after_first_epoch(process: subprocess.Popen[str], last: Path) -> None:
+def kill_after_first_epoch(process: WarmScript, last: Path) -> None:
     """Send SIGKILL somewhere in the second epoch."""
     deadline = time.monotonic() + 240
     while not last.exists():
@@ -99,9 +99,9 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
 ) -> None:
     options = [f"data.data_dir={lesion_folder}", *OPTIONS]
     killed, whole = root, project / "whole"
-    process = command(killed, "train", *options, "run_name=run", "data.num_workers=2")
+    process = WarmScript("train", [*options, "run_name=run", "data.num_workers=2"], killed)
     kill_after_first_epoch(process, killed / "models" / "checkpoints" / "run.last.pt")
-    assert 1 <= checkpoint(killed, "run.last.pt")["training"]["epoch"] < 6
+    assert 1 <= checkpoint(killed, "run.last.pt")["training"]["epoch"] < 4
     printed = finish(WarmScript("train", ["resume=true", "data.num_workers=0"], killed))
     assert "test/dice_lesion_image" in printed
 
@@ -152,6 +152,7 @@ def again_test_and_infer(root: Path, images: Path, expected: dict[str, float]) -
 
 def test_multirun_gives_each_job_its_own_run(root: Path, lesion_folder: Path) -> None:
     options = [f"data.data_dir={lesion_folder}", *OPTIONS, "debug=fast_dev_run", "test_after_training=false"]
+    options.append("data.num_workers=0")
     encoders = "model.encoder_name=tu-test_resnet,tu-test_efficientnet"
     finish(WarmScript("train", ["-m", *options, encoders], root))
     names = sorted(path.name for path in (root / "models" / "checkpoints").glob("*.last.pt"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from polymask.utils.files import write_atomically
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", (0, (7, 2, 1, 2, 1, 2)), (0, (10, 3)))
 _DPI = 100
+_LEGEND_SIZE = 8
 _CONFUSION = "Confusion matrix"
 
 # Title: (label of the axis, pattern). The first pattern that matches the whole key decides on the panel.
@@ -275,12 +276,16 @@ def _panels(history: pd.DataFrame) -> dict[str, list[str]]:
     return {title: columns for title, columns in panels.items() if columns}
 
 
+def _without_subset(key: str) -> str:
+    return re.sub(r"^(train|val)/", "", key)
+
+
 def _draw_panel(axes: Axes, title: str, history: pd.DataFrame) -> None:
     """Draw each column over the epochs, `train/x` dashed in the colour of `val/x`."""
     lowest, highest = float(np.nanmin(history)), float(np.nanmax(history))
     wide = 50 * lowest < highest if title != "Learning rate" else highest > 1.01 * lowest
     log = highest > 0 and wide and (lowest > 0 or title == "Learning rate")
-    names = {key: re.sub(r"^(train|val)/", "", key) for key in history.columns}
+    names = {key: _without_subset(key) for key in history.columns}
     order = list(dict.fromkeys(names.values()))
     for key, name in names.items():
         # Lines run on through epochs without a measurement; a logarithm has no place for zero.
@@ -294,7 +299,18 @@ def _draw_panel(axes: Axes, title: str, history: pd.DataFrame) -> None:
     axes.set_yscale("log" if log else "linear")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, ncols=1 + (len(names) > 20))
+    columns = _legend_columns(history.columns)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=_LEGEND_SIZE, ncols=columns)
+
+
+def _legend_columns(keys: Iterable[str]) -> int:
+    return 1 + (len({_without_subset(key) for key in keys}) > 20)
+
+
+def _legend_width(keys: Sequence[str]) -> float:
+    """Return the room for a legend in inches."""
+    letters = max(len(plain_text(key, 36)) for key in keys)
+    return _legend_columns(keys) * (0.55 + 0.62 * letters * _LEGEND_SIZE / 72)
 
 
 def _training_curves_figure(history: pd.DataFrame, best_epoch: int | None) -> Figure:
@@ -305,7 +321,20 @@ def _training_curves_figure(history: pd.DataFrame, best_epoch: int | None) -> Fi
         return empty_figure("No metrics were logged.")
     num_columns = min(2, len(panels))
     num_rows = -(-len(panels) // num_columns)
-    figure = Figure(figsize=(10 if num_columns == 1 else 16, 4 * num_rows + 0.6), layout="constrained")
+    # In inches. The room that legends and ticks need is known; to have matplotlib measure all texts twice
+    # for it would double the time.
+    panel_width, panel_height = (6.0 if num_columns == 1 else 4.6), 3.05
+    left, right, below = 1.0, 0.3 + max(map(_legend_width, panels.values())), 0.95
+    width, height = num_columns * (left + panel_width + right), num_rows * (panel_height + below) + 0.6
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        top=1 - 0.85 / height,
+        bottom=0.6 / height,
+        wspace=(left + right) / panel_width,
+        hspace=below / panel_height,
+    )
     grid = figure.subplots(num_rows, num_columns, squeeze=False).flat
     for axes, (title, columns) in zip(grid, panels.items(), strict=False):
         _draw_panel(axes, title, numbers[columns])
