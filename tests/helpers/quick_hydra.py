@@ -16,7 +16,7 @@ from hydra.core.plugins import Plugins
 
 
 def quicken_hydra() -> None:
-    """Let this process parse a YAML file once, as long as nobody writes to it, and compose once per command."""
+    """Let this process compose once per command and parse a YAML file once, while nobody writes to it."""
     Hydra.get_mode = lambda self, config_name, overrides: None  # composes to find hydra.mode; -m decides then
     Plugins.instance()  # registers the sources
     for scheme in ("file", "pkg"):

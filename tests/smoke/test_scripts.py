@@ -141,7 +141,9 @@ def again_test_and_infer(root: Path, images: Path, expected: dict[str, float]) -
     assert written["dice_lesion_image"]["value"] == pytest.approx(expected["dice_lesion_image"], abs=1e-12)
     (images / "images" / "broken.jpg").write_bytes(b"not an image")
     printed = finish(
-        WarmScript("infer", [f"data.data_dir={images / 'images'}", "run_name=run", "data.num_workers=0"], root),
+        WarmScript(
+            "infer", [f"data.data_dir={images / 'images'}", "run_name=run", "data.num_workers=0"], root
+        ),
         status=2,
     )
     assert "1 of 25 files could not be read, e.g. broken.jpg" in printed
