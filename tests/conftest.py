@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lesion_files import write_lesions
@@ -17,6 +18,28 @@ from quick_hydra import quicken_hydra
 from polymask.utils import paths
 
 quicken_hydra()
+
+WITH_PROCESSES = {
+    "test_accumulator.py",
+    "test_distributed.py",
+    "test_family.py",
+    "test_run_claim.py",
+    "test_scripts.py",
+}
+"""Files that start processes by `warm_scripts`: they share the one that has loaded the libraries."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file in one test process, which makes its fixtures once, and `WITH_PROCESSES` in one, too."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "processes" if Path(file).name in WITH_PROCESSES else file
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture

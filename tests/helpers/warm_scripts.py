@@ -9,9 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,14 @@ class WarmScript:
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
+    def kill(self) -> None:
+        """Kill it and wait until it is gone; its loader processes live on for some seconds."""
+        assert self._process.pid is not None
+        with suppress(ProcessLookupError):
+            while True:
+                os.kill(self._process.pid, signal.SIGKILL)
+                time.sleep(0.01)
+
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """Wait for the end; return what went to standard output and error, in its order."""
         self._process.join(timeout)
@@ -75,6 +85,7 @@ def run_ranks(function: Callable[..., object], *arguments: Any, timeout: float =
 
 def _run(name: str, overrides: list[str], root: Path, printed: Path) -> None:
     """Turn this fork into what `python src/{name}.py …` would be."""
+    multiprocessing.set_start_method(None, force=True)  # else loader processes came from a server of its own
     target = os.open(printed, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(target, 1)
     os.dup2(target, 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -63,8 +62,7 @@ def kill_after_first_epoch(process: WarmScript, last: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
 
 
 def checkpoint(root: Path, name: str) -> dict[str, Any]:

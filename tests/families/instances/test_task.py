@@ -37,7 +37,7 @@ MODEL: dict[str, Any] = {
     "anchor_sizes": [8, 12, 16, 24, 32],
     "min_size": 64,
     "max_size": 96,
-    "channels": 32,
+    "channels": 16,
     "hidden_size": 16,
     "boxes_per_image": 32,
     "detections_per_image": 20,
