@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,18 @@ class ImageCase:
     def is_large(self) -> bool:
         """Return whether few such images would fill the memory."""
         return self.size[0] * self.size[1] > LARGE_PIXELS
+
+
+class MainMask(NamedTuple):
+    """The one mask of an image.
+
+    Attributes:
+        mask: (H, W) bool at the image's own size.
+        what: What it is, in words; "" when nothing was found.
+    """
+
+    mask: np.ndarray
+    what: str
 
 
 class ImageApplication(Application):
@@ -114,6 +126,17 @@ class ImageApplication(Application):
 
         Returns:
             Its row of `predictions.csv`.
+        """
+
+    @abstractmethod
+    def main_mask(self, result: Any) -> MainMask:
+        """Return the one mask that says most of an image.
+
+        Args:
+            result: What `result` returned.
+
+        Raises:
+            UserError: The task predicts no masks.
         """
 
     def _original(self, case: ImageCase) -> np.ndarray | None:

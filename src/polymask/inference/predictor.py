@@ -66,7 +66,7 @@ class Predictor:
         Raises:
             UserError: There is no such checkpoint, it cannot be read, or an option is of no use to it.
         """
-        path = _find(run_or_path)
+        path = find_checkpoint(run_or_path)
         content = load_checkpoint(path)
         rebuilt = rebuild(content)
         chosen = _own_options(options or {}, rebuilt.family.options, path.stem)
@@ -149,8 +149,13 @@ def _own_options(options: Mapping[str, Any], keys: Sequence[str], run: str) -> d
     return chosen
 
 
-def _find(run_or_path: str | Path | None) -> Path:
-    if run_or_path is not None and str(run_or_path).endswith(".pt"):
+def find_checkpoint(run_or_path: str | Path | None) -> Path:
+    """Return a checkpoint by the name of its run or by its path; for None that of the newest run.
+
+    Raises:
+        UserError: There is no such run.
+    """
+    if run_or_path is not None and str(run_or_path).endswith((".pt", ".pth")):
         return resolve(run_or_path)
     name = None if run_or_path is None else str(run_or_path)
     return CheckpointFolder(resolve("models/checkpoints")).find(name)

@@ -31,7 +31,7 @@ def run_name_of(path: Path) -> str:
     Raises:
         UserError: It is no name for the files and folders of a run.
     """
-    name = path.name.removesuffix(".pt").removesuffix(".last")
+    name = path.name.removesuffix(".pth").removesuffix(".pt").removesuffix(".last")
     if not is_file_name(name):
         raise UserError(f"checkpoint {path}: {name!r} cannot be the name of a run; rename the file.")
     return name
@@ -85,7 +85,8 @@ def _called_like_its_file(content: dict[str, Any], path: Path) -> dict[str, Any]
     if name == written:
         return content
     best = path.with_name(f"{name}.pt")
-    if path != best and content["training"]["best_epoch"] and not best.is_file():
+    is_last = path.name.endswith(".last.pt")
+    if is_last and content["training"]["best_epoch"] and not best.is_file():
         raise UserError(
             f"{path} is a copy of run {written!r} without its best epoch; copy {written}.pt to {best}, too."
         )

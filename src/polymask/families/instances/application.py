@@ -12,13 +12,14 @@ import numpy as np
 from polymask.data.images import write_image
 from polymask.errors import number
 from polymask.families.base import Batch
-from polymask.families.images import ImageApplication, ImageCase
+from polymask.families.images import ImageApplication, ImageCase, MainMask
 from polymask.families.instances.drawing import overlay_instances
 from polymask.families.instances.files import InstanceFiles
 from polymask.families.instances.predictions import confident_objects, label_map
 from polymask.families.instances.tables import check_pixel_size, coco_results, instance_rows
 from polymask.families.instances.task import Task, sizes
 from polymask.models.mask_rcnn.pasting import to_predictions
+from polymask.structures import rle
 from polymask.structures.objects import FoundObjects
 from polymask.utils.files import write_text
 
@@ -95,6 +96,15 @@ class Application(ImageApplication):
             "covered_pixels": covered,
             "covered_share": f"{covered / numbers.size:.6f}",
         }
+
+    def main_mask(self, result: FoundObjects) -> MainMask:
+        """Return the object with the highest score, if one reaches the threshold."""
+        confident = confident_objects(result, self.score_threshold)
+        if not len(confident.scores):
+            return MainMask(np.zeros(result.size, bool), "")
+        best = int(confident.scores.argmax())
+        name = self.class_names[int(confident.labels[best])]
+        return MainMask(rle.decode(confident.masks[best]) > 0, f"{name}, score {confident.scores[best]:.2f}")
 
     def finish(self, folder: Path) -> None:
         """Join the files of all images to `instances.csv` and `instances.json`."""

@@ -10,8 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from polymask.data.images import write_image
+from polymask.errors import UserError
 from polymask.families.base import Batch
-from polymask.families.images import ImageApplication, ImageCase
+from polymask.families.images import ImageApplication, ImageCase, MainMask
 from polymask.families.multitask.predictions import (
     ImagePrediction,
     ImageResult,
@@ -89,6 +90,15 @@ class Application(ImageApplication):
                 outlined = draw_outlines(original, None, result.mask)
                 write_image(folder / "outlines" / f"{name}.jpg", outlined)
         return row
+
+    def main_mask(self, result: ImageResult) -> MainMask:
+        """Return the foreground, whatever its classes."""
+        if result.mask is None:
+            raise UserError(
+                "the run predicts classes and no masks; take a run with task=segmentation or multitask."
+            )
+        mask = result.mask > 0
+        return MainMask(mask, (result.predicted_class or "foreground") if mask.any() else "")
 
     def finish(self, folder: Path) -> None:
         """Do nothing: each image has files of its own."""
