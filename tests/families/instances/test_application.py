@@ -175,3 +175,12 @@ def test_pycocotools_reads_the_results(tmp_path: Path) -> None:
         np.testing.assert_array_equal(coco_mask.decode(found["segmentation"]) == 1, numbers == number)
         assert found["category_id"] == 1 + prediction("a.jpg", 3).labels[number - 1]
         assert tuple(found["bbox"]) == (5, 10 * number - 10, 2 + number, 4)
+
+
+def test_the_main_mask_is_the_best_object_that_reaches_the_threshold() -> None:
+    found = prediction("a.jpg", 3)
+    mask, what = OWN.main_mask(found[np.array([2, 0, 1])])  # whatever their order
+    np.testing.assert_array_equal(mask, rle.decode(found.masks[0]) > 0)
+    assert what == f"{NAMES[found.labels[0]]}, score 0.95"
+    nothing = make({"task.score_threshold": 0.99}).main_mask(found)
+    assert (nothing.mask.shape, nothing.mask.any(), nothing.what) == (SIZE, False, "")
