@@ -53,6 +53,7 @@ COMMANDS = {
     "train": Command("polymask.runs", "config"),
     "test": Command("polymask.runs", "config"),
     "infer": Command("polymask.runs", "infer", again="the same command goes on with it"),
+    "baseline": Command("polymask.studies.baseline", "baseline", operands=("like",)),
     "analyze": Command("polymask.studies.commands", "analyze"),
     "compare": Command("polymask.studies.commands", "compare", operands=("run_a", "run_b")),
     "summarize": Command("polymask.studies.commands", "summarize", operands=("runs*",)),
@@ -61,7 +62,7 @@ COMMANDS = {
 
 _USAGE = (
     f"usage: polymask {{{','.join(COMMANDS)}}} [key=value ...]   (polymask train --help shows the keys; "
-    "compare takes RUN_A RUN_B, summarize takes RUN ..., sync RUN)"
+    "baseline takes RUN, compare RUN_A RUN_B, summarize RUN ..., sync RUN)"
 )
 
 

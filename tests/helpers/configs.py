@@ -19,7 +19,7 @@ COMPANIONS = {
     **dict.fromkeys(["data/coco", "data/label_maps"], OBJECTS),
     **dict.fromkeys(["task/instance", "model/mask_rcnn", "loss/mask_rcnn", "transforms/instance"], OBJECTS),
     **dict.fromkeys(["data/coco_masks", "data/label_map_masks", "model/unet_family", "loss/bce"], SEMANTIC),
-    "data/isic2016": ["task=segmentation"],
+    **dict.fromkeys(["data/isic2016", "model/classical"], ["task=segmentation"]),
 }
 """What an option needs beside it."""
 

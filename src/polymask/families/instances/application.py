@@ -18,7 +18,6 @@ from polymask.families.instances.files import InstanceFiles
 from polymask.families.instances.predictions import confident_objects, label_map
 from polymask.families.instances.tables import check_pixel_size, coco_results, instance_rows
 from polymask.families.instances.task import Task, sizes
-from polymask.models.mask_rcnn.pasting import to_predictions
 from polymask.structures import rle
 from polymask.structures.objects import FoundObjects
 from polymask.utils.files import write_text
@@ -67,7 +66,7 @@ class Application(ImageApplication):
 
     def predict(self, task: Task, batch: Batch) -> list[FoundObjects]:
         """Return the objects of each image."""
-        return to_predictions(batch["ids"], task.model.predict(task.images(batch)), sizes(batch))
+        return task.model.to_objects(batch["ids"], task.model.predict(task.images(batch)), sizes(batch))
 
     def result(self, prediction: FoundObjects, case: ImageCase) -> FoundObjects:
         """Return the prediction as it is: images are not resized on their way to the network."""

@@ -11,7 +11,6 @@ from polymask.families.base import Batch
 from polymask.families.instances.loss import Loss
 from polymask.families.instances.truth import truth_of
 from polymask.metrics.instance_matching import match_image
-from polymask.models.mask_rcnn.pasting import to_predictions
 from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
 from polymask.structures.objects import FoundObjects
 
@@ -65,7 +64,7 @@ class Task(base.Task):
     def evaluation_step(self, batch: Batch) -> list[FoundObjects]:
         """Collect losses and the comparison of found with true objects; one pass through the backbone."""
         terms, found = self.model.evaluate(self.images(batch), batch["target"])
-        predictions = to_predictions(batch["ids"], found, sizes(batch))
+        predictions = self.model.to_objects(batch["ids"], found, sizes(batch))
         rows = [
             match_image(
                 prediction,

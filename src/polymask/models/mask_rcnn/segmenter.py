@@ -16,6 +16,8 @@ from torchvision.models.detection.transform import resize_boxes
 from polymask.errors import UserError
 from polymask.models.batch_norm import batch_norms
 from polymask.models.mask_rcnn.detector import trial
+from polymask.models.mask_rcnn.pasting import to_predictions
+from polymask.structures.objects import FoundObjects
 
 Target = dict[str, Tensor]
 """The objects of an image: `boxes` (N, 4) float32 x0, y0, x1, y1 in pixels, `labels` (N,) int64 from 0,
@@ -147,6 +149,12 @@ class MaskRCNNSegmenter(nn.Module):
         regression_targets = rpn.box_coder.encode(matched, anchors)
         loss_objectness, loss_boxes = rpn.compute_loss(objectness, offsets, labels, regression_targets)
         return proposals, samples, {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_boxes}
+
+    def to_objects(
+        self, ids: Sequence[str], found: Sequence[RawInstances], sizes: Sequence[tuple[int, int]]
+    ) -> list[FoundObjects]:
+        """Return what `evaluate` or `predict` found in B images with masks of the images' (height, width)."""
+        return to_predictions(ids, found, sizes)
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the encoder that are trained, for a learning rate of their own."""
