@@ -172,6 +172,14 @@ def test_an_encoder_alone_is_loaded_and_the_decoder_stays_new(network, tmp_path,
     assert "so the decoder starts anew" in caplog.text
 
 
+def test_statistics_of_the_pixels_come_with_the_weights(network, tmp_path):
+    whole = {f"model.{key}": value for key, value in network.state_dict().items()}
+    whole["model.mean"] = torch.tensor([0.1, 0.2, 0.3])
+    loaded = tiny_mae(weights=save({"model": whole}, tmp_path / "run.pt"))
+    assert loaded.mean.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert torch.equal(loaded.decoder.mask_token, network.decoder.mask_token)
+
+
 def test_a_decoder_of_another_size_starts_anew(network, tmp_path, caplog):
     path = save(weights_of(network), tmp_path / "weights.pth")
     loaded = tiny_mae(weights=path, decoder_hidden_size=32)
@@ -237,7 +245,8 @@ def test_the_file_is_what_timm_loads_after_the_statistics_are_taken_out(tmp_path
     vit = timm.create_model(
         described["architecture"], img_size=32, num_classes=0, pretrained=False, checkpoint_path=str(path)
     )
-    assert torch.equal(vit.blocks[11].mlp.fc2.weight, network.vit.layers[11].mlp.fc2.weight)
+    last = network.state_dict()["vit.layers.11.mlp.fc2.weight"]
+    assert torch.equal(vit.blocks[11].mlp.fc2.weight, last)
     assert sorted(os.listdir(path.parent)) == ["ssl_vit_backbone.pth", "ssl_vit_backbone.yaml"]
 
 
