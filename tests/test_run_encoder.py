@@ -10,10 +10,12 @@ import torch
 import yaml
 from commands import fails
 from lesion_files import write_lesions
+from omegaconf import OmegaConf
 from stub_task import StubTask
 
 from polymask import cli
 from polymask.data.splits.split import split_from_csv
+from polymask.factories import build_task, rebuild
 from polymask.families.base import Family
 from polymask.run_encoder import keep_encoder
 from polymask.training.checkpoint import load_checkpoint, run_record
@@ -100,15 +102,22 @@ def test_mistakes_are_one_line(
     assert message in fails(capsys, "export-encoder", *arguments)
 
 
-def test_an_encoder_of_another_kind_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = fails(capsys, "export-encoder", "run_name=tiny")
-    assert "run_name='tiny' has no plain vision transformer as its encoder" in line
-    assert not (trained / "models/ssl_vit_backbone.pth").exists()
+def test_an_encoder_of_another_kind_is_refused(
+    plain: Path, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(plain / "models/checkpoints/plain.pt", weights_only=True)
+    cfg = OmegaConf.create(content["config"])
+    cfg.model.encoder_name = "tu-test_resnet"
+    task = build_task(cfg, rebuild(content).family, pretrained=False)
+    content |= {"config": OmegaConf.to_container(cfg), "model": task.state_dict(), "ema": None}
+    (project / "models/checkpoints").mkdir(parents=True)
+    torch.save(content, project / "models/checkpoints/plain.pt")
+    line = fails(capsys, "export-encoder", "run_name=plain")
+    assert "run_name='plain' has no plain vision transformer as its encoder" in line
+    assert not (project / "models/ssl_vit_backbone.pth").exists()
 
 
 def test_a_training_leaves_its_encoder_where_its_family_wants_it(root: Path) -> None:
-    from polymask.factories import rebuild
-
     best = root / "models/checkpoints/plain.pt"
     content = load_checkpoint(best)
     run, record = rebuild(content), run_record(content)
