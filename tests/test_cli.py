@@ -83,7 +83,8 @@ def test_a_value_that_needs_quotes_is_shown_with_them(
 
 
 def test_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "{train,test,infer,baseline,analyze,compare,summarize,sync}" in fails(capsys, "trian")
+    commands = "{train,test,infer,baseline,analyze,compare,summarize,export-encoder,sync}"
+    assert commands in fails(capsys, "trian")
 
 
 def test_test_and_infer_without_a_checkpoint(capsys: pytest.CaptureFixture[str], project: Path) -> None:

@@ -11,6 +11,7 @@ from polymask.families.base import Batch
 from polymask.families.instances.loss import Loss
 from polymask.families.instances.truth import truth_of
 from polymask.metrics.instance_matching import match_image
+from polymask.models.encoder_file import EncoderFile, encoder_file
 from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
 from polymask.structures.objects import FoundObjects
 
@@ -80,6 +81,11 @@ class Task(base.Task):
         compared = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
         self.accumulator.update(batch["ids"], **losses, **compared)
         return predictions
+
+    def exported_encoder(self) -> EncoderFile | None:
+        """Return the encoder where it is a vision transformer."""
+        body = self.model.encoder
+        return encoder_file(getattr(body, "encoder", body), self.model.pixel_mean, self.model.pixel_std)
 
     def images(self, batch: Batch) -> list[Tensor]:
         """Return (3, H, W) float32 images in [0, 1]; the network normalises them itself."""

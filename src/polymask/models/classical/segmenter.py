@@ -58,6 +58,7 @@ class ThresholdSegmenter(nn.Module):
     def __init__(self, *, remove_hair: bool) -> None:
         super().__init__()
         self.remove_hair = remove_hair
+        self.encoder = nn.Identity()  # for those who ask what kind there is
         self.score = nn.Parameter(torch.ones(()), requires_grad=False)  # of every object
         self.register_buffer("pixel_mean", torch.zeros(3))
         self.register_buffer("pixel_std", torch.ones(3))

@@ -65,6 +65,16 @@ class MaskRCNNSegmenter(nn.Module):
         """Return the encoder without the pyramid."""
         return self.detector.backbone.body
 
+    @property
+    def pixel_mean(self) -> Tensor:
+        """Return the (3,) mean that is taken from pixels of values in [0, 1]."""
+        return self.detector.transform.pixel_mean
+
+    @property
+    def pixel_std(self) -> Tensor:
+        """Return the (3,) standard deviation by which they are divided then."""
+        return self.detector.transform.pixel_std
+
     def forward(self, images: Sequence[Tensor], target: Sequence[Target]) -> dict[str, Tensor]:
         """Return the losses of a training batch.
 
