@@ -23,7 +23,7 @@ GROUPS = {
     "debug": 2,
     "experiment": 12,
     "loss": 9,
-    "model": 4,
+    "model": 5,
     "optimizer": 3,
     "scheduler": 6,
     "task": 4,

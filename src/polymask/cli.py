@@ -36,7 +36,7 @@ class Command:
     """What a word on the command line runs.
 
     Attributes:
-        module: Module with a function of the command's name, which takes the configuration.
+        module: Module with a function of the command's name (`_` for `-`), which takes the configuration.
         config: Name of the primary configuration.
         operands: Keys of the words without `=` that follow the command, in their order; a last one that ends
             in `*` takes all that are left.
@@ -56,6 +56,7 @@ COMMANDS = {
     "analyze": Command("polymask.studies.commands", "analyze"),
     "compare": Command("polymask.studies.commands", "compare", operands=("run_a", "run_b")),
     "summarize": Command("polymask.studies.commands", "summarize", operands=("runs*",)),
+    "export-encoder": Command("polymask.run_encoder", "export_encoder"),
     "sync": Command("polymask.sync", "sync", operands=("run_name",), again="what was not sent still waits"),
 }
 
@@ -126,7 +127,7 @@ def run(name: str, overrides: Sequence[str]) -> Any:
 
     @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=chosen.config)
     def command(cfg: DictConfig) -> Any:
-        function = getattr(importlib.import_module(chosen.module), name)
+        function = getattr(importlib.import_module(chosen.module), name.replace("-", "_"))
         entered.append(True)
         own = HydraConfig.get()
         in_sweep = own.mode == RunMode.MULTIRUN

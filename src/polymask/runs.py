@@ -28,6 +28,7 @@ from polymask.run_config import (
     stored_config,
     write_config,
 )
+from polymask.run_encoder import keep_encoder
 from polymask.run_files import (
     CHECKPOINTS,
     INFERENCE_RESULTS,
@@ -161,6 +162,7 @@ def train(cfg: DictConfig) -> TrainResult:
                 folder = report_place(cfg, name)
                 metrics = evaluate_test(family, task, trainer, data, folder, course_of(state), tracker)
     if own.is_main:
+        keep_encoder(family, task, best, record, state)
         settings, file = trainer.settings, output_dir() / "metrics.csv"
         can_infer = type(family).application is not Family.application
         log.info(

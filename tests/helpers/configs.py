@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from polymask.utils.paths import CONFIG_DIR
 
-ABSTRACT = {"data/image_mask", "data/instances"}
-"""Parts of other files, not options of a run."""
+ABSTRACT = {"data/image_mask", "data/instances", "model/vit_mae"}
+"""Parts of other files, not options of a run; and a network that waits for its task."""
 
 SEMANTIC = ["task=segmentation", "data=coco_masks"]
 OBJECTS = ["task=instance", "model=mask_rcnn", "loss=mask_rcnn", "data=coco"]
@@ -28,6 +28,8 @@ SMALL = {
     "encoder_weights": None,
     "backbone": "tu-test_resnet",
     "weights": None,
+    "size": "tiny",
+    "decoder_depth": 1,
     "decoder_channels": [16, 16, 16, 16, 16],
 }
 """Values of models that are small and need no download, where a model has the key."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from polymask.data.module import DataModule
     from polymask.data.records import Record
     from polymask.metrics.accumulator import Accumulator
+    from polymask.models.encoder_file import EncoderFile
 
 Batch = dict[str, Any]
 """What the samples' `collate` returns, its tensors on the task's device."""
@@ -86,6 +87,10 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def evaluation_step(self, batch: Batch) -> Sequence[Prediction]:
         """Return one prediction per sample, and keep a row of each, its losses among them."""
+
+    def exported_encoder(self) -> EncoderFile | None:
+        """Return the encoder as a file that others may start from; None unless it is a vision transformer."""
+        return None
 
     @cached_property
     def accumulator(self) -> Accumulator:
@@ -293,8 +298,11 @@ class Family(ABC):
         needs: What a data set must give.
         options: Keys of an inference's configuration that `application` takes.
         scorer: Computes the metrics.
+        encoder_path: Where a training leaves the encoder of its best checkpoint, for families that train it
+            for others; None for no such file.
     """
 
+    encoder_path: ClassVar[str | None] = None
     options: ClassVar[Sequence[str]] = ()
     needs: frozenset[str]
     scorer: Scorer

@@ -11,6 +11,7 @@ from polymask.families.base import Batch
 from polymask.families.instances.loss import Loss
 from polymask.families.instances.truth import truth_of
 from polymask.metrics.instance_matching import match_image
+from polymask.models.encoder_file import EncoderFile, encoder_file
 from polymask.models.mask_rcnn.pasting import to_predictions
 from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
 from polymask.structures.objects import FoundObjects
@@ -81,6 +82,11 @@ class Task(base.Task):
         compared = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
         self.accumulator.update(batch["ids"], **losses, **compared)
         return predictions
+
+    def exported_encoder(self) -> EncoderFile | None:
+        """Return the encoder where it is a vision transformer."""
+        body, statistics = self.model.encoder, self.model.detector.transform
+        return encoder_file(getattr(body, "encoder", body), statistics.pixel_mean, statistics.pixel_std)
 
     def images(self, batch: Batch) -> list[Tensor]:
         """Return (3, H, W) float32 images in [0, 1]; the network normalises them itself."""

@@ -13,7 +13,9 @@ from polymask.families.base import Batch
 from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
 from polymask.metrics.segmentation import confusion_per_sample, lesion_confusion_per_sample
+from polymask.models.encoder_file import EncoderFile, encoder_file
 from polymask.models.mask_class.classifier import SegmentationClassifier
+from polymask.models.pixels import normalized
 from polymask.structures.samples import Rows
 
 if TYPE_CHECKING:
@@ -113,15 +115,13 @@ class Task(base.Task):
         return rows
 
     def images(self, batch: Batch) -> Tensor:
-        """Return (B, 3, H, W) float32 normalised images of a (B, H, W, 3) uint8 batch.
-
-        The permuted view of interleaved pixels already is in channels-last layout.
-        """
+        """Return (B, 3, H, W) float32 normalised images of a (B, H, W, 3) uint8 batch."""
         # Read anew from the model's buffers, because a checkpoint may bring its own normalisation.
-        mean, std = (
-            255 * values.view(1, 3, 1, 1) for values in (self.model.pixel_mean, self.model.pixel_std)
-        )
-        return batch["image"].permute(0, 3, 1, 2).float().sub_(mean).div_(std)
+        return normalized(batch["image"], self.model.pixel_mean, self.model.pixel_std)
+
+    def exported_encoder(self) -> EncoderFile | None:
+        """Return the encoder where it is a vision transformer."""
+        return encoder_file(self.model.encoder, self.model.pixel_mean, self.model.pixel_std)
 
 
 def _with_integer_mask(batch: Batch) -> Batch:
