@@ -43,14 +43,18 @@ def read_images(
             `classes` names any.
     """
     if classes:
-        raise UserError(f"data.classes={list(classes)}, but nothing tells the classes of these images; leave it out.")
+        raise UserError(
+            f"data.classes={list(classes)}, but nothing tells the classes of these images; leave it out."
+        )
     if not data_dir.is_dir():
         raise UserError(f"data.data_dir={str(data_dir)!r} is not a folder. Name a folder with images.")
     paths: dict[str, Path] = {}
     for path in images_below(data_dir):
         id_ = same_name(path.with_suffix("").as_posix())
         if id_ in paths:
-            raise UserError(f"{data_dir} holds two images {id_!r}: {paths[id_].name} and {path.name}. Keep one.")
+            raise UserError(
+                f"{data_dir} holds two images {id_!r}: {paths[id_].name} and {path.name}. Keep one."
+            )
         paths[id_] = path
     check_inside(paths, str(data_dir))
     groups = read_groups(

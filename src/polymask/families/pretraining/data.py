@@ -47,9 +47,7 @@ class Samples(samples.Samples):
     ) -> None:
         self._decoded_size = parse_image_size(image_size)
         self.image_size = parse_image_size(input_size, key="data.input_size")
-        super().__init__(
-            reader=reader, data_dir=data_dir, classes=[], crowd=None, allow_absent=allow_absent
-        )
+        super().__init__(reader=reader, data_dir=data_dir, classes=[], crowd=None, allow_absent=allow_absent)
 
     def look(self, records: Sequence[Record], memory: FileMemory) -> None:
         """Look at the headers of all files, see `Samples.look`."""

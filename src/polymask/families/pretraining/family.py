@@ -37,6 +37,7 @@ class Family(base.Family):
     """
 
     needs = frozenset({"image"})
+    encoder_path = "models/ssl_vit_backbone.pth"
     scorer: Scorer
 
     def __init__(

@@ -16,6 +16,7 @@ from polymask.families.pretraining.loss import Loss
 from polymask.families.pretraining.predictions import ReconstructedImage, reconstructed_images
 
 if TYPE_CHECKING:
+    from polymask.models.encoder_file import EncoderFile
     from polymask.models.vit_mae.network import MaskedAutoencoder
 
 
@@ -76,6 +77,12 @@ class Task(base.Task):
         return reconstructed_images(
             batch["ids"], batch["image"], masked.permute(0, 2, 3, 1), self._to_bytes(made)
         )
+
+    def exported_encoder(self) -> EncoderFile:
+        """Return the encoder, for which all of this is done, under timm's names."""
+        from polymask.models.vit_mae.export import encoder_file
+
+        return encoder_file(self.model, norm_pixels=self.loss.norm_pixels)
 
     def pixels(self, batch: Batch) -> Tensor:
         """Return (B, 3, H, W) normalised images of a (B, H, W, 3) uint8 batch.
