@@ -59,5 +59,5 @@ def test_mistakes_are_one_line(tmp_path, names, options, message):
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="nowhere' is not a folder. Name a folder with images."):
+    with pytest.raises(UserError, match=r"nowhere' is not a folder\. Name a folder with images\."):
         read_images(tmp_path / "nowhere")
