@@ -54,14 +54,13 @@ def encoder_file(encoder: nn.Module, mean: Tensor, std: Tensor) -> EncoderFile |
     """
     if not isinstance(encoder, TimmViTEncoder) or not isinstance(encoder.model, VisionTransformer):
         return None
-    patches = encoder.model.patch_embed
+    vit: Any = encoder.model
     facts = {
         "architecture": encoder.name.partition(".")[0],
-        "hidden_size": encoder.model.embed_dim,
-        "depth": len(encoder.model.blocks),
-        "num_heads": encoder.model.blocks[0].attn.num_heads,
-        "image_size": patches.img_size[0],
-        "patch_size": patches.patch_size[0],
+        "hidden_size": vit.embed_dim,
+        "depth": len(vit.blocks),
+        "num_heads": vit.blocks[0].attn.num_heads,
+        "image_size": vit.patch_embed.img_size[0],
+        "patch_size": vit.patch_embed.patch_size[0],
     }
-    weights = encoder.model.state_dict()
-    return EncoderFile(weights={**weights, "pixel_mean": mean, "pixel_std": std}, facts=facts)
+    return EncoderFile(weights={**vit.state_dict(), "pixel_mean": mean, "pixel_std": std}, facts=facts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,7 +73,7 @@ class Report:
         return self.folder / "reconstructions" / f"{id_}.jpg"
 
     def _captioned(self, id_: str, *words: str) -> np.ndarray:
-        row: dict[str, Any] = self._table.set_index("id", drop=False).loc[id_].to_dict()
+        row = self._table.set_index("id").loc[id_]
         shown = read_image(self._path(id_))
         numbers = f"loss {row['loss']:.3f}, of the mean colour {row['loss_mean_image']:.3f}"
         caption = " | ".join([*words, id_, numbers, f"explained {row['explained']:.1%}"])

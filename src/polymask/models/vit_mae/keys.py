@@ -100,7 +100,7 @@ def _prefix(weights: Mapping[str, Tensor]) -> str:
 
 def _split(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights with each matrix `attn.qkv` (3d, d) cut into `attn.q`, `attn.k` and `attn.v`."""
-    split = {}
+    split: dict[str, Tensor] = {}
     for key, value in weights.items():
         layer, mark, kind = key.partition(".attn.qkv.")
         names = [f"{layer}.attn.{name}.{kind}" for name in _QKV] if mark else [key]

@@ -50,8 +50,9 @@ def load_file(network: MaskedAutoencoder, path: str) -> None:
         log.warning("model.weights=%s: %s, so the decoder starts anew", path, "; ".join(trouble))
     else:
         loaded |= {key: value for key, value in source.items() if key.startswith("decoder.")}
-    mean, std = expected_normalization("", None, content)
-    statistics = {"mean": torch.tensor(mean), "std": torch.tensor(std)}
+    expected = zip(("mean", "std"), expected_normalization("", None, content), strict=True)
+    # Under these names a network here has them in its own checkpoints.
+    statistics = {name: source.get(name, torch.tensor(values)) for name, values in expected}
     network.load_state_dict(loaded | statistics, strict=False)
     for key in resampled:
         log.info("model.weights=%s: %s resampled to %d patches", path, key, network.num_patches)
