@@ -19,17 +19,17 @@ from polymask.trust import check_config
 from polymask.utils.paths import CONFIG_DIR
 
 GROUPS = {
-    "data": 9,
+    "data": 10,
     "debug": 2,
-    "experiment": 12,
-    "loss": 9,
+    "experiment": 13,
+    "loss": 10,
     "model": 6,
     "optimizer": 3,
     "scheduler": 6,
-    "task": 4,
+    "task": 5,
     "tracker": 2,
     "trainer": 2,
-    "transforms": 5,
+    "transforms": 6,
 }
 """Number of files per group: a file added without a test of its own fails here first."""
 
@@ -67,6 +67,8 @@ def write_files(data: DictConfig) -> None:
         data.classes = ["MEL", "NV", "BKL"]
     elif "isic2016" in reader:
         write_isic2016(folder)
+    elif "images" in reader:
+        write_lesions(folder)
     elif "coco" in reader:
         write_coco(folder, num_images=12)
     else:

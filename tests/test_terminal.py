@@ -118,7 +118,7 @@ def test_long_lists_are_cut_to_the_nearest_five() -> None:
     assert listed("b", ["a", "c"]) == "Allowed: a, c."
 
 
-def summary(epoch: int, *, tracker: object = None) -> dict[str, str]:
+def summary(epoch: int, *, tracker: object = None, can_infer: bool = True) -> dict[str, str]:
     history = [{"epoch": n + 1, "epoch_seconds": 10.0 + n} for n in range(epoch)]
     state = TrainingState(epoch=epoch, best_value=0.25, best_epoch=2, epochs_since_best=3, history=history)
     settings = Trainer(epochs=5, patience=3, seed=4, device="cpu").settings
@@ -131,6 +131,7 @@ def summary(epoch: int, *, tracker: object = None) -> dict[str, str]:
         Path("/r/my run"),
         tracker or NoTracker(),
         Path("/o/metrics.csv"),
+        can_infer=can_infer,
     )
     lines = text.splitlines()
     return {"title": lines[0], **dict(re.split(r"  +", line, maxsplit=1) for line in lines[2:-1])}
@@ -148,6 +149,10 @@ def test_the_box_names_all_that_came_out() -> None:
     assert shlex.split(rows["test"])[-1] == "run_name=my run"
     assert shlex.split(rows["infer"])[-2:] == ["run_name=my run", "data.data_dir=images/"]
     assert shlex.split(rows["resume"])[-1] == "epochs=10"
+
+
+def test_the_box_names_no_inference_where_nothing_can_be_applied() -> None:
+    assert summary(5).keys() - summary(5, can_infer=False).keys() == {"infer"}
 
 
 def test_the_box_says_that_patience_ended_the_run() -> None:

@@ -21,6 +21,8 @@ def run_summary(
     report: Path | None,
     tracker: Tracker,
     metrics_file: Path,
+    *,
+    can_infer: bool,
 ) -> str:
     """Return the box.
 
@@ -33,6 +35,7 @@ def run_summary(
         report: Folder of the test's report, None when it was not tested.
         tracker: The tracker.
         metrics_file: Table of the metrics of all epochs.
+        can_infer: Whether the family has something to apply to new cases.
     """
     epochs, patience = settings.epochs, settings.patience
     stopped = state.epoch < epochs
@@ -40,6 +43,7 @@ def run_summary(
     seconds = [row["epoch_seconds"] for row in state.history if "epoch_seconds" in row]
     more = {"trainer.patience": str(2 * (patience or 1))} if stopped else {"epochs": str(2 * epochs)}
     name = {"run_name": run_name}
+    infer = [("infer", command("infer", name | {"data.data_dir": "images/"}))] if can_infer else []
     rows = [
         ("best", f"epoch {state.best_epoch}: {monitor} {state.best_value:.6g}"),
         ("checkpoint", str(checkpoint)),
@@ -48,7 +52,7 @@ def run_summary(
         ("seed", str(settings.seed)),
         *_where_tracked(tracker, metrics_file),
         ("test", command("test", name)),
-        ("infer", command("infer", name | {"data.data_dir": "images/"})),
+        *infer,
         ("resume", command("train", {"resume": "true"} | name | more)),
     ]
     return text_table(f"run {run_name}: epoch {state.epoch} of {epochs}, {how}", rows)

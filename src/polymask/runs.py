@@ -17,7 +17,7 @@ from polymask.factories import (
     build_trainer,
     rebuild,
 )
-from polymask.families.base import Task
+from polymask.families.base import Family, Task
 from polymask.fitting import check_fit
 from polymask.run_claim import claim_run, undisturbed
 from polymask.run_config import (
@@ -164,7 +164,13 @@ def train(cfg: DictConfig) -> TrainResult:
     if own.is_main:
         keep_encoder(family, task, best, record, state)
         settings, file = trainer.settings, output_dir() / "metrics.csv"
-        log.info("%s", run_summary(name, state, settings, task.monitor, best, folder, tracker, file))
+        can_infer = type(family).application is not Family.application
+        log.info(
+            "%s",
+            run_summary(
+                name, state, settings, task.monitor, best, folder, tracker, file, can_infer=can_infer
+            ),
+        )
     return TrainResult(
         run_name=name, task=task, state=state, test_metrics=metrics, objective=state.best_value
     )

@@ -10,15 +10,26 @@ from omegaconf import DictConfig, OmegaConf
 
 from polymask.utils.paths import CONFIG_DIR
 
-ABSTRACT = {"data/image_mask", "data/instances", "model/vit_mae"}
-"""Parts of other files, not options of a run; and a network that waits for its task."""
+ABSTRACT = {"data/image_mask", "data/instances"}
+"""Parts of other files, not options of a run."""
 
 SEMANTIC = ["task=segmentation", "data=coco_masks"]
 OBJECTS = ["task=instance", "model=mask_rcnn", "loss=mask_rcnn", "data=coco"]
+PRETRAINING = ["task=pretraining", "model=vit_mae", "loss=reconstruction", "data=unlabelled"]
 COMPANIONS = {
     **dict.fromkeys(["data/coco", "data/label_maps"], OBJECTS),
     **dict.fromkeys(["task/instance", "model/mask_rcnn", "loss/mask_rcnn", "transforms/instance"], OBJECTS),
     **dict.fromkeys(["data/coco_masks", "data/label_map_masks", "model/unet_family", "loss/bce"], SEMANTIC),
+    **dict.fromkeys(
+        [
+            "task/pretraining",
+            "model/vit_mae",
+            "loss/reconstruction",
+            "data/unlabelled",
+            "transforms/pretraining",
+        ],
+        PRETRAINING,
+    ),
     **dict.fromkeys(["data/isic2016", "model/classical"], ["task=segmentation"]),
 }
 """What an option needs beside it."""

@@ -113,6 +113,31 @@ def find_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return files
 
 
+def images_below(folder: Path, *, without: str | None = None) -> list[Path]:
+    """Return the images below a folder, relative to it and sorted; hidden files and folders are left out.
+
+    Args:
+        folder: Where to look.
+        without: Folders that hold a file of this name are left out, with all below them.
+
+    Raises:
+        UserError: There is no image, or a name is not UTF-8.
+    """
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [
+            name
+            for name in folders
+            if name[0] != "." and not (without is not None and Path(parent, name, without).is_file())
+        ]
+        images = (name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES and name[0] != ".")
+        found += [Path(parent, name).relative_to(folder) for name in images]
+    if not found:
+        raise UserError(f"data.data_dir={folder} holds no image; looked for {', '.join(IMAGE_SUFFIXES)}.")
+    check_file_names(map(str, found))
+    return sorted(found)
+
+
 def write_image(path: Path, image: np.ndarray) -> None:
     """Encode an image by the suffix of `path` and write it atomically.
 
@@ -124,8 +149,12 @@ def write_image(path: Path, image: np.ndarray) -> None:
     write_atomically(path, lambda file: file.write(data.data), sync=False)
 
 
-def parse_image_size(value: int | Sequence[int]) -> tuple[int, int]:
+def parse_image_size(value: int | Sequence[int], *, key: str = "data.image_size") -> tuple[int, int]:
     """Return (height, width) from a side or a pair.
+
+    Args:
+        value: In pixels.
+        key: Where it was given, for the message.
 
     Raises:
         UserError: Not one or two integers of at least 32.
@@ -133,6 +162,6 @@ def parse_image_size(value: int | Sequence[int]) -> tuple[int, int]:
     size = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(size) != 2 or any(not isinstance(side, int) or side < 32 for side in size):
         raise UserError(
-            f"data.image_size={value} is not valid; give one side or [height, width], each >= 32 pixels."
+            f"{key}={value} is not valid; give one side or [height, width], each >= 32 pixels."
         )
     return size[0], size[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -15,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polymask.data.images import IMAGE_SUFFIXES, as_image, parse_image_size, read_image, resize_image
+from polymask.data.images import as_image, images_below, parse_image_size, read_image, resize_image
 from polymask.data.intensity import EIGHT_BIT, Range, parse_range
 from polymask.errors import UserError, whole_number
 from polymask.families.base import RESULTS_NAME, Application, Batch
-from polymask.utils.names import check_file_names
 
 LARGE_PIXELS = 2**22
 """Images with more are decoded again for drawing, one at a time, instead of waiting in memory."""
@@ -148,24 +146,8 @@ class ImageApplication(Application):
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the images below a folder, relative to it.
-
-    Hidden files and folders and the results of earlier inference runs are left out.
-
-    Raises:
-        UserError: There is no image, or a name is not UTF-8.
-    """
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [
-            name for name in folders if name[0] != "." and not Path(parent, name, RESULTS_NAME).is_file()
-        ]
-        images = (name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES and name[0] != ".")
-        found += [Path(parent, name).relative_to(folder) for name in images]
-    if not found:
-        raise UserError(f"data.data_dir={folder} holds no image; looked for {', '.join(IMAGE_SUFFIXES)}.")
-    check_file_names(map(str, found))
-    return sorted(found)
+    """Return the images below a folder without the results of earlier inferences, see `images_below`."""
+    return images_below(folder, without=RESULTS_NAME)
 
 
 def read_pixels(source: str | Path | np.ndarray, intensity_range: Range) -> np.ndarray:

@@ -164,8 +164,8 @@ def text_bar(text: str, width: int, colour: tuple[int, int, int] = WHITE) -> np.
     return cv2.putText(bar, text, (_GAP, above + _GAP), _FONT, scale, colour, 1, cv2.LINE_AA)
 
 
-def _tile_size(image: np.ndarray) -> tuple[int, int]:
-    """Return (width, height) of the tile that shows `image`."""
+def tile_size(image: np.ndarray) -> tuple[int, int]:
+    """Return (width, height) of the tile of a panel that shows `image`."""
     height, width = image.shape[:2]
     longest = max(height, width)
     factor = min(max(longest, _TILE_SIDES[0]), _TILE_SIDES[1]) / longest
@@ -210,7 +210,7 @@ def prediction_panel(
     Raises:
         ValueError: The sizes of a mask and of the image differ.
     """
-    size = _tile_size(image)
+    size = tile_size(image)
     predicted = _resize_labels(predicted_mask, image, size)
     true = None if true_mask is None else _resize_labels(true_mask, image, size)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

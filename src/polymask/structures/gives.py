@@ -1,6 +1,7 @@
 """What a data set, a network or a loss gives, in words: by these a family finds out what fits it.
 
-The words are `image`, `mask`, `label` (a class per image), `objects` and `volume`.
+The words are `image`, `mask`, `label` (a class per image), `objects`, `volume`, and `reconstruction` (of the
+image, from a part of it).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ __getattr__ = lazy_names(
     {
         "read_coco": "coco",
         "read_ham10000": "ham10000",
+        "read_images": "images",
         "read_isic2016": "isic2016",
         "read_label_maps": "label_maps",
     },
