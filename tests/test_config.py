@@ -25,9 +25,9 @@ GROUPS = {
     "loss": 9,
     "model": 4,
     "optimizer": 3,
-    "scheduler": 6,
+    "scheduler": 7,
     "task": 4,
-    "tracker": 2,
+    "tracker": 4,
     "trainer": 2,
     "transforms": 5,
 }
