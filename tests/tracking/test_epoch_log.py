@@ -87,7 +87,9 @@ def test_running_metric_that_nobody_logs_is_named_once(tmp_path: Path, caplog) -
     assert caplog.text.count("val/dise is not logged in this run. Did you mean 'val/dice'?") == 1
 
 
-def test_points_of_steps_go_to_the_tracker_once_and_all_of_them_to_a_file_of_their_own(tmp_path: Path) -> None:
+def test_points_of_steps_go_to_the_tracker_once_and_all_of_them_to_a_file_of_their_own(
+    tmp_path: Path,
+) -> None:
     tracker, path = Recorder(), tmp_path / "metrics.csv"
     log = EpochLog(path, tracker)
     points = [{"step": step, "epoch": 1 + step // 5, "step/train/loss": 1 / step} for step in (2, 4, 6, 8)]

@@ -41,9 +41,7 @@ def texts(folder: Path) -> dict[str, list[str]]:
 
 
 def points(*steps: int, epoch: int) -> list[dict[str, float]]:
-    return [
-        {"step": step, "epoch": epoch, "time": 1e9 + step, "step/train/loss": 1 / step} for step in steps
-    ]
+    return [{"step": step, "epoch": epoch, "time": 1e9 + step, "step/train/loss": 1 / step} for step in steps]
 
 
 def write_picture(path: Path, value: int) -> Path:

@@ -235,7 +235,8 @@ def test_limit_batches_shortens_epochs_of_steps_and_skips_nothing(tmp_path, limi
     seen: list[str] = []
     trainer = make_trainer(steps_per_epoch=4, limit_batches=limit, epochs=2)
     loader = train_loader(
-        batches_per_epoch=trainer.settings.batches_per_epoch, alter=lambda *about: seen.extend(about[2]["ids"])
+        batches_per_epoch=trainer.settings.batches_per_epoch,
+        alter=lambda *about: seen.extend(about[2]["ids"]),
     )
     assert trainer.settings.steps_per_epoch(loader) == steps
     assert fit(trainer, StubTask(), tmp_path, loader=loader).step == 2 * steps
