@@ -25,9 +25,9 @@ GROUPS = {
     "loss": 10,
     "model": 6,
     "optimizer": 3,
-    "scheduler": 6,
+    "scheduler": 7,
     "task": 5,
-    "tracker": 2,
+    "tracker": 4,
     "trainer": 2,
     "transforms": 6,
 }

@@ -12,12 +12,21 @@ from strangers import checkpoint_of, put, run, write_changed
 from polymask.places import keep_inside
 from polymask.training.checkpoint import load_checkpoint
 
-KEYS = ["local_save_dir", "data.cache_dir", "data.reader.memory_dir"]
+KEYS = [
+    "local_save_dir",
+    "data.cache_dir",
+    "data.reader.memory_dir",
+    "tracker.folder",
+    "tracker.tensorboard.folder",
+]
 
 
 def moved(key: str, value: Any, *, reader: str = "x") -> tuple[Any, dict[str, Any]]:
     """Return what stands in the place afterwards, and what was replaced."""
-    config: dict[str, Any] = {"data": {"reader": {"_target_": reader}}, "tracker": {}}
+    config: dict[str, Any] = {
+        "data": {"reader": {"_target_": reader}},
+        "tracker": {"mlflow": {}, "tensorboard": {}},
+    }
     put(config, key, value)
     replaced = keep_inside(config)
     for part in key.split("."):
@@ -31,7 +40,7 @@ def moved(key: str, value: Any, *, reader: str = "x") -> tuple[Any, dict[str, An
 )
 def test_places_outside_are_replaced(key: str, value: Any, project: Path) -> None:
     found, replaced = moved(key, value)
-    assert found in (None, ".cache/samples", ".cache/pairs")
+    assert found in (None, ".cache/samples", ".cache/pairs", "outputs/tensorboard")
     assert replaced == {key: value}
 
 
@@ -66,10 +75,8 @@ def test_a_link_that_the_user_put_into_the_project_is_inside(project: Path, tmp_
     ],
 )
 def test_a_tracker_is_kept_when_it_is_a_file_of_the_project(uri: str, is_kept: bool, project: Path) -> None:
-    found, replaced = moved("tracker.tracking_uri", uri)
-    assert (found, replaced) == (
-        (uri, {}) if is_kept else ("sqlite:///mlruns/mlflow.db", {"tracker.tracking_uri": uri})
-    )
+    for key in ("tracker.tracking_uri", "tracker.mlflow.tracking_uri"):
+        assert moved(key, uri) == ((uri, {}) if is_kept else ("sqlite:///mlruns/mlflow.db", {key: uri}))
 
 
 def test_what_the_user_trusts_is_inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from polymask.errors import UserError, choose, listed
 from polymask.run_summary import _program, run_summary
 from polymask.sweep_table import SweepJob, sweep_table
 from polymask.tracking.base import NoTracker
+from polymask.tracking.mlflow_tracker import MlflowTracker
 from polymask.training.state import TrainingState
 from polymask.training.trainer import Trainer
 from polymask.utils.text_tables import duration
@@ -137,8 +138,9 @@ def summary(epoch: int, *, tracker: object = None, can_infer: bool = True) -> di
     return {"title": lines[0], **dict(re.split(r"  +", line, maxsplit=1) for line in lines[2:-1])}
 
 
-def test_the_box_names_all_that_came_out() -> None:
-    rows = summary(5, tracker=SimpleNamespace(uri="sqlite:////m/ml runs/mlflow.db", run_id="1"))
+def test_the_box_names_all_that_came_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    rows = summary(5, tracker=MlflowTracker(tracking_uri="sqlite:////m/ml runs/mlflow.db"))
     assert rows["title"] == "run my run: epoch 5 of 5, done"
     assert rows["best"] == "epoch 2: val/loss 0.25"
     assert rows["checkpoint"] == "/m/my run.pt"
@@ -155,8 +157,11 @@ def test_the_box_names_no_inference_where_nothing_can_be_applied() -> None:
     assert summary(5).keys() - summary(5, can_infer=False).keys() == {"infer"}
 
 
-def test_the_box_says_that_patience_ended_the_run() -> None:
-    rows = summary(4, tracker=SimpleNamespace(uri="http://server:5000", run_id="abc"))
+def test_the_box_says_that_patience_ended_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracker = MlflowTracker(tracking_uri="http://server:5000")
+    tracker.run_id = "abc"
+    rows = summary(4, tracker=tracker)
     assert rows["title"] == "run my run: epoch 4 of 5, stopped after 3 epochs without a better val/loss"
     assert rows["MLflow"] == "http://server:5000 (run abc)"
     assert "MLflow" not in summary(4)

@@ -28,7 +28,7 @@ from polymask.text_keys import quote, quoted_overrides
 from polymask.utils import interruption
 from polymask.utils.outputs import discard_failed_start
 from polymask.utils.paths import CONFIG_DIR, resolve
-from polymask.words import check_pairs, split_words
+from polymask.words import check_pairs, joined_trackers, split_words
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def run(name: str, overrides: Sequence[str]) -> Any:
     """
     chosen = COMMANDS[name]
     flags, words, sweep = split_words(overrides, chosen.config)
-    words = _with_operands(name, words)
+    words = _with_operands(name, joined_trackers(words))
     check_pairs(words, chosen.config)
     overrides = quoted_overrides(words, sweep=sweep)
     sys.argv = [f"polymask {name}", *flags, *overrides]

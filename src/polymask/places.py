@@ -82,5 +82,8 @@ _PLACES: dict[str, tuple[Callable[[str], bool], str | None]] = {
     "data.cache_dir": (is_inside_folder, ".cache/samples"),
     "data.reader.memory_dir": (is_inside_folder, ".cache/pairs"),
     "tracker.tracking_uri": (is_inside_store, "sqlite:///mlruns/mlflow.db"),
+    "tracker.mlflow.tracking_uri": (is_inside_store, "sqlite:///mlruns/mlflow.db"),
+    "tracker.folder": (is_inside_folder, "outputs/tensorboard"),
+    "tracker.tensorboard.folder": (is_inside_folder, "outputs/tensorboard"),
 }
 """Key to write to -> what is inside, and what stands there instead."""

@@ -30,7 +30,14 @@ ANYTIME = (
     "running_metrics",
 )
 """Keys that change neither the course of a run nor what it is: names, places, machinery."""
-RESUME_MAY_CHANGE = (*ANYTIME, "resume", "epochs", "trainer.patience", "test_after_training")
+RESUME_MAY_CHANGE = (
+    *ANYTIME,
+    "resume",
+    "epochs",
+    "trainer.patience",
+    "trainer.log_every_steps",
+    "test_after_training",
+)
 """Keys whose change leaves the course of an interrupted run as it was."""
 TEST_MAY_CHANGE = (
     *ANYTIME,

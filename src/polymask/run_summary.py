@@ -50,7 +50,8 @@ def run_summary(
         ("report", str(report) if report else "not tested"),
         ("time", _times(seconds)),
         ("seed", str(settings.seed)),
-        *_where_tracked(tracker, metrics_file),
+        ("metrics", str(metrics_file)),
+        *tracker.places().items(),
         ("test", command("test", name)),
         *infer,
         ("resume", command("train", {"resume": "true"} | name | more)),
@@ -79,13 +80,3 @@ def _times(seconds: list[float]) -> str:
         return "unknown"
     total = sum(seconds)
     return f"{total / len(seconds):.1f} s per epoch, {duration(total)} in all"
-
-
-def _where_tracked(tracker: Tracker, metrics_file: Path) -> list[tuple[str, str]]:
-    rows, uri = [("metrics", str(metrics_file))], getattr(tracker, "uri", "")
-    if uri.startswith(("http:", "https:")):
-        rows.append(("MLflow", f"{uri} (run {tracker.run_id})"))
-    elif uri:
-        ui = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-        rows.append(("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {ui}"))
-    return rows

@@ -124,7 +124,9 @@ def train(cfg: DictConfig) -> TrainResult:
         family, task = build_family_and_task(cfg, data, previous, checkpoints)
         trainer.prepare(task)
         share = {"rank": own.rank, "world_size": own.world_size}
-        train_loader, val_loader = data.train_loader(**share), data.evaluation_loader("val", **share)
+        in_epoch = trainer.settings.batches_per_epoch
+        train_loader = data.train_loader(**share, batches_per_epoch=in_epoch)
+        val_loader = data.evaluation_loader("val", **share)
         optimizer = build_optimizer(cfg, task)
         steps = trainer.settings.steps_per_epoch(train_loader)
         schedule = build_schedule(cfg, optimizer, steps_per_epoch=steps, mode=task.mode)

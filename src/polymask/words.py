@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -32,6 +33,20 @@ def split_words(words: Sequence[str], config_name: str) -> tuple[list[str], list
     rest = [word for word in words if word in known.overrides]
     flags = [word for word in words if word not in known.overrides]
     return flags, rest, known.multirun or "hydra.mode=MULTIRUN" in rest
+
+
+def joined_trackers(words: Sequence[str]) -> list[str]:
+    """Return a command line with `tracker=[b,a]` as the one option `tracker=a_b`.
+
+    Hydra chooses one option of a group, so several trackers are an option with their names in its own.
+    """
+    return [
+        re.sub(r"\[([\w, ]+)\]", _joined, word) if word.startswith("tracker=") else word for word in words
+    ]
+
+
+def _joined(names: re.Match[str]) -> str:
+    return "_".join(sorted({name.strip() for name in names[1].split(",")}))
 
 
 def check_pairs(words: Sequence[str], config_name: str) -> None:

@@ -5,8 +5,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from torch.utils.data import Dataset
 
+from polymask.data.module import EpochLoader
 from polymask.data.samplers import EvaluationBatches, TrainBatches
+from polymask.errors import UserError
 
 
 def draw(epoch: int = 0, **arguments) -> list[list[tuple[int, int, int]]]:
@@ -71,6 +74,65 @@ def test_processes_together_draw_what_one_process_would(world_size, weights):
         shares = [rank[number] for rank in ranks]
         assert [len(part) for part in shares] == [8 // world_size] * world_size
         assert sorted(key for part in shares for key in part) == sorted(batch)
+
+
+# Epochs of a number of batches
+
+
+def stream(num_epochs: int, length: int, **arguments) -> list[list[list[tuple[int, int, int]]]]:
+    """The batches of each of the first epochs."""
+    return [draw(epoch, batches_per_epoch=length, **arguments) for epoch in range(num_epochs)]
+
+
+@pytest.mark.parametrize("weights", [None, [1.0] * 35 + [9.0] * 8])
+@pytest.mark.parametrize("length", [1, 3, 5, 7, 12])
+def test_epochs_of_a_length_are_slices_of_the_row_of_passes(length, weights):
+    share = {"num_samples": 43, "weights": weights}
+    epochs = stream(8, length, **share)
+    assert [len(epoch) for epoch in epochs] == [length] * 8
+    passes = [batch for number in range(20) for batch in draw(number, **share)]
+    assert [batch for epoch in epochs for batch in epoch] == passes[: 8 * length]
+
+
+def test_nothing_is_skipped_or_doubled_inside_of_a_pass():
+    drawn = [key for epoch in stream(5, 3) for batch in epoch for key in batch]  # 15 batches: 3 passes of 5
+    for number in range(3):
+        assert sorted(index for found, index, _ in drawn if found == number) == list(range(40))
+
+
+def test_processes_together_draw_the_same_epochs_of_a_length():
+    single = stream(4, 7)
+    ranks = [stream(4, 7, batch_size=4, rank=rank, world_size=2) for rank in range(2)]
+    for epoch, whole in enumerate(single):
+        together = [sorted(a + b) for a, b in zip(ranks[0][epoch], ranks[1][epoch], strict=True)]
+        assert together == [sorted(batch) for batch in whole]
+
+
+def test_more_processes_than_samples_are_told_in_one_line():
+    with pytest.raises(UserError, match="3 processes cannot share 2 training samples"):
+        draw(num_samples=2, world_size=3, batches_per_epoch=4)
+
+
+class Keys(Dataset):
+    """Items that are their keys."""
+
+    def __getitem__(self, key):
+        return key
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_loader_processes_live_on_and_draw_the_same_epochs(num_workers):
+    loader = EpochLoader(
+        Keys(),
+        batch_sampler=TrainBatches(10, batch_size=4, seed=0, batches_per_epoch=3),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        collate_fn=list,
+    )
+    for epoch in (2, 0, 1):
+        loader.start_epoch(epoch)
+        assert len(loader) == 3
+        assert list(loader) == draw(epoch, num_samples=10, batch_size=4, batches_per_epoch=3)
 
 
 def test_weighted_draws_follow_the_weights():

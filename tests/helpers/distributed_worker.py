@@ -21,6 +21,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "clipped": {"trainer": {"clip_norm": 0.05}},
     "unfrozen": {"task": {"unfreeze_at": 1}},
     "plateau": {"build_schedule": partial(schedulers.plateau, factor=0.1, patience=0), "learning_rate": 1.0},
+    "steps": {"trainer": {"steps_per_epoch": 4, "accumulate_batches": 2, "log_every_steps": 3}},
     "batch_norm": {"task": {"batch_norm": True}},
     "batch_norm_averaged": {"task": {"batch_norm": True}, "trainer": {"ema_decay": 0.9}},
 }
@@ -30,14 +31,16 @@ def run_scenario(own: Processes, folder: Path, *, task: Any = (), trainer: Any =
     """Train on this process' share of each batch and return all that the trainer leaves behind."""
     share = {"rank": own.rank, "world_size": own.world_size}
     trained, metric_log = StubTask(**dict(task)), MetricList()
-    loader = train_loader(GLOBAL_BATCH // own.world_size, **share)
     maker = make_trainer(processes=own, **dict(trainer))
+    in_epoch = maker.settings.batches_per_epoch
+    loader = train_loader(GLOBAL_BATCH // own.world_size, **share, batches_per_epoch=in_epoch)
     state = fit(maker, trained, folder, loader=loader, metric_log=metric_log, **options)
     seen: list[float] = []
     metrics = evaluate(maker, trained, val_loader(**share), title="test", consume=seen.extend)
     return {
         "weights": trained.state_dict(),
         "history": state.history,
+        "points": state.points,
         "metrics": {name: float(value) for name, value in metrics.items()},
         "num_seen": len(seen),
         "num_logged": len(metric_log.logged),

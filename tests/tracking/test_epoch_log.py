@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from polymask.tracking.base import NoTracker
@@ -14,9 +14,13 @@ class Recorder(NoTracker):
 
     def __init__(self) -> None:
         self.metrics: list[tuple[int, dict[str, float]]] = []
+        self.points: list[list[dict[str, float]]] = []
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         self.metrics.append((step, dict(metrics)))
+
+    def log_steps(self, points: Sequence[Mapping[str, float]]) -> None:
+        self.points.append([dict(point) for point in points])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -81,3 +85,18 @@ def test_running_metric_that_nobody_logs_is_named_once(tmp_path: Path, caplog) -
     for epochs in (1, 2):
         log.log_epoch([{"epoch": epoch, "val/dice": 0.5} for epoch in range(1, epochs + 1)])
     assert caplog.text.count("val/dise is not logged in this run. Did you mean 'val/dice'?") == 1
+
+
+def test_points_of_steps_go_to_the_tracker_once_and_all_of_them_to_a_file_of_their_own(
+    tmp_path: Path,
+) -> None:
+    tracker, path = Recorder(), tmp_path / "metrics.csv"
+    log = EpochLog(path, tracker)
+    points = [{"step": step, "epoch": 1 + step // 5, "step/train/loss": 1 / step} for step in (2, 4, 6, 8)]
+    log.log_steps(points[:2], 1)
+    log.log_steps(points, 2)
+    assert tracker.points == [points[:2], points[2:]]
+    assert rows_of(tmp_path / "metrics_steps.csv") == [
+        {name: str(value) for name, value in point.items()} for point in points
+    ]
+    assert tracker.metrics == []

@@ -55,6 +55,26 @@ def test_params_metrics_tags_and_artifacts_arrive(
     assert not list(elsewhere.iterdir())
 
 
+def test_points_of_steps_have_steps_and_times_of_their_own_and_are_never_doubled(client: Any) -> None:
+    tracker = MlflowTracker()
+    start(tracker)
+    points = [
+        {"step": 10 * n, "epoch": 1, "time": 1e9 + n, "step/train/loss": 1 / n, "step/learning_rate": 0.5}
+        for n in range(1, 251)
+    ]
+    points[1]["step/train/part"] = math.nan
+    tracker.log_steps(points)
+    again = MlflowTracker()
+    start(again, run_id=tracker.run_id)
+    again.log_steps(points[-3:])
+    again.log_steps([])
+    found = client.get_metric_history(tracker.run_id, "step/train/loss")
+    assert [(one.step, one.value, one.timestamp) for one in found] == [
+        (10 * n, 1 / n, 1000 * (10**9 + n)) for n in range(1, 251)
+    ]
+    assert set(client.get_run(tracker.run_id).data.metrics) == {"step/train/loss", "step/learning_rate"}
+
+
 def test_a_resumed_run_goes_on_in_the_same_run(client: Any) -> None:
     before = MlflowTracker()
     start(before, epochs=5)

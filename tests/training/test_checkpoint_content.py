@@ -78,7 +78,12 @@ def test_a_configuration_without_a_section_is_told(
 
 
 @pytest.mark.parametrize(
-    "training", [{"epoch": -1}, {"epoch": "3"}, {"history": {}}, {"history": [{"epoch": "x"}]}, {"other": 1}]
+    "training",
+    [
+        *({"epoch": -1}, {"epoch": "3"}, {"history": {}}, {"history": [{"epoch": "x"}]}, {"other": 1}),
+        *({"points": {}}, {"points": [{"step": "x"}]}, {"window": []}, {"window": {"loss": "x"}}),
+        {"window_batches": -1},
+    ],
 )
 def test_a_course_that_is_none_is_told(
     training: dict[str, Any], content: dict[str, Any], project: Path

@@ -53,6 +53,16 @@ def test_two_processes_train_as_one_with_the_whole_batch(ranks, single, name):
                 assert row[key] == pytest.approx(expected[key], rel=1e-6), key
 
 
+def test_points_of_the_step_log_are_means_over_the_processes(ranks, single):
+    expected = single["steps"]["points"]
+    assert [point["step"] for point in expected] == [3, 6, 9, 12]
+    for found in ranks:
+        for point, one in zip(found["steps"]["points"], expected, strict=True):
+            assert {name: value for name, value in point.items() if name != "time"} == pytest.approx(
+                {name: value for name, value in one.items() if name != "time"}, rel=1e-6
+            )
+
+
 def test_plateau_moved_in_the_test_above(single):
     rates = [row["learning_rate"] for row in single["plateau"]["history"]]
     assert rates[-1] < rates[0]

@@ -40,6 +40,7 @@ KINDS = {
     "cosine": partial(schedulers.cosine, warmup_epochs=1.5),
     "poly": partial(schedulers.poly, warmup_epochs=1),
     "step": partial(schedulers.step, step_epochs=2, factor=0.5),
+    "milestones": partial(schedulers.milestones, milestones=[4, 9], factor=0.5, warmup_steps=3),
     "one_cycle": schedulers.one_cycle,
     "plateau": partial(schedulers.plateau, factor=0.5, patience=0),
 }
@@ -79,7 +80,48 @@ def test_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path, kind
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("kind", ["constant", "step", "plateau"])
+def stop_at_batch(last: int):
+    """Break off a run after so many batches."""
+    seen: list[int] = []
+
+    def alter(now: int, number: int, batch: dict[str, Any]) -> None:
+        seen.append(number)
+        if len(seen) > last:
+            raise Interrupted
+
+    return alter
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 7])  # of 2 batches; a pass has 6 batches
+@pytest.mark.parametrize("epoch", [1, 2, 4])
+def test_run_with_epochs_of_steps_goes_on_bit_for_bit_wherever_it_was_killed(tmp_path, steps, epoch):
+    settings = {"steps_per_epoch": steps, "accumulate_batches": 2, "log_every_steps": 3}
+    options = {"build_schedule": KINDS["milestones"], "build_optimizer": adamw}
+    whole_log, before, after = MetricList(), MetricList(), MetricList()
+    whole = run_whole(tmp_path / "whole", settings, metric_log=whole_log, **options)
+    loader = train_loader(batches_per_epoch=2 * steps, alter=stop_at_batch(2 * steps * epoch + 1))
+    with pytest.raises(Interrupted):
+        run_whole(tmp_path / "parts", settings, loader=loader, metric_log=before, **options)
+    resumed = resume(tmp_path / "parts", settings, metric_log=after, **options)
+    assert resumed.epochs_begun == list(range(epoch, 5))
+    assert_equal(weights(resumed), weights(whole))
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    # The points of the newest epoch are logged once more with their times, by which a tracker knows them.
+    again = [point for point in before.steps if point["epoch"] == epoch]
+    assert after.steps[: len(again)] == again
+    assert_equal(before.steps + after.steps[len(again) :], whole_log.steps)
+
+
+def test_step_log_that_is_begun_later_has_only_what_came_since(tmp_path):
+    fit(make_trainer(epochs=1), StubTask(), tmp_path)  # 6 steps
+    metric_log = MetricList()
+    content = load_checkpoint(tmp_path / "run.last.pt")
+    trainer = make_trainer(epochs=2, log_every_steps=4)
+    fit(trainer, StubTask(), tmp_path, resume_from=content, metric_log=metric_log)
+    assert [point["step"] for point in metric_log.steps] == [8, 12]
+
+
+@pytest.mark.parametrize("kind", ["constant", "step", "plateau", "milestones"])
 def test_finished_run_goes_on_to_more_epochs_as_if_never_finished(tmp_path, kind):
     # The other courses depend on the number of epochs, as they should.
     options = {"build_schedule": KINDS[kind], "build_optimizer": adamw}

@@ -9,8 +9,16 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, PolynomialLR, StepLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    PolynomialLR,
+    StepLR,
+)
 
+from polymask.errors import UserError
 from polymask.training import schedulers
 from polymask.training.schedulers import Schedule
 
@@ -22,6 +30,7 @@ KINDS = {
     "cosine": partial(schedulers.cosine, warmup_epochs=1.4, final_factor=0.1),
     "poly": partial(schedulers.poly, warmup_epochs=0.5, power=0.9),
     "step": partial(schedulers.step, step_epochs=2, factor=0.5),
+    "milestones": partial(schedulers.milestones, milestones=[4, 5, 11], factor=0.5, warmup_steps=3),
     "one_cycle": partial(schedulers.one_cycle, warmup_share=0.3),
     "plateau": partial(schedulers.plateau, factor=0.5, patience=1, min_learning_rate=1e-4),
 }
@@ -80,7 +89,7 @@ def test_constant_keeps_the_rate():
 
 
 def test_cosine_without_warmup_is_that_of_torch():
-    found = course(partial(schedulers.cosine, final_factor=0.0))
+    found = course(partial(schedulers.cosine, warmup_epochs=0, final_factor=0.0))
     assert_course(found, torch_course(lambda o: CosineAnnealingLR(o, EPOCHS * STEPS, eta_min=0.0)))
 
 
@@ -103,6 +112,47 @@ def test_poly_with_warmup_by_hand():
 
 def test_step_is_that_of_torch():
     assert_course(course(KINDS["step"]), torch_course(lambda o: StepLR(o, 2, gamma=0.5), every=STEPS))
+
+
+def test_milestones_are_those_of_torch_after_a_rise_in_equal_steps():
+    steps = [7, 8, 21]
+    found = course(partial(schedulers.milestones, milestones=steps, factor=0.2))
+    assert_course(found, torch_course(lambda o: MultiStepLR(o, steps, gamma=0.2)))
+    factors = [0.25, 0.5, 0.75, 1.0, 0.5] + [0.25] * 6 + [0.125] * 19
+    assert_course(course(KINDS["milestones"]), shared(factors))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"milestones": [5, 3]}, r"milestones=\[5, 3\] is not valid; .* e\.g\. \[3, 5\]\.$"),
+        ({"milestones": [5, 5]}, r"milestones=\[5, 5\] is not valid"),
+        ({"milestones": [0]}, "milestones=0 is not valid"),
+        ({"milestones": [2.5]}, "milestones=2.5 is not valid"),
+        ({"milestones": [5], "factor": 0}, "factor=0 is not valid"),
+        ({"milestones": [5], "warmup_steps": -1}, "warmup_steps=-1 is not valid"),
+    ],
+)
+def test_milestones_that_make_no_course_are_told_in_one_line(options, message):
+    with pytest.raises(UserError, match=message):
+        start(partial(schedulers.milestones, **options))
+
+
+@pytest.mark.parametrize("build", [schedulers.cosine, schedulers.poly])
+def test_warmup_may_be_a_share_of_all_steps(build):
+    by_share = course(partial(build, warmup_share=0.2))  # of 30 steps
+    assert_course(by_share, course(partial(build, warmup_epochs=1.2)))
+    assert_course(course(partial(build, warmup_epochs=0, warmup_share=0.2)), by_share)
+    assert_course(course(partial(build, warmup_share=0)), course(partial(build, warmup_epochs=0)))
+    with pytest.raises(UserError, match=r"warmup_epochs=1 and scheduler\.warmup_share=0\.2 both set"):
+        start(partial(build, warmup_epochs=1, warmup_share=0.2))
+    with pytest.raises(UserError, match=r"warmup_share=2 is not valid"):
+        start(partial(build, warmup_share=2))
+
+
+def test_without_a_word_of_warmup_cosine_has_an_epoch_of_it_and_poly_none():
+    assert_course(course(schedulers.cosine), course(partial(schedulers.cosine, warmup_epochs=1)))
+    assert_course(course(schedulers.poly), course(partial(schedulers.poly, warmup_epochs=0)))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from polymask.errors import UserError
-from polymask.training.step_log import StepLog
+from polymask.training.step_log import Point, StepLog, Window
 
 
 @pytest.mark.parametrize("every", [1, 3, 100])
@@ -56,3 +56,30 @@ def test_only_the_loss_must_be_finite():
     log = StepLog(every=1)
     log.add({"loss": torch.tensor(1.0), "part": torch.tensor(float("inf"))}, ["a"])
     assert log.means() == {"loss": 1.0, "part": float("inf")}
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_points_are_means_since_the_point_before_whenever_they_are_read(every):
+    log, closes = StepLog(every=every), {1: {"step": 2}, 2: {"step": 3}, 6: {"step": 7}}
+    for number in range(8):
+        parts = {"loss": torch.tensor(2.0**number), "part": torch.tensor(float(number))}
+        log.add(parts, ["a"], point=closes.get(number))
+    log.read()
+    assert log.points == [
+        Point({"step": 2}, {"loss": 1.5, "part": 0.5}),
+        Point({"step": 3}, {"loss": 4.0, "part": 2.0}),
+        Point({"step": 7}, {"loss": 30.0, "part": 4.5}),
+    ]
+    assert log.window == Window({"loss": 128.0, "part": 7.0}, 1)
+    assert log.means() == {"loss": 255 / 8, "part": 3.5}
+
+
+def test_first_point_takes_up_what_an_epoch_before_left():
+    log = StepLog(every=1, window=Window({"loss": 6.0}, 2))
+    log.add({"loss": torch.tensor(3.0)}, ["a"], point={"step": 3})
+    assert log.points == [Point({"step": 3}, {"loss": 3.0})]
+    assert log.means() == {"loss": 3.0}
+    log = StepLog(every=1, window=Window({"loss": 6.0}, 2))
+    log.add({"loss": torch.tensor(0.0)}, ["a"], point={"step": 3})
+    assert log.points == [Point({"step": 3}, {"loss": 2.0})]
+    assert log.means() == {"loss": 0.0}

@@ -192,6 +192,101 @@ def test_averaged_weights_are_evaluated_and_saved_and_the_own_ones_restored(tmp_
     assert_close({name: saved["ema"][name] for name in floats}, floats)
 
 
+# Epochs of steps, and their log
+
+
+@pytest.mark.parametrize(("steps", "accumulate"), [(4, 1), (9, 1), (5, 3)])
+def test_epochs_of_steps_equal_a_loop_by_hand_over_all_passes(tmp_path, steps, accumulate):
+    task, by_hand = StubTask(), StubTask()
+    trainer = make_trainer(steps_per_epoch=steps, accumulate_batches=accumulate, epochs=3)
+    state = fit(trainer, task, tmp_path, learning_rate=0.1)
+    loader, optimizer = train_loader(), torch.optim.SGD(by_hand.parameters(), lr=0.1, momentum=0.9)
+    batches = []
+    for number in range(8):  # 6 batches each
+        loader.start_epoch(number)
+        batches += list(loader)
+    for step in range(3 * steps):
+        group = batches[step * accumulate : (step + 1) * accumulate]
+        optimizer.zero_grad()
+        torch.stack([by_hand.errors(batch).square().mean() for batch in group]).mean().backward()
+        optimizer.step()
+    assert_close(weights(task), weights(by_hand))
+    assert (state.step, state.epoch, task.epochs_begun) == (3 * steps, 3, [0, 1, 2])
+
+
+def test_epochs_of_steps_count_for_schedule_and_patience(tmp_path):
+    lengths = []
+
+    def build(optimizer, *, steps_per_epoch, epochs, mode):
+        lengths.append(steps_per_epoch * epochs)
+        return schedulers.milestones(
+            optimizer, steps_per_epoch=steps_per_epoch, epochs=epochs, mode=mode, milestones=[8], factor=0.5
+        )
+
+    task = StubTask(course=[3.0, 2.0, 2.5, 2.5, 9.0])
+    trainer = make_trainer(steps_per_epoch=4, epochs=5, patience=2)
+    state = fit(trainer, task, tmp_path, build_schedule=build, learning_rate=0.1)
+    assert (state.epoch, state.step, lengths) == (4, 16, [20])
+    assert [row["learning_rate"] for row in state.history] == [0.1, 0.1, 0.05, 0.05]
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(3, 3), (99, 4)])
+def test_limit_batches_shortens_epochs_of_steps_and_skips_nothing(tmp_path, limit, steps):
+    seen: list[str] = []
+    trainer = make_trainer(steps_per_epoch=4, limit_batches=limit, epochs=2)
+    loader = train_loader(
+        batches_per_epoch=trainer.settings.batches_per_epoch,
+        alter=lambda *about: seen.extend(about[2]["ids"]),
+    )
+    assert trainer.settings.steps_per_epoch(loader) == steps
+    assert fit(trainer, StubTask(), tmp_path, loader=loader).step == 2 * steps
+    first_pass = seen[:24]
+    assert len(set(first_pass)) == len(first_pass) == min(24, 8 * steps)
+
+
+@pytest.mark.parametrize(("steps_per_epoch", "accumulate"), [(None, 1), (5, 1), (4, 2)])
+def test_points_are_means_of_the_losses_since_the_last_also_over_the_end_of_an_epoch(
+    tmp_path, steps_per_epoch, accumulate
+):
+    metric_log = MetricList()
+    trainer = make_trainer(
+        steps_per_epoch=steps_per_epoch, accumulate_batches=accumulate, log_every_steps=4, epochs=3
+    )
+    build = partial(schedulers.step, step_epochs=1, factor=0.5)
+    state = fit(trainer, StubTask(), tmp_path, build_schedule=build, metric_log=metric_log)
+
+    losses: list[float] = []
+
+    class Watched(StubTask):
+        def training_step(self, batch):
+            parts = super().training_step(batch)
+            losses.append(float(parts["loss"].detach()))
+            return parts
+
+    again = make_trainer(steps_per_epoch=steps_per_epoch, accumulate_batches=accumulate, epochs=3)
+    fit(again, Watched(), tmp_path / "again", build_schedule=build)
+    per_epoch = state.step // 3
+    expected = list(range(4, state.step + 1, 4))
+    assert [point["step"] for point in metric_log.steps] == expected
+    assert metric_log.steps == state.points
+    for number, point in enumerate(state.points):
+        window = losses[4 * number * accumulate : 4 * (number + 1) * accumulate]
+        assert point["step/train/loss"] == pytest.approx(np.mean(window), rel=1e-6)
+        epoch = (point["step"] - 1) // per_epoch
+        assert (point["epoch"], point["step/learning_rate"]) == (epoch + 1, 0.05 * 0.5**epoch)
+    assert state.window_batches == (state.step % 4) * accumulate
+
+
+def test_step_log_changes_nothing_of_the_training(tmp_path):
+    plain, logged = StubTask(dropout=0.3), StubTask(dropout=0.3)
+    fit(make_trainer(), plain, tmp_path / "plain")
+    fit(make_trainer(log_every_steps=2), logged, tmp_path / "logged")
+    assert_equal(weights(logged), weights(plain))
+    first, second = (load_checkpoint(tmp_path / name / "run.pt") for name in ("plain", "logged"))
+    assert_equal(second["training"]["history"], first["training"]["history"])
+    assert first["training"]["points"] == []
+
+
 # Course of a run
 
 
@@ -321,6 +416,9 @@ def test_previews_see_the_predictions_of_their_epochs_after_the_checkpoint_is_sa
         ({"patience": 0}, r"trainer\.patience=0 is not valid"),
         ({"accumulate_batches": 0}, r"trainer\.accumulate_batches=0 is not valid"),
         ({"limit_batches": 0}, r"trainer\.limit_batches=0 is not valid"),
+        ({"steps_per_epoch": 0}, r"trainer\.steps_per_epoch=0 is not valid"),
+        ({"steps_per_epoch": 2.5}, r"trainer\.steps_per_epoch=2\.5 is not valid"),
+        ({"log_every_steps": 0}, r"trainer\.log_every_steps=0 is not valid"),
         ({"clip_norm": 0.0}, r"trainer\.clip_norm=0\.0 is not valid"),
         ({"clip_norm": -1.0}, r"trainer\.clip_norm=-1\.0 is not valid"),
         ({"ema_decay": 0.0}, r"trainer\.ema_decay=0\.0 is not valid"),

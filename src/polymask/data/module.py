@@ -127,8 +127,10 @@ class DataModule:
             )
         return [by_id[id_] for id_ in wanted]
 
-    def train_loader(self, *, rank: int = 0, world_size: int = 1) -> EpochLoader:
-        """Return the loader of this process' augmented batches."""
+    def train_loader(
+        self, *, rank: int = 0, world_size: int = 1, batches_per_epoch: int | None = None
+    ) -> EpochLoader:
+        """Return the loader of this process' augmented batches, see `TrainBatches`."""
         records = self.subset("train")
         batches = TrainBatches(
             len(records),
@@ -137,6 +139,7 @@ class DataModule:
             weights=_class_balanced(records) if self._loading.sampler == "weighted" else None,
             rank=rank,
             world_size=world_size,
+            batches_per_epoch=batches_per_epoch,
         )
         return self._loader(records, batches, self._augmentation)
 

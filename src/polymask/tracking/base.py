@@ -30,6 +30,13 @@ class Tracker(Protocol):
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics at a step (here: epochs done)."""
 
+    def log_steps(self, points: Sequence[Mapping[str, float]]) -> None:
+        """Record points of the step log, all at once, in their order.
+
+        Each has `step` (optimisation steps done), `epoch`, `time` (seconds since 1970) and its metrics, whose
+        names begin with `step/`. Points that are recorded again leave one of each.
+        """
+
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Keep a file, or all files of a folder, below `folder` of the run's artifacts."""
 
@@ -41,6 +48,10 @@ class Tracker(Protocol):
 
     def finish(self, status: str | None) -> None:
         """Close the run as `FINISHED`, `FAILED` or `KILLED`; None leaves an older run's end as it was."""
+
+    def places(self) -> dict[str, str]:
+        """Return by name of the tracker where, or with which command, a person sees the run."""
+        ...
 
 
 class NoTracker:
@@ -65,6 +76,9 @@ class NoTracker:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Do nothing."""
 
+    def log_steps(self, points: Sequence[Mapping[str, float]]) -> None:
+        """Do nothing."""
+
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Do nothing."""
 
@@ -76,3 +90,12 @@ class NoTracker:
 
     def finish(self, status: str | None) -> None:
         """Do nothing."""
+
+    def places(self) -> dict[str, str]:
+        """Return nothing."""
+        return {}
+
+
+def step_metrics(point: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of a point of the step log that have a value."""
+    return {name: value for name, value in point.items() if name.startswith("step/") and value == value}

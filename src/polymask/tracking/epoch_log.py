@@ -1,9 +1,9 @@
-"""Metrics of every epoch, to the tracker and to a CSV file."""
+"""Metrics of every epoch, and of steps where they are wanted, to the tracker and to CSV files."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ class EpochLog:
     """Sends each epoch's metrics to the tracker and keeps the whole course in `metrics.csv`.
 
     Args:
-        path: The CSV file; rewritten whole each time, so after a resume it holds the earlier epochs too.
+        path: The CSV file; rewritten whole each time, so after a resume it holds the earlier epochs too. The
+            step log is `{stem}_steps.csv` beside it.
         tracker: The tracker.
         running: Keys, such as `val/dice_lesion_image`, of which the mean (`…_running_mean`) and the largest
             value (`…_running_max`) over the epochs so far are recorded beside the value of the epoch.
@@ -33,11 +34,15 @@ class EpochLog:
     def log_epoch(self, history: list[dict[str, float]]) -> None:
         """Take the metrics of all epochs so far; the last entry goes to the tracker."""
         history = self._with_running_values(history)
-        columns = list(dict.fromkeys(name for row in history for name in row))
-        write_text(self.path, csv_text(columns, history))
+        _write_table(self.path, history)
         newest = history[-1]
         metrics = {name: value for name, value in newest.items() if name != "epoch"}
         self.tracker.log_metrics(metrics, step=int(newest["epoch"]))
+
+    def log_steps(self, points: Sequence[Mapping[str, float]], epoch: int) -> None:
+        """Take the points of the step log so far; those of `epoch` go to the tracker."""
+        _write_table(self.path.with_stem(f"{self.path.stem}_steps"), points)
+        self.tracker.log_steps([point for point in points if point["epoch"] == epoch])
 
     def _with_running_values(self, history: list[dict[str, float]]) -> list[dict[str, float]]:
         """Return the history with means and maxima so far; from its values alone, so a resume keeps them."""
@@ -59,3 +64,8 @@ class EpochLog:
                 if count:
                     row |= {f"{key}_running_mean": float(total / count), f"{key}_running_max": float(largest)}
         return rows
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_text(path, csv_text(columns, rows))

@@ -8,6 +8,7 @@ import logging
 import os
 import posixpath
 import re
+import shlex
 import sys
 import time
 import warnings
@@ -18,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from polymask.tracking.base import step_metrics
 from polymask.tracking.journal import Journal, Record
 from polymask.tracking.outbox import Outbox
 from polymask.utils.interruption import uninterrupted
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _MAX_PARAM_LENGTH = 6000  # MLflow refuses longer values
 _MAX_TAG_LENGTH = 5000
+_MAX_METRICS = 1000  # of one request
+_POINTS_PER_RECORD = 100
 _MAX_NAME_LENGTH = 240  # 250, with room for a hash
 _LOCK_SECONDS = 120
 _SQLITE = "sqlite:///"
@@ -118,6 +122,16 @@ class MlflowTracker:
         finite = {allowed_name(name): float(value) for name, value in metrics.items() if value == value}
         self._put("metrics", metrics=finite, step=step)
 
+    def log_steps(self, points: Sequence[Mapping[str, float]]) -> None:
+        """Record points of the step log; with their own times, so that MLflow knows those it has."""
+        for start in range(0, len(points), _POINTS_PER_RECORD):
+            entries = [
+                [allowed_name(name), float(value), round(1000 * point["time"]), int(point["step"])]
+                for point in points[start : start + _POINTS_PER_RECORD]
+                for name, value in step_metrics(point).items()
+            ]
+            self._put("steps", entries=entries)
+
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Keep a file, or all files of a folder."""
         self._put("artifact", path=str(path), folder=folder)
@@ -144,6 +158,14 @@ class MlflowTracker:
                 self.uri,
                 f" polymask sync {self.run_name} delivers them later." if self._journal is not None else "",
             )
+
+    def places(self) -> dict[str, str]:
+        """Return the server with the run, or the command that shows the file."""
+        if self.uri.startswith(("http:", "https:")):
+            return {"MLflow": f"{self.uri} (run {self.run_id})"}
+        return {
+            "MLflow": f"MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
+        }
 
     def _put(self, kind: str, **content: Any) -> None:
         self._outbox.put(_record(kind, moment=_now(), **content))
@@ -217,6 +239,13 @@ class MlflowTracker:
         batch = [Metric(name, value, moment, step) for name, value in metrics.items()]
         self._client.log_batch(self.run_id, metrics=batch)
 
+    def _send_steps(self, *, entries: Sequence[tuple[str, float, int, int]], moment: int) -> None:
+        from mlflow.entities import Metric
+
+        batch = [Metric(*entry) for entry in entries]
+        for start in range(0, len(batch), _MAX_METRICS):
+            self._client.log_batch(self.run_id, metrics=batch[start : start + _MAX_METRICS])
+
     def _send_artifact(self, *, path: str, folder: str, moment: int) -> None:
         keep = self._client.log_artifacts if Path(path).is_dir() else self._client.log_artifact
         keep(self.run_id, path, folder or None)
@@ -252,6 +281,7 @@ _SENDERS: dict[str, Callable[..., None]] = {
     "open": MlflowTracker._open,
     "params": MlflowTracker._send_params,
     "metrics": MlflowTracker._send_metrics,
+    "steps": MlflowTracker._send_steps,
     "artifact": MlflowTracker._send_artifact,
     "tags": MlflowTracker._send_tags,
     "adopt": MlflowTracker._send_adoption,

@@ -154,13 +154,13 @@ def _is_training(value: Any) -> bool:
     known = {field.name for field in fields(TrainingState)}
     if not isinstance(value, dict) or not known.issuperset(value):
         return False
-    history, best = value.get("history", []), value.get("best_value")
-    counts = [item for name, item in value.items() if name not in ("history", "best_value")]
+    tables, best = [value.get(name, []) for name in ("history", "points")], value.get("best_value")
+    others = ("history", "points", "window", "best_value")
     return (
-        all(map(_is_whole, counts))
+        all(_is_whole(item) for name, item in value.items() if name not in others)
         and (best is None or _is_number(best))
-        and isinstance(history, list)
-        and all(map(_mapping(_is_number), history))
+        and _mapping(_is_number)(value.get("window", {}))
+        and all(isinstance(table, list) and all(map(_mapping(_is_number), table)) for table in tables)
     )
 
 

@@ -42,13 +42,16 @@ class Processes:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def mean(self, values: dict[str, float]) -> dict[str, float]:
-        """Return the mean of each value over the processes."""
+    def means(self, rows: list[dict[str, float]]) -> list[dict[str, float]]:
+        """Return the mean of each value of each row over the processes."""
         if self.world_size == 1:
-            return values
-        every: list[dict[str, float]] = [{}] * self.world_size
-        dist.all_gather_object(every, values)
-        return {name: sum(one[name] for one in every) / self.world_size for name in values}
+            return rows
+        every: list[list[dict[str, float]]] = [[]] * self.world_size
+        dist.all_gather_object(every, rows)
+        return [
+            {name: sum(one[name] for one in same) / self.world_size for name in same[0]}
+            for same in zip(*every, strict=True)
+        ]
 
     @torch.no_grad()
     def share_buffers(self, module: nn.Module) -> None:

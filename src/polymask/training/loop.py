@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,12 +16,13 @@ from polymask.families.base import Batch, Task
 from polymask.training.checkpoint import load_weights
 from polymask.training.devices import autocast
 from polymask.training.ema import WeightAverage
+from polymask.training.optimizers import learning_rates
 from polymask.training.progress import Progress
 from polymask.training.schedulers import Schedule
 from polymask.training.seeding import seed_everything
 from polymask.training.settings import Settings, TrainLoader
 from polymask.training.state import TrainingState
-from polymask.training.step_log import StepLog
+from polymask.training.step_log import StepLog, Window
 
 _CUDA_STEPS_BETWEEN_READS = 50
 
@@ -52,7 +54,10 @@ class TrainingLoop:
         self._distribute()
         total = settings.num_batches(loader)
         # On a CPU reading a loss is free, so there every loss is checked before it reaches the weights.
-        steps = StepLog(every=_CUDA_STEPS_BETWEEN_READS if settings.device.type == "cuda" else 1)
+        steps = StepLog(
+            every=_CUDA_STEPS_BETWEEN_READS if settings.device.type == "cuda" else 1,
+            window=Window(dict(state.window), state.window_batches),
+        )
         progress = Progress(
             f"epoch {epoch + 1}",
             enabled=settings.processes.is_main,
@@ -61,24 +66,48 @@ class TrainingLoop:
         )
         with progress.over(total):
             for number, batch in enumerate(settings.batches(loader)):
-                parts = self._training_step(batch, number, total, steps)
-                if (number + 1) % settings.accumulate_batches == 0 or number + 1 == total:
+                is_last = (number + 1) % settings.accumulate_batches == 0 or number + 1 == total
+                point = self._point(state) if is_last else None
+                parts = self._training_step(batch, number, total, steps, point)
+                if is_last:
                     self._optimizer_step()
                     state.step += 1
                 if progress.advance(len(batch["ids"])):
                     progress.note(parts["loss"].item())
         speed = progress.images_per_second * settings.processes.world_size
-        means = settings.processes.mean(steps.means())
-        return {**means, "images_per_second": speed}
+        return {**self._close(steps, state), "images_per_second": speed}
 
-    def _training_step(self, batch: Batch, number: int, total: int, steps: StepLog) -> dict[str, Tensor]:
+    def _point(self, state: TrainingState) -> dict[str, float] | None:
+        """Return what a point of the step log says besides losses, None where the next step ends no point."""
+        every, step = self.settings.log_every_steps, state.step + 1
+        if every is None or step % every:
+            return None
+        # The rates are those of this step, before the schedule moves on.
+        about = {"step": step, "epoch": state.epoch + 1, "time": time.time()}
+        return about | {f"step/{name}": rate for name, rate in learning_rates(self.optimizer).items()}
+
+    def _close(self, steps: StepLog, state: TrainingState) -> dict[str, float]:
+        """Take over the points of an epoch; return its mean losses, as they all are over the processes."""
+        own = [steps.means(), steps.window.sums, *(point.means for point in steps.points)]
+        means, window, *points = self.settings.processes.means(own)
+        is_logged = self.settings.log_every_steps is not None
+        state.window, state.window_batches = (window, steps.window.batches) if is_logged else ({}, 0)
+        state.points += [
+            point.about | {f"step/train/{name}": value for name, value in losses.items()}
+            for point, losses in zip(steps.points, points, strict=True)
+        ]
+        return means
+
+    def _training_step(
+        self, batch: Batch, number: int, total: int, steps: StepLog, point: dict[str, float] | None
+    ) -> dict[str, Tensor]:
         accumulate = self.settings.accumulate_batches
         group_start = number - number % accumulate
         group_size = min(accumulate, total - group_start)
         is_last = number + 1 == group_start + group_size
         with self._gradients_shared(is_last), autocast(self.settings.device, self.settings.precision):
             parts: dict[str, Tensor] = self._forward(batch)
-        steps.add(parts, batch["ids"])
+        steps.add(parts, batch["ids"], point=point)
         with self._gradients_shared(is_last):
             loss: Tensor = self.scaler.scale(parts["loss"] / group_size)
             loss.backward()  # type: ignore[no-untyped-call, unused-ignore]

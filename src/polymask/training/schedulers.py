@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from polymask.errors import UserError, number, whole_number
 
 
 class Schedule:
@@ -67,17 +71,20 @@ def cosine(
     steps_per_epoch: int,
     epochs: int,
     mode: str,
-    warmup_epochs: float = 0.0,
+    warmup_epochs: float | None = None,
+    warmup_share: float | None = None,
     final_factor: float = 0.01,
 ) -> Schedule:
-    """Linear warm-up, then half a cosine down to `final_factor` (Loshchilov & Hutter 2017)."""
-    return _after_warmup(
-        optimizer,
-        lambda progress: _half_cosine(1.0, final_factor, progress),
-        steps_per_epoch,
-        epochs,
-        warmup_epochs,
-    )
+    """Linear warm-up, then half a cosine down to `final_factor` (Loshchilov & Hutter 2017).
+
+    The warm-up takes `warmup_epochs` or the `warmup_share` of all steps, and one epoch where both are None.
+
+    Raises:
+        UserError: Both are given, or a value is not allowed.
+    """
+    total = max(1, steps_per_epoch * epochs)
+    warmup = _warmup_steps(warmup_epochs, warmup_share, steps_per_epoch, epochs, otherwise=1)
+    return _after_warmup(optimizer, lambda progress: _half_cosine(1.0, final_factor, progress), total, warmup)
 
 
 def poly(
@@ -86,13 +93,20 @@ def poly(
     steps_per_epoch: int,
     epochs: int,
     mode: str,
-    warmup_epochs: float = 0.0,
+    warmup_epochs: float | None = None,
+    warmup_share: float | None = None,
     power: float = 0.9,
 ) -> Schedule:
-    """Linear warm-up, then (1 - progress) ** power (Chen et al. 2018, DeepLab)."""
-    return _after_warmup(
-        optimizer, lambda progress: (1 - progress) ** power, steps_per_epoch, epochs, warmup_epochs
-    )
+    """Linear warm-up, then (1 - progress) ** power (Chen et al. 2018, DeepLab).
+
+    The warm-up takes `warmup_epochs` or the `warmup_share` of all steps; there is none where both are None.
+
+    Raises:
+        UserError: Both are given, or a value is not allowed.
+    """
+    total = max(1, steps_per_epoch * epochs)
+    warmup = _warmup_steps(warmup_epochs, warmup_share, steps_per_epoch, epochs, otherwise=0)
+    return _after_warmup(optimizer, lambda progress: (1 - progress) ** power, total, warmup)
 
 
 def step(
@@ -107,6 +121,39 @@ def step(
     """Multiply the learning rate by `factor` every `step_epochs` epochs."""
     length = max(1, step_epochs * steps_per_epoch)
     return Schedule(per_step=LambdaLR(optimizer, lambda done: factor ** (done // length)))
+
+
+def milestones(
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    mode: str,
+    milestones: Sequence[int],
+    factor: float = 0.1,
+    warmup_steps: int = 0,
+) -> Schedule:
+    """Multiply the learning rate by `factor` after each of the given optimisation steps.
+
+    Before, it rises in `warmup_steps` equal steps; whatever the length of the run, these steps stay.
+
+    Raises:
+        UserError: A value is no number that is allowed, or the milestones do not increase.
+    """
+    steps = [whole_number("scheduler.milestones", value, least=1) for value in milestones]
+    if any(later <= earlier for earlier, later in pairwise(steps)):
+        raise UserError(
+            f"scheduler.milestones={steps} is not valid; each must be larger than the one before, e.g. "
+            f"{sorted(set(steps))}."
+        )
+    number("scheduler.factor", factor, above=0)
+    warmup = whole_number("scheduler.warmup_steps", warmup_steps, least=0)
+
+    def rate(done: int) -> float:
+        rise = min(1.0, (done + 1) / (warmup + 1))
+        return rise * float(factor ** bisect_right(steps, done))
+
+    return Schedule(per_step=LambdaLR(optimizer, rate))
 
 
 def one_cycle(
@@ -153,16 +200,26 @@ def _half_cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _after_warmup(
-    optimizer: Optimizer,
-    decay: Callable[[float], float],
+def _warmup_steps(
+    warmup_epochs: float | None,
+    warmup_share: float | None,
     steps_per_epoch: int,
     epochs: int,
-    warmup_epochs: float,
-) -> Schedule:
-    total = max(1, steps_per_epoch * epochs)
-    warmup = round(min(warmup_epochs, epochs) * steps_per_epoch)
+    *,
+    otherwise: float,
+) -> int:
+    if warmup_share is None:
+        return round(min(otherwise if warmup_epochs is None else warmup_epochs, epochs) * steps_per_epoch)
+    share = number("scheduler.warmup_share", warmup_share, least=0, most=1)
+    if warmup_epochs:
+        raise UserError(
+            f"scheduler.warmup_epochs={warmup_epochs} and scheduler.warmup_share={warmup_share} both set the "
+            "warm-up; set one of them to null."
+        )
+    return round(share * steps_per_epoch * epochs)
 
+
+def _after_warmup(optimizer: Optimizer, decay: Callable[[float], float], total: int, warmup: int) -> Schedule:
     def factor(done: int) -> float:
         if done < warmup:
             return (done + 1) / (warmup + 1)

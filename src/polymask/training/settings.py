@@ -47,6 +47,9 @@ class Settings:
         ema_decay: Decay of the averaged weights, None for no average.
         patience: Stop after this many epochs without a better monitored metric, None for never.
         limit_batches: Batches per epoch at most, None for all.
+        batches_per_epoch: Batches of an epoch of training, as many as its steps take and no more than
+            `limit_batches`; None for a pass over the training samples.
+        log_every_steps: Optimisation steps between points of the step log, None for no such log.
         processes: This process among those of the run.
     """
 
@@ -61,6 +64,8 @@ class Settings:
     patience: int | None
     limit_batches: int | None
     processes: Processes
+    batches_per_epoch: int | None = None
+    log_every_steps: int | None = None
 
     def num_batches(self, loader: Loader) -> int:
         """Return how many batches of `loader` an epoch takes."""

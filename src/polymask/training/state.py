@@ -19,6 +19,10 @@ class TrainingState:
         epochs_since_best: Epochs without improvement.
         threads: Threads that it was computed with, 0 where that is not known.
         history: Metrics of each epoch, with `epoch` (from 1).
+        points: Of the step log, see `polymask.training.step_log`: each with `step`, `epoch` (from 1), `time`
+            (seconds since 1970) and its values.
+        window: Sums of the losses since the last point, which the next epoch's first point will need.
+        window_batches: Batches that are in these sums.
     """
 
     epoch: int = 0
@@ -28,6 +32,9 @@ class TrainingState:
     epochs_since_best: int = 0
     threads: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    points: list[dict[str, float]] = field(default_factory=list)
+    window: dict[str, float] = field(default_factory=dict)
+    window_batches: int = 0
 
     def end_epoch(self, metrics: dict[str, float], monitor: str, mode: str) -> bool:
         """Count an epoch; return whether the monitored metric is the best yet (NaN never is)."""

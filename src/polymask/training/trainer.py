@@ -36,6 +36,9 @@ class MetricLog(Protocol):
     def log_epoch(self, history: list[dict[str, float]]) -> None:
         """Take the metrics of all epochs so far; the last entry is new."""
 
+    def log_steps(self, points: list[dict[str, float]], epoch: int) -> None:
+        """Take the points of the step log so far; those of `epoch` (from 1) are new."""
+
 
 class Previews(Protocol):
     """Draws predictions in the course of the training."""
@@ -61,6 +64,9 @@ class Trainer:
         ema_decay: Decay of the averaged weights that are evaluated and kept, None for no average.
         patience: Stop after this many epochs without a better monitored metric, None for never.
         limit_batches: Batches per epoch at most, in training and evaluation; for quick looks.
+        steps_per_epoch: Optimisation steps of an epoch, which may then end anywhere in the training samples;
+            None for epochs that are one pass over them. `limit_batches` makes such epochs shorter, too.
+        log_every_steps: Optimisation steps between points of the step log, None for no such log.
         deterministic: Only deterministic CUDA kernels (slower).
         threads: Threads that compute an operation on a CPU, see `use_threads`.
         processes: This process among those of the run.
@@ -82,6 +88,8 @@ class Trainer:
         ema_decay: float | None = None,
         patience: int | None = None,
         limit_batches: int | None = None,
+        steps_per_epoch: int | None = None,
+        log_every_steps: int | None = None,
         deterministic: bool = False,
         threads: int | None = None,
         processes: Processes | None = None,
@@ -100,6 +108,8 @@ class Trainer:
             patience=_at_least_one("trainer.patience", patience),
             limit_batches=_at_least_one("trainer.limit_batches", limit_batches),
             processes=processes,
+            batches_per_epoch=_batches_per_epoch(steps_per_epoch, accumulate_batches, limit_batches),
+            log_every_steps=_at_least_one("trainer.log_every_steps", log_every_steps),
         )
         if chosen.type == "cuda":
             torch.backends.cudnn.benchmark = not deterministic
@@ -162,7 +172,7 @@ class Trainer:
             self._check_monitor(task, scorer, val_loader)
         elif is_main:
             self._say_how_it_goes_on(state)
-            metric_log.log_epoch(state.history)  # the run may have been killed between saving and logging
+            self._log(metric_log, state)  # the run may have been killed between saving and logging
         while not state.should_stop(epochs=settings.epochs, patience=settings.patience):
             begun = time.perf_counter()
             rates = learning_rates(optimizer)
@@ -186,7 +196,7 @@ class Trainer:
                     save_checkpoint(checkpoints.best(now.run_name), now, loop.weights(state))
                 save_checkpoint(checkpoints.last(now.run_name), now, loop.everything(state))
                 # Logging last, so that a tracker in trouble cannot cost a checkpoint.
-                metric_log.log_epoch(state.history)
+                self._log(metric_log, state)
                 if previews is not None:
                     previews.finish()
                 left = state.epoch_seconds() * (settings.epochs - state.epoch)
@@ -237,6 +247,11 @@ class Trainer:
                 progress.advance(len(predictions))
         return task.evaluation()
 
+    def _log(self, metric_log: MetricLog, state: TrainingState) -> None:
+        metric_log.log_epoch(state.history)
+        if self.settings.log_every_steps is not None:
+            metric_log.log_steps(state.points, state.epoch)
+
     def _say_how_it_goes_on(self, state: TrainingState) -> None:
         epochs = self.settings.epochs
         if state.epoch >= epochs:
@@ -280,6 +295,14 @@ def _training_metrics(task: Task, scorer: Scorer) -> dict[str, float]:
 
 def _at_least_one(key: str, value: int | None) -> int | None:
     return None if value is None else whole_number(key, value, least=1)
+
+
+def _batches_per_epoch(steps: int | None, accumulate_batches: int, limit_batches: int | None) -> int | None:
+    """Return the batches of an epoch that is so many steps, None for a pass over the samples."""
+    if steps is None:
+        return None
+    batches = whole_number("trainer.steps_per_epoch", steps, least=1) * accumulate_batches
+    return min(batches, limit_batches or batches)
 
 
 def _clip_norm(value: float | None) -> float | None:
