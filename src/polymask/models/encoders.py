@@ -138,7 +138,7 @@ def build_encoder(
 def encoder_layers(encoder: nn.Module) -> list[list[nn.Parameter]]:
     """Return the parameters of a plain transformer layer by layer: its embeddings, then each of its blocks.
 
-    What follows the last block (a normalisation) is in none of them.
+    timm counts the norm behind the last block to it, and what follows to none of them.
 
     Raises:
         UserError: The encoder is no plain transformer.
