@@ -189,8 +189,13 @@ def rebuild(content: Mapping[str, Any], cfg: DictConfig | None = None) -> Rebuil
 
 def build_optimizer(cfg: DictConfig, task: Task) -> Optimizer:
     """Build the optimizer over the task's parameters."""
+    from polymask.training.optimizers import by_layer
+
+    groups: Any = task.parameter_groups()
+    if cfg.optimizer.get("layer_decay") is not None:
+        groups = by_layer(groups, task.encoder_layers())
     with _values_of("optimizer"):
-        optimizer: Optimizer = _builder(cfg, "optimizer")(task.parameter_groups())
+        optimizer: Optimizer = _builder(cfg, "optimizer")(groups)
     return optimizer
 
 

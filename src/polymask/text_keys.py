@@ -41,6 +41,7 @@ TEXT_KEYS = frozenset(
         "model.encoder_name",
         "model.encoder_weights",
         "model.model",
+        "model.neck",
         "model.norm",
         "model.normalization",
         "model.size",

@@ -11,17 +11,21 @@ from safetensors.torch import save_file
 
 from polymask.errors import UserError
 from polymask.models.mask_class.smp import build_smp
+from polymask.models.mask_rcnn.model import build_model
 
 
 def build(weights, encoder_name="resnet18", **options):
     return build_smp(
-        model="unet",
+        model=options.pop("model", "unet"),
         encoder_name=encoder_name,
         encoder_weights=None if weights is None else str(weights),
         num_masks=options.pop("num_masks", 1),
         num_classes=options.pop("num_classes", 2),
         **options,
     )
+
+
+SMALL_DPT = {"decoder_intermediate_channels": [8] * 4, "decoder_fusion_channels": 8}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,118 @@ def test_the_file_of_a_plain_transformer_fits(tmp_path):
     assert all(torch.equal(found[key], expected[key]) for key in found)
 
 
+STATISTICS = {"pixel_mean": torch.tensor([0.5, 0.25, 0.125]), "pixel_std": torch.tensor([0.5, 0.25, 0.2])}
+
+
+def write_vit(path, name="test_vit", **options):
+    """Write the file of a pre-trained transformer: timm's names, and the statistics of the pixels."""
+    torch.manual_seed(3)
+    model = timm.create_model(name, num_classes=0, **options).eval()
+    torch.save({**model.state_dict(), **STATISTICS}, path)
+    return model
+
+
+def build_both(path):
+    """Both systems with the encoder of one file; returns the transformers, and the networks."""
+    dpt = build(path, encoder_name="tu-test_vit", model="dpt", **SMALL_DPT)
+    detector = build_model(backbone="test_vit", neck="simple", weights=str(path), num_classes=1, channels=8)
+    return [dpt.encoder.model, detector.encoder.encoder.model], [dpt, detector.detector.transform]
+
+
+def test_one_file_serves_both_systems_and_its_positions_are_resampled(tmp_path, caplog):
+    original = write_vit(tmp_path / "vit.pth", img_size=64)
+    with caplog.at_level("INFO"):
+        transformers, networks = build_both(tmp_path / "vit.pth")
+    report = (
+        "vit.pth: 78 of 78 keys loaded; 1 resampled (pos_embed from 4 x 4 to 10 x 10 patches); 2 left out"
+    )
+    assert caplog.text.count(f"{report} (pixel_mean, pixel_std)") == 2
+    images = torch.rand(2, 3, 160, 160)
+    same_size = timm.create_model("test_vit", num_classes=0, img_size=64).eval()
+    same_size.load_state_dict(original.state_dict())
+    same_size.set_input_size((160, 160))  # timm's own way to resample
+    for transformer in transformers:
+        torch.testing.assert_close(transformer.pos_embed, same_size.pos_embed)
+        with torch.no_grad():
+            found, expected = (m.eval().forward_features(images) for m in (transformer, same_size))
+        torch.testing.assert_close(found, expected)
+    for network in networks:
+        assert torch.equal(network.pixel_mean, STATISTICS["pixel_mean"])
+        assert torch.equal(network.pixel_std, STATISTICS["pixel_std"])
+
+
+def test_a_file_of_the_same_size_is_loaded_as_it_is(tmp_path, caplog):
+    original = write_vit(tmp_path / "vit.pth")
+    with caplog.at_level("INFO"):
+        transformers, _ = build_both(tmp_path / "vit.pth")
+    assert "78 of 78 keys loaded; 2 left out (pixel_mean, pixel_std)" in caplog.text
+    assert "resampled" not in caplog.text
+    for transformer in transformers:
+        assert_same_weights(transformer.state_dict(), original.state_dict())
+
+
+def test_the_last_norm_which_no_map_passes_may_be_absent(tmp_path, caplog):
+    state = write_vit(tmp_path / "vit.pth").state_dict()
+    torch.save(
+        {key: value for key, value in state.items() if not key.startswith("norm.")}, tmp_path / "no.pt"
+    )
+    with caplog.at_level("INFO"):
+        build_both(tmp_path / "no.pt")
+    assert caplog.text.count("76 of 78 keys loaded; 2 missing (model.norm.weight, model.norm.bias)") == 2
+
+
+def test_without_prefix_tokens_all_positions_are_resampled(tmp_path):
+    """In this transformer the class tokens have no row in the table."""
+    write_vit(tmp_path / "vit.pth", "test_vit2", img_size=(96, 96))
+    network = build(tmp_path / "vit.pth", encoder_name="tu-test_vit2", num_masks=0)
+    assert network.encoder.model.pos_embed.shape == (1, 101, 64)
+
+
+@pytest.mark.parametrize(
+    ("options", "holds"),
+    [
+        ({"depth": 4}, "4 blocks of 64 channels on patches of 16 pixels"),
+        ({"embed_dim": 32}, "6 blocks of 32 channels on patches of 16 pixels"),
+        ({"patch_size": 8}, "6 blocks of 64 channels on patches of 8 pixels"),
+        ({"depth": 8, "img_size": 64}, "8 blocks of 64 channels on patches of 16 pixels"),
+    ],
+)
+def test_a_transformer_of_another_build_is_refused_with_both_builds(tmp_path, options, holds):
+    write_vit(tmp_path / "vit.pth", **options)
+    with pytest.raises(UserError) as caught:
+        build(tmp_path / "vit.pth", encoder_name="tu-test_vit", num_masks=0)
+    message = str(caught.value)
+    assert (
+        "vit.pth does not fit model.encoder_name=tu-test_vit: the file holds a vision transformer" in message
+    )
+    assert f"of {holds}, the encoder has 6 blocks of 64 channels on patches of 16 pixels." in message
+    with pytest.raises(UserError, match=r"model\.weights=.* does not fit model\.backbone=test_vit: the file"):
+        build_model(backbone="test_vit", neck="simple", weights=str(tmp_path / "vit.pth"), num_classes=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {"blocks.0.ls1.gamma": torch.ones(64)}, r"1 unexpected \(blocks\.0\.ls1\.gamma\)"),
+        (lambda state: {"pos_embed": torch.zeros(1, 13, 64)}, r"pos_embed \(1, 13, 64\) instead of \(1, 101"),
+        (lambda state: {"pos_embed": state["pos_embed"][..., :32]}, r"instead of \(1, 101, 64\)"),
+    ],
+)
+def test_nothing_of_a_transformer_is_dropped_in_silence(tmp_path, change, message):
+    state = write_vit(tmp_path / "vit.pth").state_dict()
+    torch.save(state | change(state), tmp_path / "other.pt")
+    with pytest.raises(UserError, match=message) as caught:
+        build(tmp_path / "other.pt", encoder_name="tu-test_vit", num_masks=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_architecture_is_no_transformer(tmp_path, encoder):
+    torch.save(encoder.state_dict(), tmp_path / "resnet18.pt")
+    with pytest.raises(UserError, match=r"=tu-test_vit: keys 76 missing \(.*unexpected \(.*conv1") as caught:
+        build(tmp_path / "resnet18.pt", encoder_name="tu-test_vit", num_masks=0)
+    assert "\n" not in str(caught.value)
+
+
 def test_keys_that_do_not_fit_are_reported(tmp_path, encoder):
     weights = dict(encoder.state_dict())
     del weights["layer3.0.conv1.weight"]
@@ -84,7 +200,7 @@ def test_keys_that_do_not_fit_are_reported(tmp_path, encoder):
     weights["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     torch.save(weights, tmp_path / "broken.pt")
     message = (
-        r"broken\.pt does not fit the encoder: keys 1 missing \(layer3\.0\.conv1\.weight\); "
+        r"broken\.pt does not fit model\.encoder_name=resnet18: keys 1 missing \(layer3\.0\.conv1\.weight\); "
         r"1 unexpected \(extra\.weight\); "
         r"1 of another shape \(conv1\.weight \(64, 1, 7, 7\) instead of \(64, 3, 7, 7\)\)"
     )
@@ -94,7 +210,9 @@ def test_keys_that_do_not_fit_are_reported(tmp_path, encoder):
 
 def test_weights_of_another_encoder_are_refused(tmp_path, encoder):
     torch.save(encoder.state_dict(), tmp_path / "resnet18.pt")
-    with pytest.raises(UserError, match=r"does not fit the encoder: keys \d+ missing.*unexpected"):
+    with pytest.raises(
+        UserError, match=r"does not fit model\.encoder_name=mobilenet_v2: keys \d+ missing.*unexpected"
+    ):
         build(tmp_path / "resnet18.pt", encoder_name="mobilenet_v2")
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from polymask.errors import UserError
-from polymask.training.optimizers import adam, adamw, learning_rates, sgd
+from polymask.training.optimizers import adam, adamw, by_layer, learning_rates, sgd
 
 BUILDERS = [adamw, adam, sgd]
 
@@ -59,6 +59,59 @@ def test_rate_of_a_task_without_encoder():
     assert learning_rates(sgd(groups | {"rest": []}, learning_rate=0.2)) == {"learning_rate": 0.2}
 
 
+class Layered(nn.Module):
+    """Embeddings, two blocks, a norm behind them, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(1, 4, 2))
+        self.blocks = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+        self.norm, self.head = nn.LayerNorm(2), nn.Conv1d(2, 2, 3)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        encoder = [self.table, *self.blocks.parameters(), *self.norm.parameters()]
+        parts = {"encoder": encoder, "rest": list(self.head.parameters())}
+        return by_layer(parts, [[self.table], *(list(block.parameters()) for block in self.blocks)])
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.parametrize(("encoder_rate", "top"), [(None, 1.0), (0.1, 0.1)])
+def test_rates_fall_from_layer_to_layer(build, encoder_rate, top):
+    network = Layered()
+    optimizer = build(
+        network.groups(),
+        learning_rate=1.0,
+        encoder_learning_rate=encoder_rate,
+        weight_decay=0.5,
+        layer_decay=0.5,
+    )
+    found = {g["name"]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups}
+    assert found == {
+        "encoder/00_vectors": (top / 8, 0.0),  # the table of positions: no decay
+        "encoder/01_weights": (top / 4, 0.5),
+        "encoder/01_vectors": (top / 4, 0.0),
+        "encoder/02_weights": (top / 2, 0.5),
+        "encoder/02_vectors": (top / 2, 0.0),
+        "encoder_vectors": (top, 0.0),  # the norm
+        "rest_weights": (1.0, 0.5),  # of three axes, too, but no table
+        "rest_vectors": (1.0, 0.0),
+    }
+    encoder = {} if top == 1.0 else {"learning_rate_encoder": top}
+    assert learning_rates(optimizer) == {"learning_rate": 1.0} | encoder
+
+
+def test_the_rate_of_layers_is_that_of_the_last():
+    groups = {name: members for name, members in Layered().groups().items() if name != "encoder"}
+    optimizer = sgd(groups, learning_rate=1.0, layer_decay=0.5)
+    assert learning_rates(optimizer) == {"learning_rate": 1.0, "learning_rate_encoder": 0.5}
+
+
+@pytest.mark.parametrize("layer_decay", [0, 1.5])
+def test_a_layer_decay_is_a_share(layer_decay):
+    with pytest.raises(UserError, match=rf"optimizer\.layer_decay={layer_decay} is not valid; .* at most 1"):
+        sgd(Layered().groups(), learning_rate=1.0, layer_decay=layer_decay)
+
+
 def one_step(optimizer: torch.optim.Optimizer, groups: dict[str, list[nn.Parameter]]) -> list[torch.Tensor]:
     """The change of each parameter in one step with a gradient of 1 everywhere."""
     before = [p.detach().clone() for p in all_of(groups)]
@@ -100,7 +153,7 @@ def test_options_of_each_optimizer_arrive():
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-@pytest.mark.parametrize("name", ["learning_rate", "encoder_learning_rate", "weight_decay"])
+@pytest.mark.parametrize("name", ["learning_rate", "encoder_learning_rate", "weight_decay", "layer_decay"])
 @pytest.mark.parametrize("value", [-0.1, "1e-3", float("nan")])
 def test_bad_numbers_are_user_errors(build, name, value):
     with pytest.raises(UserError, match=rf"optimizer\.{name}={value!r} is not valid"):

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from polymask.errors import choose
+from polymask.errors import UserError, choose
 from polymask.metrics.rows import mean_losses
 from polymask.reporting.course import Course
 from polymask.structures.samples import Rows
@@ -71,6 +71,16 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters as `encoder` (may have its own learning rate) and `rest`."""
+
+    def encoder_layers(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of each layer of `encoder`, for learning rates that fall from layer to layer.
+
+        Raises:
+            UserError: The encoder has no layers of one kind.
+        """
+        raise UserError(
+            "optimizer.layer_decay needs an encoder of layers, which this network has not: use null."
+        )
 
     @abstractmethod
     def training_step(self, batch: Batch) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +11,10 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
+from timm.models import group_parameters
 from torch import nn
 
-from polymask.errors import UserError, choose, listed
+from polymask.errors import UserError, choose, listed, number
 
 TIMM = "tu-"
 """Prefix of the encoders that segmentation-models-pytorch takes from timm."""
@@ -59,35 +61,56 @@ class EncoderTraits:
     Attributes:
         plain: All blocks work at one resolution: a vision transformer, which has no pyramid.
         patch_size: That resolution's stride; 0 in an encoder with a pyramid.
+        num_blocks: How many of these blocks there are; 0 in an encoder with a pyramid.
         has_tokens: There are tokens beside the patches, such as a class token.
-        options: Arguments with which timm makes it take images of any size.
+        options: Arguments with which timm makes it take images of any size, and drop paths.
     """
 
     plain: bool = False
     patch_size: int = 0
+    num_blocks: int = 0
     has_tokens: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def encoder_traits(name: str) -> EncoderTraits:
-    """Look at an encoder, of which the name is checked, without memory for its weights."""
+def encoder_traits(name: str, *, drop_path: float = 0.0) -> EncoderTraits:
+    """Look at an encoder, of which the name is checked, without memory for its weights.
+
+    Args:
+        name: The encoder.
+        drop_path: Share of the images that skip a residual branch of the last block in training; the blocks
+            before it have less, in proportion (stochastic depth, Huang et al., ECCV 2016).
+
+    Raises:
+        UserError: `drop_path` is no share, or the encoder knows no such thing.
+    """
+    number("model.drop_path", drop_path, least=0, below=1)
     if not name.startswith(TIMM):
-        return EncoderTraits()
+        return EncoderTraits(options=_drop_path_options(None, drop_path, name))
     with torch.device("meta"):
         skeleton = timm.create_model(name.removeprefix(TIMM), pretrained=False)
-    strides = {level["reduction"] for level in getattr(skeleton, "feature_info", [])}
+    options = {**_any_size_options(skeleton), **_drop_path_options(skeleton, drop_path, name)}
+    levels = getattr(skeleton, "feature_info", [])
+    strides = {level["reduction"] for level in levels}
     if len(strides) != 1:
-        return EncoderTraits(options=_any_size_options(skeleton))
+        return EncoderTraits(options=options)
     return EncoderTraits(
         plain=True,
         patch_size=strides.pop(),
+        num_blocks=len(levels),
         has_tokens=getattr(skeleton, "num_prefix_tokens", 0) > 0,
-        options={**_any_size_options(skeleton), "num_classes": 0},
+        options={**options, "num_classes": 0},
     )
 
 
 def build_encoder(
-    name: str, *, weights: str | bool | None, in_channels: int, depth: int | None = None
+    name: str,
+    *,
+    weights: str | bool | None,
+    in_channels: int,
+    depth: int | None = None,
+    taps: Sequence[int] | None = None,
+    drop_path: float = 0.0,
 ) -> Any:
     """Build an encoder alone, which takes images of any size.
 
@@ -96,14 +119,68 @@ def build_encoder(
         weights: What is to be downloaded: a name, True for `tu-` encoders, or None.
         in_channels: Channels of the images.
         depth: Stages, None for all (of a plain transformer: the last 4 of its blocks, evenly spread).
+        taps: Instead of `depth`, the blocks of a plain transformer, counted from 1, that give the maps.
+        drop_path: See `encoder_traits`.
     """
-    traits = encoder_traits(name)
+    traits = encoder_traits(name, drop_path=drop_path)
     shared: dict[str, Any] = {"in_channels": in_channels, **traits.options}
     if traits.plain:
         return TimmViTEncoder(
-            name=name.removeprefix(TIMM), depth=depth or 4, pretrained=weights is not None, **shared
+            name=name.removeprefix(TIMM),
+            depth=len(taps) if taps else depth or 4,
+            output_indices=[block - 1 for block in taps] if taps else None,
+            pretrained=weights is not None,
+            **shared,
         )
     return smp.encoders.get_encoder(name, depth=depth or 5, weights=weights, **shared)
+
+
+def encoder_layers(encoder: nn.Module) -> list[list[nn.Parameter]]:
+    """Return the parameters of a plain transformer layer by layer: its embeddings, then each of its blocks.
+
+    timm counts the norm behind the last block to it, and what follows to none of them.
+
+    Raises:
+        UserError: The encoder is no plain transformer.
+    """
+    transformer = _plain_transformer(encoder)
+    if transformer is None:
+        raise UserError(
+            "optimizer.layer_decay is for encoders that are plain vision transformers, such as "
+            "vit_tiny_patch16_224; with this one use optimizer.layer_decay=null."
+        )
+    layer_of = group_parameters(transformer, transformer.group_matcher(coarse=False), reverse=True)
+    layers: list[list[nn.Parameter]] = [[] for _ in range(len(transformer.feature_info) + 1)]
+    for name, parameter in transformer.named_parameters():
+        if layer_of[name] < len(layers):
+            layers[layer_of[name]].append(parameter)
+    return layers
+
+
+def checkpoint_blocks_of(encoder: nn.Module, name: str) -> None:
+    """Let a plain transformer keep only the inputs of its blocks in training, and compute the rest once more.
+
+    That is slower by about a third and takes a fraction of the memory (Chen et al., arXiv 1604.06174).
+
+    Raises:
+        UserError: The encoder is no plain transformer, or one that timm cannot do this with.
+    """
+    transformer = _plain_transformer(encoder)
+    refusal = UserError(
+        "model.checkpoint_blocks=true is for plain vision transformers, such as vit_tiny_patch16_224; with "
+        f"model.encoder_name={name!r} use false."
+    )
+    if transformer is None:
+        raise refusal
+    try:
+        transformer.set_grad_checkpointing(True)
+    except AssertionError as error:  # how timm says that a model lacks it
+        raise refusal from error
+
+
+def _plain_transformer(encoder: nn.Module) -> Any:
+    """Return timm's model inside of an encoder, None where it is no plain transformer."""
+    return next((part.model for part in encoder.modules() if isinstance(part, TimmViTEncoder)), None)
 
 
 def _any_size_options(skeleton: nn.Module) -> dict[str, Any]:
@@ -113,6 +190,23 @@ def _any_size_options(skeleton: nn.Module) -> dict[str, Any]:
     masks anew; convolutional networks need nothing.
     """
     for option, value in (("dynamic_img_size", True), ("strict_img_size", False)):
-        if any(option in inspect.signature(parent).parameters for parent in type(skeleton).__mro__[:-1]):
+        if _takes(skeleton, option):
             return {option: value}
     return {}
+
+
+def _drop_path_options(skeleton: nn.Module | None, drop_path: float, name: str) -> dict[str, Any]:
+    """Return the argument that makes a timm model drop paths."""
+    if not drop_path:
+        return {}
+    if skeleton is None or not _takes(skeleton, "drop_path_rate"):
+        raise UserError(
+            f"model.drop_path={drop_path} is for encoders of timm with residual blocks, such as "
+            f"vit_tiny_patch16_224; with model.encoder_name={name!r} use 0."
+        )
+    return {"drop_path_rate": drop_path}
+
+
+def _takes(model: nn.Module, option: str) -> bool:
+    """Return whether a model, or a class that it hands its arguments on to, has an argument."""
+    return any(option in inspect.signature(parent).parameters for parent in type(model).__mro__[:-1])

@@ -69,4 +69,4 @@ def _stored(state_dict: Mapping[str, Tensor]) -> Normalization | None:
     found = {key.rpartition(".")[2]: value for key, value in state_dict.items()}
     if "pixel_mean" not in found or "pixel_std" not in found:
         return None
-    return tuple(found["pixel_mean"].tolist()), tuple(found["pixel_std"].tolist())
+    return tuple(found["pixel_mean"].flatten().tolist()), tuple(found["pixel_std"].flatten().tolist())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +15,8 @@ import timm
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session
 from safetensors.torch import load_file
+from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from polymask.errors import UserError, choose
@@ -23,10 +28,17 @@ SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "module", "weights")
 """Names under which training programs keep the weights of the network itself."""
 CLASSIFIERS = ("fc", "_fc", "last_linear", "classifier", "head", "head_dist", "fc_norm", "logits")
+OPTIONAL = (*CLASSIFIERS, "norm", "pixel_mean", "pixel_std")
+"""What a file may have, or lack, without harm: no map comes from a classifier or the norm in front of it."""
 REMEDY = (
     "Use model.encoder_weights=null (random weights), model.encoder_weights=/path/to/file "
     f"({', '.join(SUFFIXES)}) or a filled Hugging Face cache (HF_HOME=/path/to/cache HF_HUB_OFFLINE=1)."
 )
+
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
+
+log = logging.getLogger(__name__)
 
 
 def is_file(weights: str | None) -> bool:
@@ -131,47 +143,96 @@ def _unwrapped(content: Any, path: str, depth: int = 0) -> dict[str, Tensor]:
     return next(iter(inside.values()), {})
 
 
-def load_encoder_weights(encoder: nn.Module, source: Mapping[str, Tensor], path: str) -> None:
-    """Copy the encoder's part of a state dict into the encoder.
+def load_encoder_weights(encoder: nn.Module, source: Mapping[str, Tensor], path: str, *, name: str) -> None:
+    """Copy the encoder's part of a state dict into the encoder, and log how many keys that were.
 
     The keys may have any common prefix (`encoder.`, `model.encoder.`, ...); what lies outside the prefix
     belongs to other parts of a larger model and is left alone. A timm model's own keys fit the pyramid
-    that segmentation-models-pytorch makes of it.
+    that segmentation-models-pytorch makes of it. The position table of a plain transformer that was trained
+    on images of another size is resampled.
 
     Args:
         encoder: Encoder of segmentation-models-pytorch.
         source: State dict.
-        path: Where it came from, for the message.
+        path: Where it came from, for the messages.
+        name: The encoder's name, for the message.
 
     Raises:
-        UserError: Keys are missing or unexpected (a classifier's keys may be), or shapes differ.
+        UserError: Keys are missing or unexpected (those of `OPTIONAL` may be), or shapes differ.
     """
     target = encoder.state_dict()
     names = {_canonical(key): key for key in target}
     prefix = _common_prefix(source, names)
-    inside = {key: key.removeprefix(prefix) for key in source if key.startswith(prefix)}
-    matched = {
-        names[_canonical(name)]: source[key] for key, name in inside.items() if _canonical(name) in names
-    }
+    inside = {key.removeprefix(prefix): value for key, value in source.items() if key.startswith(prefix)}
+    matched = {names[_canonical(key)]: value for key, value in inside.items() if _canonical(key) in names}
+    resampled = _resample_positions(encoder, matched)
     missing = [key for key in target if key not in matched and not key.endswith("num_batches_tracked")]
-    unexpected = [
-        key
-        for key, name in inside.items()
-        if _canonical(name) not in names and name.partition(".")[0] not in CLASSIFIERS
-    ]
+    unexpected = [key for key in inside if _canonical(key) not in names]
     shapes = [
         f"{key} {tuple(value.shape)} instead of {tuple(target[key].shape)}"
         for key, value in matched.items()
         if value.shape != target[key].shape
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    found = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in problems.items() if keys]
-    if found:
+    problems = _counted(
+        {"missing": _needed(missing), "unexpected": _needed(unexpected), "of another shape": shapes}
+    )
+    if problems:
         raise UserError(
-            f"model.encoder_weights={path} does not fit the encoder: keys {'; '.join(found)}. "
+            f"model.encoder_weights={path} does not fit model.encoder_name={name}: "
+            f"{_two_transformers(inside, target) or f'keys {problems}'}. "
             "Use the file of the same model.encoder_name and model.encoder_depth."
         )
     nn.Module.load_state_dict(encoder, matched, strict=False)
+    others = _counted({"resampled": resampled, "missing": missing, "left out": unexpected})
+    log.info("%s: %d of %d keys loaded; %s", path, len(matched), len(target), others or "none left out")
+
+
+def _counted(kinds: Mapping[str, list[str]]) -> str:
+    """Return the numbers of keys of each kind, with the first few of them."""
+    return "; ".join(f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in kinds.items() if keys)
+
+
+def _needed(keys: list[str]) -> list[str]:
+    """Return the keys without those that make no difference."""
+    return [key for key in keys if key.removeprefix("model.").partition(".")[0] not in OPTIONAL]
+
+
+def _resample_positions(encoder: nn.Module, matched: dict[str, Tensor]) -> list[str]:
+    """Give the position table of a plain transformer the size of the encoder's, and return what was done.
+
+    Tables of images that are not square, or of another width, stay as they are.
+    """
+    key = "model.pos_embed"
+    if not isinstance(encoder, TimmViTEncoder) or key not in matched:
+        return []
+    table, own = matched[key], encoder.state_dict()[key]
+    if table.shape == own.shape or table.ndim != 3 or own.ndim != 3 or table.shape[-1] != own.shape[-1]:
+        return []
+    grid = list(encoder.model.patch_embed.grid_size)
+    num_tokens = own.shape[1] - math.prod(grid)
+    side = math.isqrt(max(table.shape[1] - num_tokens, 0))
+    if side == 0 or side**2 != table.shape[1] - num_tokens:
+        return []
+    matched[key] = resample_abs_pos_embed(table, grid, num_prefix_tokens=num_tokens)
+    return [f"pos_embed from {side} x {side} to {' x '.join(map(str, grid))} patches"]
+
+
+def _two_transformers(inside: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> str:
+    """Say what a file and an encoder hold, if both are plain transformers of different build."""
+    given, wanted = _build_of(inside), _build_of({k.removeprefix("model."): v for k, v in target.items()})
+    if not given or not wanted or given == wanted:
+        return ""
+    return f"the file holds a vision transformer of {given}, the encoder has {wanted}"
+
+
+def _build_of(state: Mapping[str, Tensor]) -> str:
+    """Return the measures of a plain vision transformer under timm's names, "" of anything else."""
+    blocks = {match[1] for key in state if (match := _BLOCK.match(key))}
+    projection = state.get("patch_embed.proj.weight")
+    if not blocks or projection is None or projection.ndim != 4:
+        return ""
+    width, size = projection.shape[0], projection.shape[-1]
+    return f"{len(blocks)} blocks of {width} channels on patches of {size} pixels"
 
 
 def _canonical(key: str) -> str:

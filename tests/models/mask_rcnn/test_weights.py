@@ -147,7 +147,8 @@ def test_a_file_of_the_encoder_is_loaded(tmp_path):
     assert all(torch.equal(value, expected[key]) for key, value in found.items())
     assert network.freeze_normalization
     with pytest.raises(
-        UserError, match=r"does not fit the encoder: .*Use the file of the same model\.backbone"
+        UserError,
+        match=r"does not fit model\.backbone=mobilenet_v2: .*Use the file of the same model\.backbone",
     ):
         build(backbone="mobilenet_v2", weights=str(tmp_path / "resnet18.pth"))
 

@@ -12,6 +12,7 @@ from polymask.families.instances.loss import Loss
 from polymask.families.instances.truth import truth_of
 from polymask.metrics.instance_matching import match_image
 from polymask.models.encoder_file import EncoderFile, encoder_file
+from polymask.models.encoders import encoder_layers
 from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
 from polymask.structures.objects import FoundObjects
 
@@ -57,6 +58,10 @@ class Task(base.Task):
             "encoder": list(self.model.encoder_parameters()),
             "rest": list(self.model.other_parameters()),
         }
+
+    def encoder_layers(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of the embeddings and of each block of a plain transformer."""
+        return encoder_layers(self.model.encoder)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss` and the five terms."""

@@ -14,6 +14,7 @@ from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
 from polymask.metrics.segmentation import confusion_per_sample, lesion_confusion_per_sample
 from polymask.models.encoder_file import EncoderFile, encoder_file
+from polymask.models.encoders import encoder_layers
 from polymask.models.mask_class.classifier import SegmentationClassifier
 from polymask.models.pixels import normalized
 from polymask.structures.samples import Rows
@@ -63,6 +64,10 @@ class Task(base.Task):
         """Return the encoder's parameters and all others, those of the loss included."""
         rest = [*self.model.other_parameters(), *self.loss.parameters()]
         return {"encoder": list(self.model.encoder_parameters()), "rest": rest}
+
+    def encoder_layers(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of the embeddings and of each block of a plain transformer."""
+        return encoder_layers(self.model.encoder)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, `loss_segmentation`, `loss_classification` and the named terms."""

@@ -45,6 +45,7 @@ SIZES: dict[str, Callable[[Any], tuple[int, int]]] = {
 
 NOT_OPTIONS = {
     *("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes"),  # set by polymask
+    "drop_path",  # of the encoder, whatever the decoder is
     *("activation", "aux_params"),  # would make something else of the outputs than mask logits
 }
 
@@ -72,6 +73,7 @@ def build_parts(
     num_masks: int,
     in_channels: int,
     options: Mapping[str, Any],
+    drop_path: float = 0.0,
 ) -> Parts:
     """Build an encoder and, if `decoder` is not None, what makes masks of its feature maps.
 
@@ -82,11 +84,12 @@ def build_parts(
         num_masks: Channels of the mask logits.
         in_channels: Channels of the images.
         options: Options of the decoder; without one, only `encoder_depth` counts.
+        drop_path: See `encoder_traits`.
 
     Raises:
         UserError: Encoder and decoder do not fit.
     """
-    traits = encoder_traits(encoder_name)
+    traits = encoder_traits(encoder_name, drop_path=drop_path)
     if decoder is not None:
         _check_fit(decoder, encoder_name, traits)
     with misfit_is_user_error(decoder, encoder_name, "does not work"), warnings.catch_warnings():
@@ -94,7 +97,11 @@ def build_parts(
         warnings.simplefilter("ignore", DeprecationWarning)
         if decoder is None:
             encoder = build_encoder(
-                encoder_name, weights=weights, in_channels=in_channels, depth=options.get("encoder_depth")
+                encoder_name,
+                weights=weights,
+                in_channels=in_channels,
+                depth=options.get("encoder_depth"),
+                drop_path=drop_path,
             )
             return encoder, None, None
         network: Any = DECODERS[decoder](
@@ -103,7 +110,7 @@ def build_parts(
             in_channels=in_channels,
             classes=num_masks,
             **{**_defaults(decoder, options, traits), **options},
-            **(traits.options if decoder != "transposed" else {}),
+            **(traits.options if decoder != "transposed" else {"drop_path": drop_path}),
         )
     return network.encoder, network.decoder, network.segmentation_head
 

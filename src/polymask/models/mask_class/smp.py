@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from polymask.errors import UserError, choose, nearest
-from polymask.models.encoders import TIMM, check_encoder_name
+from polymask.models.encoders import TIMM, check_encoder_name, checkpoint_blocks_of
 from polymask.models.mask_class.classifier import SegmentationClassifier
 from polymask.models.mask_class.decoders import (
     DECODERS,
@@ -46,6 +46,8 @@ def build_smp(
     in_channels: int = 3,
     freeze_backbone: bool = False,
     unfreeze_at_epoch: int | None = None,
+    drop_path: float = 0.0,
+    checkpoint_blocks: bool = False,
     head: Mapping[str, Any] | None = None,
     pretrained: bool = True,
     **options: Any,
@@ -64,6 +66,8 @@ def build_smp(
         in_channels: Channels of the images.
         freeze_backbone: Do not train the encoder...
         unfreeze_at_epoch: ...before this epoch (counted from 0), None for never.
+        drop_path: Stochastic depth of a `tu-` encoder, see `polymask.models.encoders.encoder_traits`.
+        checkpoint_blocks: Let a plain transformer take less memory and more time in training.
         head: Options of `polymask.models.mask_class.heads.ClassificationHead`.
         pretrained: False builds the same network with random weights, for those of a checkpoint.
         **options: Options of the decoder, such as `encoder_depth` and `decoder_channels`.
@@ -83,11 +87,14 @@ def build_smp(
         num_masks=num_masks,
         in_channels=in_channels,
         options=options,
+        drop_path=drop_path,
     )
     parts, (mean, std) = _build_with_weights(
         build, encoder_name, (encoder_weights or None) if pretrained else None
     )
     encoder, mask_decoder, mask_head = parts
+    if checkpoint_blocks:
+        checkpoint_blocks_of(encoder, encoder_name)
     stride, min_size = image_sizes(decoder, encoder)
     network = SegmentationClassifier(
         encoder=encoder,
@@ -114,7 +121,7 @@ def _build_with_weights(
         state_dict = read_state_dict(weights) if weights else {}
         parts = build(weights=None)
         if weights:
-            load_encoder_weights(parts[0], state_dict, weights)
+            load_encoder_weights(parts[0], state_dict, weights, name=encoder_name)
         return parts, expected_normalization(encoder_name, weights, state_dict)
     check_weights_name(encoder_name, weights)
     with hub_access(encoder_name, weights):

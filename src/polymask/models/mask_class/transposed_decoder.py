@@ -48,6 +48,7 @@ class TransposedNetwork(nn.Module):
         decoder_dropout: Share of the channels of the last map that are dropped in training.
         in_channels: Channels of the images.
         classes: Channels of the mask logits.
+        drop_path: See `encoder_traits`.
 
     Raises:
         ValueError: The number of steps does not lead back to the image's size.
@@ -63,10 +64,15 @@ class TransposedNetwork(nn.Module):
         decoder_dropout: float = 0.2,
         in_channels: int = 3,
         classes: int = 1,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = build_encoder(
-            encoder_name, weights=encoder_weights, in_channels=in_channels, depth=encoder_depth
+            encoder_name,
+            weights=encoder_weights,
+            in_channels=in_channels,
+            depth=encoder_depth,
+            drop_path=drop_path,
         )
         stride = self.encoder.output_stride
         if 2 ** len(decoder_channels) != stride:

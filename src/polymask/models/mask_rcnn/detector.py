@@ -20,8 +20,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from polymask.errors import UserError
-from polymask.models.encoders import TIMM, build_encoder, check_encoder_name
+from polymask.models.encoders import TIMM, build_encoder, check_encoder_name, checkpoint_blocks_of
 from polymask.models.mask_rcnn.ignoring import Heads, ProposalNetwork, with_methods_of
+from polymask.models.mask_rcnn.necks import NECKS
 from polymask.models.pixels import Normalization
 
 DETECTORS = ("resnet50_fpn", "resnet50_fpn_v2")
@@ -59,13 +60,38 @@ class EncoderMaps(nn.Module):
         return {str(number): level for number, level in enumerate(maps) if level.shape[1] > 0}
 
 
-def build_body(backbone: str, *, weights: str | bool | None) -> nn.Module:
-    """Return the encoder of a backbone; `weights` are what segmentation-models-pytorch or timm downloads."""
-    if backbone not in DETECTORS:
-        return EncoderMaps(build_encoder(encoder_name(backbone), weights=weights, in_channels=3))
-    # The map before the first layer is not for the pyramid; it tells which parameters come first.
-    names = {"relu": "stem", **{f"layer{number}": str(number) for number in (1, 2, 3, 4)}}
-    return IntermediateLayerGetter(resnet50(weights=None), return_layers=names)
+def build_body(
+    backbone: str,
+    *,
+    weights: str | bool | None,
+    taps: Sequence[int] | None = None,
+    drop_path: float = 0.0,
+    checkpoint_blocks: bool = False,
+) -> nn.Module:
+    """Return the encoder of a backbone.
+
+    Args:
+        backbone: One of `DETECTORS`, or an encoder.
+        weights: What segmentation-models-pytorch or timm downloads.
+        taps: Blocks of a plain transformer, counted from 1, that give the maps.
+        drop_path: See `encoder_traits`.
+        checkpoint_blocks: Let a plain transformer take less memory and more time in training.
+
+    Raises:
+        UserError: The encoder is not one for these options.
+    """
+    body: nn.Module
+    if backbone in DETECTORS:
+        # The map before the first layer is not for the pyramid; it tells which parameters come first.
+        names = {"relu": "stem", **{f"layer{number}": str(number) for number in (1, 2, 3, 4)}}
+        body = IntermediateLayerGetter(resnet50(weights=None), return_layers=names)
+    else:
+        name = encoder_name(backbone)
+        encoder = build_encoder(name, weights=weights, in_channels=3, taps=taps, drop_path=drop_path)
+        body = EncoderMaps(encoder)
+    if checkpoint_blocks:
+        checkpoint_blocks_of(body, backbone)
+    return body
 
 
 class Pyramid(nn.Module):
@@ -76,17 +102,31 @@ class Pyramid(nn.Module):
         out_channels: Channels of the pyramid.
         norm_layer: Normalisation after its convolutions, None for none.
         name: The backbone's name, for the message.
+        neck: What brings the maps of a plain transformer to these strides, one of `NECKS`; None for nothing.
 
     Raises:
-        UserError: The encoder does not have one map of each of `STRIDES`.
+        UserError: There is no neck, and the encoder does not have one map of each of `STRIDES`.
     """
 
     def __init__(
-        self, body: nn.Module, *, out_channels: int, norm_layer: type[nn.Module] | None, name: str
+        self,
+        body: nn.Module,
+        *,
+        out_channels: int,
+        norm_layer: type[nn.Module] | None,
+        name: str,
+        neck: str | None = None,
     ) -> None:
         super().__init__()
         self.body = body
-        found = {round(_TRIAL / level.shape[-1]): (key, level.shape[1]) for key, level in trial(body).items()}
+        self.out_channels = out_channels
+        self.neck: nn.Module = nn.Identity()
+        maps = trial(body)
+        if neck is not None:  # between body and pyramid, so that the encoder is the transformer alone
+            self.levels = list(maps)
+            self.neck, self.fpn = NECKS[neck](maps[self.levels[-1]].shape[1], out_channels)
+            return
+        found = {round(_TRIAL / level.shape[-1]): (key, level.shape[1]) for key, level in maps.items()}
         if not set(STRIDES) <= set(found):
             raise UserError(
                 f"model.backbone={name!r} has maps of stride {', '.join(map(str, sorted(found)))}; a feature "
@@ -99,7 +139,6 @@ class Pyramid(nn.Module):
             extra_blocks=LastLevelMaxPool(),
             norm_layer=norm_layer,
         )
-        self.out_channels = out_channels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return (B, C, H / stride, W / stride) float32 maps `0` to `3` and `pool`.
@@ -108,8 +147,9 @@ class Pyramid(nn.Module):
         coordinates of a large image.
         """
         maps = self.body(images)
-        chosen = OrderedDict((str(number), maps[key]) for number, key in enumerate(self.levels))
-        return OrderedDict((key, level.float()) for key, level in self.fpn(chosen).items())
+        chosen = enumerate(self.neck([maps[key] for key in self.levels]))
+        pyramid = self.fpn(OrderedDict((str(number), level) for number, level in chosen))
+        return OrderedDict((key, level.float()) for key, level in pyramid.items())
 
 
 _TRIAL = 64
@@ -187,6 +227,7 @@ def build_detector(
     body: nn.Module,
     *,
     backbone: str,
+    neck: str | None,
     normalization: Normalization,
     num_outputs: int,
     channels: int,
@@ -206,6 +247,7 @@ def build_detector(
         body: What `build_body` returned for `backbone`.
         backbone: `resnet50_fpn_v2` has a deeper proposal head and convolutions in the box head, with
             normalisation (Li et al., arXiv 2111.11429).
+        neck: Of the pyramid.
         normalization: Of the pixels.
         num_outputs: Number of classes, the background included.
         channels: Of the pyramid and of the mask head.
@@ -230,7 +272,7 @@ def build_detector(
         shape = (channels, _BOX_SIZE, _BOX_SIZE)
         box_head = FastRCNNConvFCHead(shape, [channels] * 4, [_BOX_FEATURES], norm_layer=norm)
     detector = MaskRCNN(
-        Pyramid(body, out_channels=channels, norm_layer=norm, name=backbone),
+        Pyramid(body, out_channels=channels, norm_layer=norm, name=backbone, neck=neck),
         rpn_anchor_generator=anchors,
         rpn_head=ProposalHead(channels, num_anchors, conv_depth=2 if is_v2 else 1),
         box_head=box_head,

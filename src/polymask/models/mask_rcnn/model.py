@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from torch import nn
 from torchvision.models.detection import MaskRCNN
 
 from polymask.errors import UserError, choose, number, whole_number
 from polymask.models.batch_norm import batch_norms, set_statistics, to_group_norm
-from polymask.models.encoders import TIMM
+from polymask.models.encoders import TIMM, encoder_traits
 from polymask.models.mask_rcnn.detector import DETECTORS, STRIDES, build_body, build_detector, encoder_name
+from polymask.models.mask_rcnn.necks import choose_neck
 from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
 from polymask.models.mask_rcnn.weights import load_coco, load_file, load_imagenet, own_keys
 from polymask.models.pixels import IMAGENET, Normalization, expected_normalization
@@ -30,6 +32,10 @@ def build_model(
     num_classes: int,
     normalization: str = "auto",
     trainable_layers: int | None = None,
+    neck: str | None = None,
+    taps: Sequence[int] | None = None,
+    drop_path: float = 0.0,
+    checkpoint_blocks: bool = False,
     anchor_sizes: Sequence[int | Sequence[int]] = (32, 64, 128, 256, 512),
     aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
     min_size: int | Sequence[int] = 800,
@@ -55,7 +61,13 @@ def build_model(
             `group` replaces batch normalisation by group normalisation; `batch` learns from each batch, which
             takes batches far larger than 2. `auto` is frozen with weights and group without.
         trainable_layers: How many of the encoder's stages are trained, counted from the deepest. None for 3
-            with weights and for all without.
+            with weights; for all without, and in a plain vision transformer, whose position table lies in
+            front and has a new size to learn.
+        neck: What makes maps of stride 4 to 32 of a plain vision transformer, whose own are of stride 16:
+            `taps` takes four blocks, `simple` the last. None for `taps`; other encoders have none.
+        taps: These four blocks, counted from 1; None for the ends of the four quarters.
+        drop_path: Stochastic depth of timm's encoders, see `polymask.models.encoders.encoder_traits`.
+        checkpoint_blocks: Let a plain vision transformer take less memory and more time in training.
         anchor_sizes: Sizes of the anchors in pixels of the resized image, for each of the five maps (strides
             4, 8, 16, 32, 64); a list of sizes for a map that has several.
         aspect_ratios: Height over width of the anchors.
@@ -74,6 +86,10 @@ def build_model(
         UserError: A value that is not allowed, or weights that do not exist or fit.
     """
     has_weights = weights is not None
+    with own_keys():
+        name = backbone if backbone in DETECTORS else encoder_name(backbone)
+        traits = encoder_traits(name, drop_path=drop_path)
+        neck, taps = choose_neck(backbone, traits, neck, taps)
     choose("model.normalization", normalization, NORMALIZATIONS)
     if normalization == "auto":
         normalization = "frozen" if has_weights else "group"
@@ -81,6 +97,7 @@ def build_model(
         whole_number("model.trainable_layers", trainable_layers, least=0)
     sizes = _values("model.min_size", [min_size] if isinstance(min_size, int) else min_size)
     options = {
+        "neck": neck,
         "num_outputs": whole_number("model.num_classes", num_classes, least=1) + 1,
         "channels": whole_number("model.channels", channels, least=1),
         "hidden_size": whole_number("model.hidden_size", hidden_size, least=1),
@@ -96,21 +113,29 @@ def build_model(
         "detections_per_image": whole_number("model.detections_per_image", detections_per_image, least=1),
         "boxes_per_image": whole_number("model.boxes_per_image", boxes_per_image, least=1),
     }
-    build = partial(_build, backbone, weights if pretrained else None, normalization, pretrained, options)
+    body = partial(build_body, backbone, taps=taps, drop_path=drop_path, checkpoint_blocks=checkpoint_blocks)
+    start = weights if pretrained else None
+    build = partial(_build, backbone, name, start, normalization, pretrained, body, options)
+    all_layers = not has_weights or traits.plain
     return MaskRCNNSegmenter(
         build_detector=build,
-        trainable_layers=3 if trainable_layers is None and has_weights else trainable_layers,
+        trainable_layers=3 if trainable_layers is None and not all_layers else trainable_layers,
         freeze_normalization=normalization == "frozen",
     )
 
 
 def _build(
-    backbone: str, weights: str | None, normalization: str, initialize: bool, options: dict[str, Any]
+    backbone: str,
+    name: str,
+    weights: str | None,
+    normalization: str,
+    initialize: bool,
+    make_body: Callable[..., nn.Module],
+    options: dict[str, Any],
 ) -> MaskRCNN:
     """Build the detector with its weights: the same in the same state of the random generator."""
     with own_keys():
         whole = backbone in DETECTORS
-        name = backbone if whole else encoder_name(backbone)
         if weights == "coco" and not whole:
             raise UserError(
                 f"model.weights=coco exists only for model.backbone={' and '.join(DETECTORS)}; with "
@@ -120,7 +145,7 @@ def _build(
             choose("model.weights", weights, ("coco", "imagenet", "null", "/path/to/file"))
         source = read_state_dict(weights) if weights is not None and is_file(weights) else {}
         named = weights if weights is not None and not is_file(weights) else None
-        body, statistics = _body_with_weights(backbone, name, None if whole else named)
+        body, statistics = _body_with_weights(make_body, name, None if whole else named)
         if source:
             statistics = expected_normalization(name, weights, source)
         if normalization == "group" and named is not None and batch_norms(body):
@@ -140,13 +165,15 @@ def _build(
         return detector
 
 
-def _body_with_weights(backbone: str, name: str, weights: str | None) -> tuple[Any, Normalization]:
+def _body_with_weights(
+    make_body: Callable[..., nn.Module], name: str, weights: str | None
+) -> tuple[nn.Module, Normalization]:
     """Return the encoder, and the statistics of pixels that named weights of its library expect."""
     if weights is None:
-        return build_body(backbone, weights=None), IMAGENET
+        return make_body(weights=None), IMAGENET
     check_weights_name(name, weights)
     with hub_access(name, weights):
-        body = build_body(backbone, weights=True if name.startswith(TIMM) else weights)
+        body = make_body(weights=True if name.startswith(TIMM) else weights)
         return body, expected_normalization(name, weights)
 
 

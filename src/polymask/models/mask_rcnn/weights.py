@@ -76,7 +76,7 @@ def load_coco(detector: MaskRCNN, backbone: str) -> None:
 def load_imagenet(detector: MaskRCNN, backbone: str) -> None:
     """Load the encoder that torchvision trained on ImageNet."""
     source = download(ENCODERS[backbone], "imagenet")
-    load_encoder_weights(detector.backbone.body, source, "imagenet")
+    load_encoder_weights(detector.backbone.body, source, "imagenet", name=backbone)
 
 
 def load_file(detector: MaskRCNN, source: Mapping[str, Tensor], path: str, *, backbone: str) -> None:
@@ -97,7 +97,8 @@ def load_file(detector: MaskRCNN, source: Mapping[str, Tensor], path: str, *, ba
     body = detector.backbone.body
     prefix = next((key.partition("roi_heads.")[0] for key in source if "roi_heads." in key), None)
     if prefix is None:
-        load_encoder_weights(body.encoder if isinstance(body, EncoderMaps) else body, source, path)
+        encoder = body.encoder if isinstance(body, EncoderMaps) else body
+        load_encoder_weights(encoder, source, path, name=backbone)
         return
     own = {key.removeprefix(prefix): value for key, value in source.items() if key.startswith(prefix)}
     _load(detector, _fitting(own, detector, path), path)
