@@ -56,12 +56,13 @@ COMMANDS = {
     "analyze": Command("polymask.studies.commands", "analyze"),
     "compare": Command("polymask.studies.commands", "compare", operands=("run_a", "run_b")),
     "summarize": Command("polymask.studies.commands", "summarize", operands=("runs*",)),
+    "convert": Command("polymask.convert", "convert", operands=("source", "target")),
     "sync": Command("polymask.sync", "sync", operands=("run_name",), again="what was not sent still waits"),
 }
 
 _USAGE = (
     f"usage: polymask {{{','.join(COMMANDS)}}} [key=value ...]   (polymask train --help shows the keys; "
-    "compare takes RUN_A RUN_B, summarize takes RUN ..., sync RUN)"
+    "compare takes RUN_A RUN_B, summarize takes RUN ..., convert SOURCE TARGET, sync RUN)"
 )
 
 
@@ -195,7 +196,7 @@ def _is_operand(word: str) -> bool:
 def _check_complete(cfg: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
-        example = "images/" if missing[0].endswith("_dir") else "my_run"
+        example = "my_run" if missing[0].startswith("run") else "images/"
         raise UserError(f"{missing[0]}= is needed; add it to the command, e.g. {missing[0]}={example}")
 
 

@@ -20,6 +20,7 @@ COMPANIONS = {
     **dict.fromkeys(["task/instance", "model/mask_rcnn", "loss/mask_rcnn", "transforms/instance"], OBJECTS),
     **dict.fromkeys(["data/coco_masks", "data/label_map_masks", "model/unet_family", "loss/bce"], SEMANTIC),
     "data/isic2016": ["task=segmentation"],
+    **dict.fromkeys(["data/lesion_objects", "data/isic_objects", "transforms/lesion_objects"], OBJECTS),
 }
 """What an option needs beside it."""
 
