@@ -239,10 +239,7 @@ MISTAKES = {
     "a target with files": (["source={root}/coco", "target={root}/both"], "is there already"),
     "a target in the source": (["source={root}/coco", "target={root}/coco/new"], "lies in the source"),
     "several classes": (["source={root}/maps", "classes=[a,b]"], "classes=['a', 'b'], but label maps"),
-    "groups of masks": (
-        ["source={root}/bare", "group_column=a"],
-        "group_column='a' is for coco and label_maps",
-    ),
+    "groups of masks": (["source={root}/bare", "group_column=a"], "group_column='a' is for coco and"),
     "no target": (["source={root}/coco", "target=null"], "target= is needed"),
 }
 

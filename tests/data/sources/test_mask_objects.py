@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from functools import partial
 from pathlib import Path
@@ -56,9 +57,16 @@ def test_a_mask_is_one_object_of_one_class(lesion_folder: Path) -> None:
         np.testing.assert_array_equal(target["boxes"], [box])
         assert (target["labels"].tolist(), record.label) == ([0], 0)
     np.testing.assert_array_equal(records[0].read_mask(), whole)
-    # Images of one lesion stay together, as for the masks.
-    masks, _ = read_ham10000(lesion_folder, classes=["MEL", "NV", "BKL"])
-    assert [record.group for record in records] == [record.group for record in masks]
+
+
+def test_images_of_one_lesion_stay_together(lesion_folder: Path) -> None:
+    data = data_of(lesion_folder, fractions=(0.5, 0.25, 0.25))
+    rows = csv.DictReader(data.split.to_csv().splitlines())
+    subsets: dict[str, set[str]] = {}
+    for row in rows:
+        subsets.setdefault(row["group"], set()).add(row["subset"])
+    assert len(subsets) == 18
+    assert all(len(own) == 1 for own in subsets.values())
 
 
 def test_components_are_objects_of_their_own(lesion_folder: Path) -> None:
