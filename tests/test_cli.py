@@ -83,7 +83,7 @@ def test_a_value_that_needs_quotes_is_shown_with_them(
 
 
 def test_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "{train,test,infer,analyze,compare,summarize,sync}" in fails(capsys, "trian")
+    assert "{train,test,infer,analyze,compare,summarize,convert,sync}" in fails(capsys, "trian")
 
 
 def test_test_and_infer_without_a_checkpoint(capsys: pytest.CaptureFixture[str], project: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def test_overlapping_objects_become_folders_or_are_hidden(
         np.testing.assert_array_equal(masks, [mask for *_, mask in true[id_]] or np.zeros((0,)))
     command = "convert", str(source), str(tmp_path / "c"), "to=label_maps", "overlaps=hide"
     printed = fails(capsys, *command)
-    assert "1 objects that others hide in part or whole (overlaps=folders" in printed
+    assert "objects that others hide: 1 (overlaps=folders" in printed
     assert not (tmp_path / "c").exists()
     result = cli.run("convert", [*command[1:], "allow_loss=true"])
     assert len(result.lost) == 1
@@ -200,12 +201,12 @@ def test_what_a_layout_cannot_hold_stops_the_conversion(
     source, target = write_coco(tmp_path / "a"), tmp_path / "b"
     printed = fails(capsys, "convert", str(source), str(target), "to=label_maps")
     num_objects = sum(not crowd for own in objects_of(source).values() for _, crowd, _ in own)
-    assert f"the classes of {num_objects} objects" in printed
-    assert "1 crowd regions" in printed
+    assert f"objects whose class is lost: {num_objects} (" in printed
+    assert "crowd regions: 1 (" in printed
     assert "allow_loss=true" in printed
     printed = fails(capsys, "convert", str(source), str(target), "to=masks", "crowd=objects")
-    assert "objects that touch or overlap others" in printed
-    assert "in images of several" in printed
+    assert "objects that touch or overlap others, or lie in pieces: " in printed
+    assert "objects in images of several classes: " in printed
     assert "crowd regions" not in printed
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "outputs") == ["a"]
 
@@ -218,12 +219,12 @@ def test_polygons_of_objects_with_holes(tmp_path: Path, capsys: pytest.CaptureFi
     mask[int(rows.mean()), int(columns.mean())] = 0
     cv2.imwrite(str(path), mask)
     printed = fails(capsys, "convert", str(source), str(tmp_path / "b"), "segmentation=polygons")
-    assert "1 objects with holes, which polygons would fill (segmentation=rle keeps them)" in printed
+    assert "objects with holes, which polygons would fill: 1 (segmentation=rle keeps them)" in printed
     assert not (tmp_path / "b").exists()
     result = convert(source, tmp_path / "b", "segmentation=polygons", "allow_loss=true")
     ((*_, found),) = objects_of(tmp_path / "b")["ISIC_0000003"]
     assert found.sum() == np.count_nonzero(mask) + 1
-    assert result.lost == ["1 objects with holes, which polygons would fill (segmentation=rle keeps them)"]
+    assert result.lost == ["objects with holes, which polygons would fill: 1 (segmentation=rle keeps them)"]
 
 
 MISTAKES = {
@@ -265,3 +266,14 @@ def test_mistakes_are_one_line(
     printed = fails(capsys, "convert", *(f"{key}={value}" for key, value in options.items()))
     assert message.format(root=sources_folder) in printed
     assert not (tmp_path / "new").exists()
+
+
+def test_more_objects_than_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polymask.convert.MOST_NUMBERS", 1)  # instead of 65,535, which take a while to write
+    printed = fails(capsys, "convert", str(write_coco(tmp_path / "a")), str(tmp_path / "b"))
+    assert re.search(
+        r"image photo\d_tile\d has \d objects, the most allowed is 1; cut it into tiles\.", printed
+    )
+    assert not (tmp_path / "b").exists()

@@ -19,7 +19,7 @@ from polymask.data.targets.coco import SEGMENTATIONS, CocoTarget
 from polymask.data.targets.label_maps import OVERLAPS, LabelMapTarget
 from polymask.data.targets.masks import MaskTarget
 from polymask.errors import UserError, choose
-from polymask.structures.layers import Layers
+from polymask.structures.layers import MOST_NUMBERS, Layers
 from polymask.utils.files import report_folder
 from polymask.utils.paths import resolve
 
@@ -139,6 +139,11 @@ def _write(writer: Target, records: Sequence[Record]) -> int:
 
 
 def _decode(record: Record) -> Layers:
+    number = 0 if record.truth is None else record.truth.num_objects or 0
+    if number > MOST_NUMBERS:
+        raise UserError(
+            f"image {record.id} has {number} objects, the most allowed is {MOST_NUMBERS}; cut it into tiles."
+        )
     return record.read_objects(image_size(record.image_path))
 
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from polymask.data.records import Record
-from polymask.errors import UserError
-from polymask.structures.layers import MOST_NUMBERS, Layers
+from polymask.structures.layers import Layers
 
-CROWDS = "{} crowd regions (only COCO has them; crowd=objects takes each as an object)"
+CROWDS = "crowd regions: {} (only COCO has them; crowd=objects takes each as an object)"
 
 
 def _link(source: Path, target: Path) -> None:
@@ -54,9 +53,6 @@ class Target(ABC):
         Args:
             record: The image.
             objects: Its objects, upright and of the size of the image.
-
-        Raises:
-            UserError: They cannot be written at all.
         """
 
     @abstractmethod
@@ -70,16 +66,3 @@ class Target(ABC):
     def image_path(self, record: Record) -> Path:
         """Return where an image belongs: under its id, since names alone may repeat in other folders."""
         return self.folder / "images" / f"{record.id}{record.image_path.suffix.lower()}"
-
-
-def check_number(record: Record, objects: Layers) -> None:
-    """Stop where an image has more objects than 16 bits can number.
-
-    Raises:
-        UserError: It has.
-    """
-    if len(objects.labels) > MOST_NUMBERS:
-        raise UserError(
-            f"image {record.id} has {len(objects.labels)} objects, the most that a label map holds is "
-            f"{MOST_NUMBERS}; cut it into tiles, or convert with to=coco."
-        )

@@ -19,7 +19,7 @@ from polymask.utils.files import write_text
 SEGMENTATIONS = ("rle", "polygons")
 """How masks are written: as run lengths, which are exact, or as polygons, which have no holes."""
 
-_HOLES = "{} objects with holes, which polygons would fill (segmentation=rle keeps them)"
+_HOLES = "objects with holes, which polygons would fill: {} (segmentation=rle keeps them)"
 
 
 class CocoTarget(Target):

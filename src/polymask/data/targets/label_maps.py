@@ -9,13 +9,13 @@ import numpy as np
 
 from polymask.data.images import write_image
 from polymask.data.records import Record
-from polymask.data.targets.base import CROWDS, Target, check_number
+from polymask.data.targets.base import CROWDS, Target
 from polymask.structures.layers import Layers
 from polymask.utils.files import write_text
 from polymask.utils.tables import csv_text
 
-_CLASSES = "the classes of {} objects (label maps have one class; to=coco keeps them)"
-_OVERLAPS = "{} objects that others hide in part or whole (overlaps=folders writes these images mask by mask)"
+_CLASSES = "objects whose class is lost: {} (label maps have one class; to=coco keeps them)"
+_OVERLAPS = "objects that others hide: {} (overlaps=folders writes these images mask by mask)"
 
 OVERLAPS = ("folders", "hide")
 """An image whose objects overlap becomes a folder of one mask per object, or a map in which smaller ones hide
@@ -41,7 +41,6 @@ class LabelMapTarget(Target):
 
     def add(self, record: Record, objects: Layers) -> None:
         """Take the objects of one image, see `Target.add`."""
-        check_number(record, objects)
         if len(self.class_names) > 1:
             self.lost[_CLASSES] += int((~objects.crowd).sum())
         self.lost[CROWDS] += int(objects.crowd.sum())

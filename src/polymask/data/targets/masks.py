@@ -16,10 +16,8 @@ from polymask.structures.layers import Layers
 from polymask.utils.files import write_text
 from polymask.utils.tables import csv_text
 
-_MERGED = (
-    "{} objects that touch or overlap others, or lie in pieces (a plain mask tells no two of them apart)"
-)
-_MIXED = "the classes of {} objects in images of several (the layout has one class per image)"
+_MERGED = "objects that touch or overlap others, or lie in pieces: {} (a plain mask does not tell them apart)"
+_MIXED = "objects in images of several classes: {} (the layout has one class per image)"
 
 
 class MaskTarget(Target):
