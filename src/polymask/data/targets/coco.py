@@ -26,7 +26,7 @@ class CocoTarget(Target):
     """Writes all objects to one JSON file, see `Target`.
 
     Image and category numbers are those of the annotation file that was read, where there is one; otherwise
-    they count from 1. The entry of an image that belongs to a group has the field `group`. Crowd regions are
+    they count from 1. Where images belong to groups, their entries have the field `group`. Crowd regions are
     always run lengths, as COCO has them.
 
     Args:
@@ -59,11 +59,12 @@ class CocoTarget(Target):
     def finish(self) -> None:
         """Write the annotation file."""
         numbers, categories = self._image_numbers(), self._category_numbers()
+        has_groups = any(record.group != record.id for record, _ in self._records)
         images = []
         for (record, (height, width)), number in zip(self._records, numbers, strict=True):
             name = self.image_path(record).name
             entry: dict[str, Any] = {"id": number, "file_name": name, "height": height, "width": width}
-            images.append(entry if record.group == record.id else {**entry, "group": record.group})
+            images.append({**entry, "group": record.group} if has_groups else entry)
         annotations = [
             {
                 "id": id_,
