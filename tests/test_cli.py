@@ -83,7 +83,7 @@ def test_a_value_that_needs_quotes_is_shown_with_them(
 
 
 def test_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = "{train,test,infer,baseline,analyze,compare,summarize,export-encoder,sync}"
+    commands = "{train,test,infer,baseline,analyze,compare,summarize,export-encoder,convert,sync}"
     assert commands in fails(capsys, "trian")
 
 

@@ -19,9 +19,9 @@ from polymask.trust import check_config
 from polymask.utils.paths import CONFIG_DIR
 
 GROUPS = {
-    "data": 10,
+    "data": 12,
     "debug": 2,
-    "experiment": 13,
+    "experiment": 14,
     "loss": 10,
     "model": 6,
     "optimizer": 3,
@@ -59,12 +59,13 @@ def test_option_composes_and_builds(option: str, tmp_path: Path, project: Path) 
 
 def write_files(data: DictConfig) -> None:
     """Write a data set of the layout that the configuration reads."""
-    folder, reader = Path(data.data_dir), data.reader._target_
+    # Objects are made of the masks of another layout, whose reader is named inside.
+    folder, reader = Path(data.data_dir), data.reader.get("masks", data.reader)._target_
     if "demo" in reader:
         data.reader.num_images = 42
     elif "ham10000" in reader:
         write_lesions(folder)
-        data.classes = ["MEL", "NV", "BKL"]
+        data.classes = ["MEL", "NV", "BKL"] if "masks" not in data.reader else []
     elif "isic2016" in reader:
         write_isic2016(folder)
     elif "images" in reader:

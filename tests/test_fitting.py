@@ -24,8 +24,8 @@ DEFAULT = "the data set gives image and label and mask, the network gives label 
         (
             ["task=instance"],
             f"the task needs image and objects, but {DEFAULT}the loss gives label and mask: use data=coco or "
-            "label_maps and model=mask_rcnn and loss=mask_rcnn, or with what there is task=classification or "
-            "multitask or segmentation.",
+            "isic_objects or label_maps or lesion_objects and model=mask_rcnn and loss=mask_rcnn, or with "
+            "what there is task=classification or multitask or segmentation.",
         ),
         (
             ["model=unet_family"],

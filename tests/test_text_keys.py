@@ -18,6 +18,7 @@ from polymask.utils.paths import CONFIG_DIR
 FROM_CODE = {
     "data.reader.classes",
     "data.reader.data_dir",
+    "data.reader.masks.classes",
     "scheduler.mode",
     "task.class_names",
 }

@@ -58,12 +58,13 @@ COMMANDS = {
     "compare": Command("polymask.studies.commands", "compare", operands=("run_a", "run_b")),
     "summarize": Command("polymask.studies.commands", "summarize", operands=("runs*",)),
     "export-encoder": Command("polymask.run_encoder", "export_encoder"),
+    "convert": Command("polymask.convert", "convert", operands=("source", "target")),
     "sync": Command("polymask.sync", "sync", operands=("run_name",), again="what was not sent still waits"),
 }
 
 _USAGE = (
     f"usage: polymask {{{','.join(COMMANDS)}}} [key=value ...]   (polymask train --help shows the keys; "
-    "baseline takes RUN, compare RUN_A RUN_B, summarize RUN ..., sync RUN)"
+    "baseline takes RUN, compare RUN_A RUN_B, summarize RUN ..., convert SOURCE TARGET, sync RUN)"
 )
 
 
@@ -197,7 +198,7 @@ def _is_operand(word: str) -> bool:
 def _check_complete(cfg: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
-        example = "images/" if missing[0].endswith("_dir") else "my_run"
+        example = "my_run" if missing[0].startswith("run") else "images/"
         raise UserError(f"{missing[0]}= is needed; add it to the command, e.g. {missing[0]}={example}")
 
 

@@ -81,6 +81,7 @@ _PLACES: dict[str, tuple[Callable[[str], bool], str | None]] = {
     "data.data_dir": (is_inside_folder, "data/demo"),
     "data.cache_dir": (is_inside_folder, ".cache/samples"),
     "data.reader.memory_dir": (is_inside_folder, ".cache/pairs"),
+    "data.reader.masks.memory_dir": (is_inside_folder, ".cache/pairs"),
     "tracker.tracking_uri": (is_inside_store, "sqlite:///mlruns/mlflow.db"),
     "tracker.mlflow.tracking_uri": (is_inside_store, "sqlite:///mlruns/mlflow.db"),
     "tracker.folder": (is_inside_folder, "outputs/tensorboard"),

@@ -15,9 +15,14 @@ TEXT_KEYS = frozenset(
     {
         "run_name",
         "init_from",
+        "group_column",
+        "group_pattern",
+        "group_table",
         "local_save_dir",
         "run_a",
         "run_b",
+        "source",
+        "target",
         "data_dir",
         "test_dir",
         "data.data_dir",
@@ -33,6 +38,7 @@ TEXT_KEYS = frozenset(
         "data.reader.group_column",
         "data.reader.group_pattern",
         "data.reader.group_table",
+        "data.reader.masks.memory_dir",
         "data.reader.memory_dir",
         "data.reader.split",
         "loss.class_weights",
@@ -63,7 +69,7 @@ TEXT_KEYS = frozenset(
 )
 """Keys of one text. A test looks at the arguments of all that the YAML files build for missing ones."""
 
-TEXT_LIST_KEYS = frozenset({"data.classes", "runs", "running_metrics"})
+TEXT_LIST_KEYS = frozenset({"classes", "data.classes", "runs", "running_metrics"})
 """Keys of a list of texts."""
 
 _OVERRIDE = re.compile(r"(?P<key>\+{0,2}(?P<name>[\w.]+))=(?P<value>.*)", re.DOTALL)

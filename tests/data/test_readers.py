@@ -40,6 +40,20 @@ LAYOUTS = {
         demo.read_demo, lambda folder: None, ["NV", "MEL"], MASK, {"num_images": 21, "size": (32, 40)}
     ),
     "coco": Layout(sources.read_coco, write_coco, [CLASSES[2], CLASSES[0]], OBJECTS, {}),
+    "image_masks": Layout(
+        sources.read_image_masks,
+        lambda folder: (write_lesions(folder) / "metadata.csv").unlink(),
+        [],
+        MASK,
+        {},
+    ),
+    "mask_objects": Layout(
+        sources.read_mask_objects,
+        write_lesions,
+        ["NV", "MEL"],
+        OBJECTS,
+        {"masks": sources.read_ham10000, "by_diagnosis": True},
+    ),
     "label_maps": Layout(sources.read_label_maps, write_label_maps, ["cell"], OBJECTS, {}),
 }
 
@@ -68,7 +82,8 @@ def test_every_image_has_the_truth_that_its_layout_gives(found):
     layout, _, records, _ = found
     assert {record.truth.gives for record in records} == {layout.gives}
     assert {record.has_objects for record in records} == {layout.gives == OBJECTS}
-    assert all((record.truth.mask_file is None) == record.has_objects for record in records)
+    from_files = layout.gives == MASK or "masks" in layout.options
+    assert {record.truth.mask_file is not None for record in records} == {from_files}
 
 
 def test_the_mask_is_the_union_of_the_objects_where_there_are_any(found):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,11 @@ class Layers:
             found[layer][number - 1] if number <= len(found[layer]) else None
             for layer, number in zip(self.layer, self.number, strict=True)
         ]
+
+    def masks(self) -> Iterator[np.ndarray]:
+        """Yield the (H, W) bool mask of each object, one after the other: all at once may be too many."""
+        for layer, number in zip(self.layer, self.number, strict=True):
+            yield self.layers[..., layer] == number
 
     def _paint(self, values: np.ndarray) -> np.ndarray:
         """Return (H, W) uint8 with the value of the smallest object at each pixel, crowds below objects."""

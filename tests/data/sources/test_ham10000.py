@@ -240,3 +240,9 @@ def test_table_of_ten_thousand_rows_is_read_whole(tmp_path):
     records = read_records(tmp_path, ["nv"])
     assert [r.id for r in records] == names
     assert len({r.group for r in records}) == 5008
+
+
+@pytest.mark.parametrize("table", [OFFICIAL, ONE_HOT, "image_id,age\na,x\nb,\nc,1\nd,2\n"])
+def test_without_classes_all_images_are_there_and_unlabelled(tmp_path, table):
+    records = read_records(make_layout(tmp_path, table), [])
+    assert [(record.id, record.label) for record in records] == [(name, -1) for name in "abcd"]

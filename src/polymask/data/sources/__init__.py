@@ -7,8 +7,10 @@ __getattr__ = lazy_names(
     {
         "read_coco": "coco",
         "read_ham10000": "ham10000",
+        "read_image_masks": "image_masks",
         "read_images": "images",
         "read_isic2016": "isic2016",
         "read_label_maps": "label_maps",
+        "read_mask_objects": "mask_objects",
     },
 )

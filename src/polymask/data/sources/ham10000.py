@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 TABLE_NAMES = ("metadata.csv", "GroundTruth.csv")
 MASK_STEMS = ("{}_segmentation", "{}_Segmentation", "{}")
-_ID_COLUMNS = ("image_id", "image")
-_GROUP_COLUMN = "lesion_id"
+ID_COLUMNS = ("image_id", "image")
+GROUP_COLUMN = "lesion_id"
+CLASS_COLUMN = "dx"
 
 
 class _Row(NamedTuple):
@@ -46,6 +47,7 @@ def read_ham10000(
     Args:
         data_dir: Folder of the data set.
         classes: Names of the classes to use, matched without regard to case; a label is an index into it.
+            Empty: all images, of unknown class, for those who learn from the masks alone.
         allow_absent: Whether `classes` may name some that no image is of, as when a run is tested on another
             data set; they are logged.
         skip_missing: Leave out rows whose image is absent instead of stopping.
@@ -66,7 +68,7 @@ def read_ham10000(
     rows = _drop_other_classes(rows, classes)
     rows = _drop_missing(rows, images, table, skip_missing=skip_missing)
     _check_classes_found(classes, found, table, allow_absent=allow_absent)
-    masks, hint = _find_masks(rows, table.parent / "masks")
+    masks, hint = find_masks([row.id for row in rows], table.parent / "masks")
     label_of = {name.lower(): label for label, name in enumerate(classes)}
     records = [
         Record(
@@ -101,27 +103,30 @@ def _find_table(data_dir: Path) -> Path:
 def _read_rows(table: Path, classes: Sequence[str]) -> list[_Row]:
     lines = read_csv(table)
     columns = list(lines[0])
-    id_column = next((name for name in _ID_COLUMNS if name in columns), None)
+    id_column = next((name for name in ID_COLUMNS if name in columns), None)
     if id_column is None:
-        hint = nearest(_ID_COLUMNS[0], columns)
+        hint = nearest(ID_COLUMNS[0], columns)
         raise UserError(
-            f"{table} has no column {' or '.join(_ID_COLUMNS)}. Found: {', '.join(columns)}.{hint}"
+            f"{table} has no column {' or '.join(ID_COLUMNS)}. Found: {', '.join(columns)}.{hint}"
         )
-    if _GROUP_COLUMN not in columns:
-        log.warning("%s has no column %s: images of one lesion may be split apart.", table, _GROUP_COLUMN)
-    one_hot = None if "dx" in columns else _one_hot_columns(table, columns, classes)
+    if GROUP_COLUMN not in columns:
+        log.warning("%s has no column %s: images of one lesion may be split apart.", table, GROUP_COLUMN)
+    # Without classes the columns of classes do not matter, whatever they hold.
+    one_hot = _one_hot_columns(table, columns, classes) if classes and CLASS_COLUMN not in columns else []
     rows = []
     for line in lines:
         name = line[id_column].strip()
-        dx = line["dx"].strip().lower() if one_hot is None else _hot_column(table, name, line, one_hot)
-        rows.append(_Row(id=name, group=line.get(_GROUP_COLUMN, "").strip() or name, dx=dx))
+        dx = (
+            _hot_column(table, name, line, one_hot) if one_hot else line.get(CLASS_COLUMN, "").strip().lower()
+        )
+        rows.append(_Row(id=name, group=line.get(GROUP_COLUMN, "").strip() or name, dx=dx))
     _check_ids(rows, table)
     return rows
 
 
 def _one_hot_columns(table: Path, columns: Sequence[str], classes: Sequence[str]) -> list[str]:
     # Every other column is a class, also those outside `classes`: a row of such a class is not unlabelled.
-    one_hot = [name for name in columns if name not in (*_ID_COLUMNS, _GROUP_COLUMN)]
+    one_hot = [name for name in columns if name not in (*ID_COLUMNS, GROUP_COLUMN)]
     if not {name.lower() for name in classes} & set(one_hot):
         raise UserError(
             f"{table} has neither a column dx nor one column per class ({', '.join(classes)}). "
@@ -162,6 +167,8 @@ def _check_ids(rows: Sequence[_Row], table: Path) -> None:
 
 
 def _drop_other_classes(rows: Iterable[_Row], classes: Sequence[str]) -> list[_Row]:
+    if not classes:
+        return list(rows)
     wanted = {"", *(name.lower() for name in classes)}
     kept, dropped = [], Counter[str]()
     for row in rows:
@@ -211,22 +218,27 @@ def _check_classes_found(
         )
 
 
-def _find_masks(rows: Sequence[_Row], folder: Path) -> tuple[dict[str, Path], str]:
-    """Return the mask of each image that has one, and for the others where it was looked for."""
+def find_masks(ids: Sequence[str], folder: Path) -> tuple[dict[str, Path], str]:
+    """Return the mask of each image that has one, and for the others where it was looked for.
+
+    Args:
+        ids: Of the images.
+        folder: The masks, named as one of `MASK_STEMS`.
+    """
     forms = ", ".join(form.format("{id}") for form in MASK_STEMS)
     looked = f"Looked for {forms} with {' '.join(IMAGE_SUFFIXES)} in {folder}"
     if not folder.is_dir():
         return {}, f"{looked}, which is not there."
     files = find_files(folder, IMAGE_SUFFIXES)
     masks = {}
-    for row in rows:
-        stem = next((name for name in (form.format(row.id) for form in MASK_STEMS) if name in files), None)
+    for id_ in ids:
+        stem = next((name for name in (form.format(id_) for form in MASK_STEMS) if name in files), None)
         if stem is not None:
-            masks[row.id] = files[stem]
-    missing = [row.id for row in rows if row.id not in masks]
+            masks[id_] = files[stem]
+    missing = [id_ for id_ in ids if id_ not in masks]
     hint = f"{looked}; {nearest_files(missing, folder)}"
     if missing:
-        log.warning("%d of %d images have no mask. %s", len(missing), len(rows), hint)
+        log.warning("%d of %d images have no mask. %s", len(missing), len(ids), hint)
     return masks, hint
 
 

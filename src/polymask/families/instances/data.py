@@ -9,11 +9,12 @@ from typing import Any
 from polymask.data import samples
 from polymask.data.facts import ImageFacts
 from polymask.data.inspection import FileMemory, image_facts
-from polymask.data.mask_checks import describe_images
+from polymask.data.mask_checks import ORIENTATIONS, MaskedImages, describe_images
+from polymask.data.mask_values import check_option
 from polymask.data.object_checks import check_files, check_subsets, describe, foreground_share
 from polymask.data.records import Reader, Record
 from polymask.data.transforms import Augmentation
-from polymask.errors import UserError
+from polymask.errors import UserError, choose
 from polymask.families.instances.dataset import InstanceDataset, collate_instances
 from polymask.families.instances.tables import check_pixel_size
 from polymask.structures.samples import OriginalSample, TitledSample
@@ -29,6 +30,8 @@ class Samples(samples.Samples):
         crowd: Handed to the reader when given: what crowd regions are, see `read_coco`.
         pixel_size: Micrometres per pixel, None when unknown; the task takes it for the sizes of objects.
         image_size: Only None: the network resizes by itself, see `model.min_size`.
+        mask_values: Where objects are made of mask files: which values are foreground, see `decide`.
+        mask_orientation: There: whether mask and image must have one EXIF orientation, see `MaskedImages`.
         allow_absent: Whether the data set may lack some of `classes`.
 
     Raises:
@@ -46,6 +49,8 @@ class Samples(samples.Samples):
         crowd: str | None = None,
         pixel_size: float | None = None,
         image_size: None = None,
+        mask_values: str | int | Sequence[int] = "auto",
+        mask_orientation: str = "same",
         allow_absent: bool = False,
     ) -> None:
         if image_size is not None:
@@ -54,6 +59,10 @@ class Samples(samples.Samples):
                 "sizes; set model.min_size and model.max_size instead."
             )
         check_pixel_size(pixel_size)
+        check_option(mask_values)
+        choose("data.mask_orientation", mask_orientation, ORIENTATIONS)
+        self._mask_values, self._mask_orientation = mask_values, mask_orientation
+        self._masks: MaskedImages | None = None
         super().__init__(
             reader=reader, data_dir=data_dir, classes=classes, crowd=crowd, allow_absent=allow_absent
         )
@@ -65,14 +74,28 @@ class Samples(samples.Samples):
             )
 
     def look(self, records: Sequence[Record], memory: FileMemory) -> None:
-        """Look at the headers of all files, see `Samples.look`."""
+        """Look at the headers of all files, and into mask files, see `Samples.look`."""
         self.records = list(records)
+        if any(record.truth and record.truth.mask_file for record in records):
+            self._masks = MaskedImages(
+                records,
+                where=self.data_dir,
+                memory=memory,
+                mask_values=self._mask_values,
+                mask_orientation=self._mask_orientation,
+            )
+            if self._masks.doubt is not None:
+                raise self._masks.doubt
+            self.records = self._masks.records
+            return
         found = image_facts([record.image_path for record in records], memory)
         check_files(records, found)
         self._images = [facts for facts in found if isinstance(facts, ImageFacts)]
 
     def description(self) -> str:
         """Return one line: objects, crowd regions and images without objects, and what the images are."""
+        if self._masks is not None:
+            return f"{describe(self.records)}; {self._masks.description()}"
         turned = sum(facts.orientation != 1 for facts in self._images)
         words = f", {turned:,} images turned as their EXIF orientation says" if turned else ""
         share = f"{foreground_share(self.records):.1%} foreground"
