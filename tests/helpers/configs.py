@@ -30,7 +30,7 @@ COMPANIONS = {
         ],
         PRETRAINING,
     ),
-    **dict.fromkeys(["data/isic2016", "model/classical"], ["task=segmentation"]),
+    **dict.fromkeys(["data/isic2016", "model/classical"], SEMANTIC[:1]),
     **dict.fromkeys(["data/lesion_objects", "data/isic_objects", "transforms/lesion_objects"], OBJECTS),
 }
 """What an option needs beside it."""
