@@ -241,6 +241,11 @@ MISTAKES = {
     "a target in the source": (["source={root}/coco", "target={root}/coco/new"], "lies in the source"),
     "several classes": (["source={root}/maps", "classes=[a,b]"], "classes=['a', 'b'], but label maps"),
     "groups of masks": (["source={root}/bare", "group_column=a"], "group_column='a' is for coco and"),
+    "classes of images": (["source={root}/maps", "by_diagnosis=true"], "by_diagnosis=true is for masks, but"),
+    "pieces of COCO": (
+        ["source={root}/coco", "components=true"],
+        "components=True is for masks and label maps",
+    ),
     "no target": (["source={root}/coco", "target=null"], "target= is needed"),
 }
 

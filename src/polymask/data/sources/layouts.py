@@ -91,8 +91,14 @@ def read_objects(
         groups: `group_pattern`, `group_table` and `group_column` of COCO and label maps, see `read_coco`.
 
     Raises:
-        UserError: The files are not as the layout says.
+        UserError: The files are not as the layout says, or an option is for another one.
     """
+    if by_diagnosis and format_name != "masks":
+        raise UserError(
+            f"by_diagnosis=true is for masks, but {source} is read as {format_name}; leave it out."
+        )
+    if components is not None and format_name == "coco":
+        raise UserError(f"components={components} is for masks and label maps, not for COCO; leave it out.")
     given: dict[str, Any] = {key: value for key, value in (groups or {}).items() if value is not None}
     if format_name == "coco":
         folder, name = (source.parent, source.name) if source.is_file() else (source, None)
