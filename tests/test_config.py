@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from configs import ABSTRACT, COMPANIONS, OPTIONS, SMALL, composed
+from configs import ABSTRACT, COMPANIONS, OPTIONS, composed, make_small
 from instance_files import write_coco, write_label_maps
 from isic_files import write_isic2016
 from lesion_files import write_lesions
@@ -23,7 +23,7 @@ GROUPS = {
     "debug": 2,
     "experiment": 14,
     "loss": 10,
-    "model": 6,
+    "model": 5,
     "optimizer": 3,
     "scheduler": 7,
     "task": 5,
@@ -49,9 +49,7 @@ def test_option_composes_and_builds(option: str, tmp_path: Path, project: Path) 
     cfg.data.data_dir = str(tmp_path / "files")
     check_config(plain(cfg), "its.pt")  # a checkpoint that holds it may name what it names
     write_files(cfg.data)
-    for key, value in SMALL.items():
-        if key in cfg.model:
-            cfg.model[key] = value
+    make_small(cfg.model)
     built = build_all(cfg)
     assert built["schedule"] is not None
     assert built["optimizer"].param_groups
@@ -106,9 +104,7 @@ def test_overfit_goes_with_every_kind_of_model(choice: str, tmp_path: Path, proj
     cfg = composed(choice, "debug=overfit")
     cfg.data.data_dir = str(tmp_path / "files")
     write_files(cfg.data)
-    for key, value in SMALL.items():
-        if key in cfg.model:
-            cfg.model[key] = value
+    make_small(cfg.model)
     assert build_all(cfg)["trainer"].settings.patience is None
 
 

@@ -30,7 +30,7 @@ COMPANIONS = {
         ],
         PRETRAINING,
     ),
-    **dict.fromkeys(["data/isic2016", "model/classical"], SEMANTIC[:1]),
+    "data/isic2016": SEMANTIC[:1],
     **dict.fromkeys(["data/lesion_objects", "data/isic_objects", "transforms/lesion_objects"], OBJECTS),
 }
 """What an option needs beside it."""
@@ -46,11 +46,21 @@ SMALL = {
 }
 """Values of models that are small and need no download, where a model has the key."""
 
+SMALL_VIT = {"backbone": "test_vit", "taps": [1, 3, 4, 6]}
+
 OPTIONS = sorted(
     str(path.relative_to(CONFIG_DIR).with_suffix(""))
     for path in CONFIG_DIR.rglob("*.yaml")
     if path.parent != CONFIG_DIR
 )
+
+
+def make_small(model: DictConfig) -> None:
+    """Replace what makes a model large, or what it would download."""
+    is_vit = str(model.get("backbone")).startswith("vit_")
+    for key, value in (SMALL | (SMALL_VIT if is_vit else {})).items():
+        if key in model:
+            model[key] = value
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -40,7 +40,8 @@ def baseline(cfg: DictConfig) -> TestResult:
     _check_name(checkpoints, name)
     config = {**like["config"], **{key: plain(cfg)[key] for key in ("model", "trainer", "tracker")}}
     config |= {"run_name": name, "local_save_dir": cfg.local_save_dir}
-    groups = {**like["groups"], **{key: chosen_groups()[key] for key in ("model", "trainer", "tracker")}}
+    own = {key: chosen_groups()[key] for key in ("trainer", "tracker")}
+    groups = {**like["groups"], **own, "model": "classical"}
     record = replace(
         run_record(like), run_name=name, config=config, groups=groups, tracker_run_id="", parent_run=""
     )

@@ -57,5 +57,5 @@ def test_as_a_mask_it_is_sure_of_every_pixel() -> None:
 
 @pytest.mark.parametrize("outputs", [{"num_classes": 2}, {"num_masks": 4, "num_classes": 3}])
 def test_it_knows_no_classes(outputs: dict) -> None:
-    with pytest.raises(UserError, match="model=classical finds one region and knows no classes"):
+    with pytest.raises(UserError, match="the baseline finds one region and knows no classes"):
         partial(build_model, **outputs)()

@@ -39,7 +39,7 @@ def build_model(
     """
     if (num_masks or 1) > 1 or (num_masks is None and num_classes > 1):
         raise UserError(
-            f"model=classical finds one region and knows no classes, but the run has {num_classes}; "
+            f"the baseline finds one region and knows no classes, but the run has {num_classes}; "
             "take a run with one class of objects, or with a mask of foreground and background."
         )
     return ThresholdSegmenter(remove_hair=remove_hair)
