@@ -75,6 +75,9 @@ def test_options_of_training_reach_a_transformer_of_the_multitask_system(model, 
     assert len(found[0]) > 70
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
     assert [b.encoder.model.grad_checkpointing for b in (plain, checkpointed)] == [False, True]
+    layers = encoder_layers(plain.encoder)
+    assert len(layers) == 7
+    assert {p for layer in layers for p in layer} >= set(plain.encoder_parameters())
 
 
 def build_network(model, encoder_name="tu-test_vit", **options):

@@ -160,7 +160,7 @@ def encoder_layers(encoder: nn.Module) -> list[list[nn.Parameter]]:
 def checkpoint_blocks_of(encoder: nn.Module, name: str) -> None:
     """Let a plain transformer keep only the inputs of its blocks in training, and compute the rest once more.
 
-    That is slower by about a third and takes a fraction of the memory (Chen et al., arXiv 1604.06174).
+    That takes one more forward pass and a fraction of the memory (Chen et al., arXiv 1604.06174).
 
     Raises:
         UserError: The encoder is no plain transformer, or one that timm cannot do this with.

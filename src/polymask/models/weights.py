@@ -219,7 +219,7 @@ def _resample_positions(encoder: nn.Module, matched: dict[str, Tensor]) -> list[
 
 def _two_transformers(inside: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> str:
     """Say what a file and an encoder hold, if both are plain transformers of different build."""
-    given, wanted = _build_of(inside), _build_of({k.removeprefix("model."): v for k, v in target.items()})
+    given, wanted = _build_of(inside), _build_of(target)
     if not given or not wanted or given == wanted:
         return ""
     return f"the file holds a vision transformer of {given}, the encoder has {wanted}"
@@ -227,8 +227,9 @@ def _two_transformers(inside: Mapping[str, Tensor], target: Mapping[str, Tensor]
 
 def _build_of(state: Mapping[str, Tensor]) -> str:
     """Return the measures of a plain vision transformer under timm's names, "" of anything else."""
-    blocks = {match[1] for key in state if (match := _BLOCK.match(key))}
-    projection = state.get("patch_embed.proj.weight")
+    own = {key.removeprefix("model."): value for key, value in state.items()}
+    blocks = {match[1] for key in own if (match := _BLOCK.match(key))}
+    projection = own.get("patch_embed.proj.weight")
     if not blocks or projection is None or projection.ndim != 4:
         return ""
     width, size = projection.shape[0], projection.shape[-1]
