@@ -161,7 +161,5 @@ def parse_image_size(value: int | Sequence[int], *, key: str = "data.image_size"
     """
     size = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(size) != 2 or any(not isinstance(side, int) or side < 32 for side in size):
-        raise UserError(
-            f"{key}={value} is not valid; give one side or [height, width], each >= 32 pixels."
-        )
+        raise UserError(f"{key}={value} is not valid; give one side or [height, width], each >= 32 pixels.")
     return size[0], size[1]
