@@ -54,7 +54,7 @@ def load_file(network: MaskedAutoencoder, path: str) -> None:
     # Under these names a network here has them in its own checkpoints.
     statistics = {name: source.get(name, torch.tensor(values)) for name, values in expected}
     network.load_state_dict(loaded | statistics, strict=False)
-    for key in resampled:
+    for key in filter(loaded.__contains__, resampled):
         log.info("model.weights=%s: %s resampled to %d patches", path, key, network.num_patches)
     num_weights = sum(key not in statistics for key in own)
     log.info("model.weights=%s: %d of %d tensors loaded", path, len(loaded), num_weights)
@@ -67,7 +67,8 @@ def _resample_tables(source: dict[str, Tensor], own: Mapping[str, Tensor]) -> li
         table, wanted = source.get(key), own[key]
         if table is None or table.dim() != 3 or table.shape[1] == wanted.shape[1]:
             continue
-        if math.isqrt(table.shape[1] - 1) ** 2 == table.shape[1] - 1:
+        num_patches = max(table.shape[1] - 1, 0)
+        if math.isqrt(num_patches) ** 2 == num_patches > 0:
             grid = math.isqrt(wanted.shape[1] - 1)
             source[key] = resample_abs_pos_embed(table, new_size=[grid, grid], num_prefix_tokens=1)
             resampled.append(key)

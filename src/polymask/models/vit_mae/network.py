@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import torch
@@ -109,21 +109,21 @@ def _name_as_today(
     module: nn.Module, weights: MutableMapping[str, Any], prefix: str, metadata: dict[str, Any]
 ) -> None:
     """Rename what a state dict holds of a network to the names of checkpoints."""
-    _rename(weights, prefix, {key: todays_name(key) for key in weights})
+    own = [key for key in weights if key.startswith(prefix)]
+    _rename(weights, {key: prefix + todays_name(key.removeprefix(prefix)) for key in own})
 
 
 def _name_as_installed(
     module: nn.Module, weights: MutableMapping[str, Any], prefix: str, *unused: object
 ) -> None:
     """Rename what a state dict holds for a network to the names that the installed version has."""
-    own = (f"{prefix}{name}" for name, _ in module.named_parameters())
-    _rename(weights, prefix, {todays_name(key): key for key in own})
+    own = [name for name, _ in module.named_parameters()]
+    _rename(weights, {prefix + todays_name(name): prefix + name for name in own})
 
 
-def _rename(weights: MutableMapping[str, Any], prefix: str, names: dict[str, str]) -> None:
-    """Rename keys below a prefix in place, and keep their order."""
-    if all(old == new for old, new in names.items()):
-        return
-    items = list(weights.items())
-    weights.clear()
-    weights.update((names.get(key, key) if key.startswith(prefix) else key, value) for key, value in items)
+def _rename(weights: MutableMapping[str, Any], names: Mapping[str, str]) -> None:
+    """Rename keys in place, and keep their order."""
+    if any(old != new for old, new in names.items()):
+        items = list(weights.items())
+        weights.clear()
+        weights.update((names.get(key, key), value) for key, value in items)
