@@ -30,6 +30,7 @@ LIBRARIES = [
     "torch._dynamo",
     "torchmetrics",
     "torchvision.models.detection",
+    "transformers.models.vit_mae.modeling_vit_mae",
 ]
 
 _context = multiprocessing.get_context("forkserver")
