@@ -126,9 +126,8 @@ class ImageApplication(Application):
             Its row of `predictions.csv`.
         """
 
-    @abstractmethod
     def main_mask(self, result: Any) -> MainMask:
-        """Return the one mask that says most of an image.
+        """Return the one mask that says most of an image; without masks there is none.
 
         Args:
             result: What `result` returned.
@@ -136,6 +135,7 @@ class ImageApplication(Application):
         Raises:
             UserError: The task predicts no masks.
         """
+        raise UserError("the run predicts no masks; take a run that does.")
 
     def _original(self, case: ImageCase) -> np.ndarray | None:
         if case.original is None:

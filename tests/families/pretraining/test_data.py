@@ -100,7 +100,9 @@ def test_without_augmentation_training_sees_what_evaluation_sees(folder):
 
 
 @pytest.mark.parametrize(
-    "augmentation", [crop(24, 24), crop(32, 24), Augmentation([A.HorizontalFlip()])], ids=str
+    "augmentation",
+    [crop(24, 24), crop(32, 24), Augmentation([A.HorizontalFlip()])],
+    ids=["smaller", "of another shape", "none"],
 )
 def test_crops_of_another_size_than_the_networks_are_one_line(folder, augmentation):
     with pytest.raises(UserError, match=r"^the transforms make .* but the network takes 32 x 32 .*\.$"):

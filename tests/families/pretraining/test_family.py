@@ -24,7 +24,7 @@ class TestPretraining(FamilyTester):
             "data.batch_size=2",
             "data.eval_batch_size=2",
             *(f"model.{name}={value}" for name, value in SMALL_MAE.items()),
-            "scheduler.warmup_epochs=1",
+            "scheduler.warmup_share=0.3",
             "optimizer.learning_rate=3.0e-3",
             "preview_epochs=null",
         ]
