@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,11 @@ from polymask.families.base import Batch
 from polymask.families.instances.loss import Loss
 from polymask.families.instances.truth import truth_of
 from polymask.metrics.instance_matching import match_image
-from polymask.models.encoder_file import EncoderFile, encoder_file
-from polymask.models.encoders import encoder_layers
 from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
 from polymask.structures.objects import FoundObjects
+
+if TYPE_CHECKING:
+    from polymask.models.encoder_file import EncoderFile
 
 
 class Task(base.Task):
@@ -61,6 +64,8 @@ class Task(base.Task):
 
     def encoder_layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters of the embeddings and of each block of a plain transformer."""
+        from polymask.models.encoders import encoder_layers  # late, as its libraries are: compare needs none
+
         return encoder_layers(self.model.encoder)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -89,6 +94,8 @@ class Task(base.Task):
 
     def exported_encoder(self) -> EncoderFile | None:
         """Return the encoder where it is a vision transformer."""
+        from polymask.models.encoder_file import encoder_file
+
         body = self.model.encoder
         return encoder_file(getattr(body, "encoder", body), self.model.pixel_mean, self.model.pixel_std)
 

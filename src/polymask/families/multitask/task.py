@@ -13,14 +13,13 @@ from polymask.families.base import Batch
 from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
 from polymask.metrics.segmentation import confusion_per_sample, lesion_confusion_per_sample
-from polymask.models.encoder_file import EncoderFile, encoder_file
-from polymask.models.encoders import encoder_layers
 from polymask.models.mask_class.classifier import SegmentationClassifier
-from polymask.models.pixels import normalized
+from polymask.structures.pixels import normalized
 from polymask.structures.samples import Rows
 
 if TYPE_CHECKING:
     from polymask.metrics.accumulator import Accumulator
+    from polymask.models.encoder_file import EncoderFile
 
 
 class Task(base.Task):
@@ -67,6 +66,8 @@ class Task(base.Task):
 
     def encoder_layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters of the embeddings and of each block of a plain transformer."""
+        from polymask.models.encoders import encoder_layers  # late, as its libraries are: compare needs none
+
         return encoder_layers(self.model.encoder)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -126,6 +127,8 @@ class Task(base.Task):
 
     def exported_encoder(self) -> EncoderFile | None:
         """Return the encoder where it is a vision transformer."""
+        from polymask.models.encoder_file import encoder_file
+
         return encoder_file(self.model.encoder, self.model.pixel_mean, self.model.pixel_std)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError
-from polymask.models.pixels import IMAGENET, normalized
+from polymask.models.pixels import IMAGENET
 from polymask.models.vit_mae.keys import todays_name
+from polymask.structures.pixels import normalized
 
 
 class Reconstruction(NamedTuple):
