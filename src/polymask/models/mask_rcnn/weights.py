@@ -155,4 +155,5 @@ def own_keys() -> Iterator[None]:
         yield
     except UserError as error:
         message = str(error).replace("model.encoder_weights", "model.weights")
+        message = message.replace(" and model.encoder_depth", "")  # it takes all stages
         raise UserError(message.replace("model.encoder_name", "model.backbone")) from error
