@@ -57,7 +57,8 @@ COMMANDS = {
     "analyze": Command("polymask.studies.commands", "analyze"),
     "compare": Command("polymask.studies.commands", "compare", operands=("run_a", "run_b")),
     "summarize": Command("polymask.studies.commands", "summarize", operands=("runs*",)),
-    "export-encoder": Command("polymask.run_encoder", "export_encoder"),
+    "export-encoder": Command("polymask.run_export", "export_encoder"),
+    "export-model": Command("polymask.run_export", "export_model"),
     "convert": Command("polymask.convert", "convert", operands=("source", "target")),
     "sync": Command("polymask.sync", "sync", operands=("run_name",), again="what was not sent still waits"),
 }

@@ -28,7 +28,7 @@ from polymask.run_config import (
     stored_config,
     write_config,
 )
-from polymask.run_encoder import keep_encoder
+from polymask.run_export import keep_encoder
 from polymask.run_files import (
     CHECKPOINTS,
     INFERENCE_RESULTS,

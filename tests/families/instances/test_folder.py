@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from polymask.families.instances.family import Family
 from polymask.families.instances.task import Task
 from polymask.inference.folder import Summary, predict_files
 from polymask.inference.predictor import Predictor
+from polymask.models.mask_rcnn.pasting import to_predictions
+from polymask.structures.objects import FoundObjects
 
 BOXES = {"a.png": (5, 8, 45, 38), "sub/b.jpg": (20, 10, 52, 50), "sub/c.png": None}  # x0, y0, x1, y1
 
@@ -38,6 +41,11 @@ class BrightBox(nn.Module):
                 }
             )
         return found
+
+    def to_objects(
+        self, ids: list[str], found: list[Any], sizes: list[tuple[int, int]]
+    ) -> list[FoundObjects]:
+        return to_predictions(ids, found, sizes)
 
 
 def write_images(folder: Path) -> None:

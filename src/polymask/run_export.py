@@ -1,16 +1,18 @@
-"""The encoder of a run as a file: by `polymask export-encoder`, or at the end of a training for its sake."""
+"""Files of a run for others: its encoder (also at the end of a training for its sake), or the whole model."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from polymask.errors import UserError
 from polymask.factories import rebuild
 from polymask.families.base import Family, Task
+from polymask.run_config import write_config
 from polymask.run_files import CHECKPOINTS
 from polymask.training.checkpoint import (
     CheckpointFolder,
@@ -21,6 +23,7 @@ from polymask.training.checkpoint import (
     stored_weights,
 )
 from polymask.training.state import TrainingState
+from polymask.utils.files import write_atomically
 from polymask.utils.paths import resolve
 
 log = logging.getLogger(__name__)
@@ -31,7 +34,7 @@ SUFFIXES = (".pth", ".pt", ".bin")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """What `export_encoder` returns: the file with the weights."""
+    """What the exports return: the file with the weights."""
 
     path: Path
     objective: None = None
@@ -39,15 +42,32 @@ class ExportResult:
 
 def export_encoder(cfg: DictConfig) -> ExportResult:
     """Write the encoder of a run's best checkpoint to a file, with a description beside it."""
-    path = resolve(cfg.path)
-    if path.suffix not in SUFFIXES or path.is_dir():
-        raise UserError(
-            f"path={cfg.path} is not valid; give the name of a file that ends in {', '.join(SUFFIXES)}."
-        )
+    path = _checked(cfg.path, SUFFIXES)
     content = load_checkpoint(CheckpointFolder(resolve(CHECKPOINTS)).find(cfg.run_name))
     task = rebuild(content).build_task()
     _write(task, run_record(content), TrainingState(**content["training"]), path)
     return ExportResult(path=path)
+
+
+def export_model(cfg: DictConfig) -> ExportResult:
+    """Copy a run's best checkpoint to a file, with its configuration as `config.yaml` beside it."""
+    path = _checked(cfg.path, SUFFIXES[:2])
+    best = CheckpointFolder(resolve(CHECKPOINTS)).find(cfg.run_name)
+    content = load_checkpoint(best)
+    beside = path.with_name("config.yaml")
+    write_config(OmegaConf.create(content["config"]), beside)
+    write_atomically(path, lambda file: file.write(best.read_bytes()))
+    log.info("%s in %s, its configuration in %s", content["run_name"], path, beside)
+    return ExportResult(path=path)
+
+
+def _checked(path: str, suffixes: Sequence[str]) -> Path:
+    found = resolve(path)
+    if found.suffix not in suffixes or found.is_dir():
+        raise UserError(
+            f"path={path} is not valid; give the name of a file that ends in {', '.join(suffixes)}."
+        )
+    return found
 
 
 def keep_encoder(family: Family, task: Task, best: Path, record: RunRecord, state: TrainingState) -> None:

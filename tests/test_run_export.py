@@ -13,11 +13,12 @@ from lesion_files import write_lesions
 from omegaconf import OmegaConf
 from stub_task import StubTask
 
+import polymask
 from polymask import cli
 from polymask.data.splits.split import split_from_csv
 from polymask.factories import build_task, rebuild
 from polymask.families.base import Family
-from polymask.run_encoder import keep_encoder
+from polymask.run_export import keep_encoder
 from polymask.training.checkpoint import load_checkpoint, run_record
 from polymask.training.state import TrainingState
 from polymask.utils import paths
@@ -138,3 +139,21 @@ def test_a_training_leaves_its_encoder_where_its_family_wants_it(root: Path) -> 
 def test_tasks_and_families_offer_nothing_unless_they_say_so() -> None:
     assert StubTask().exported_encoder() is None
     assert Family.encoder_path is None
+
+
+def test_a_whole_model_is_the_best_checkpoint_with_its_configuration(root: Path) -> None:
+    result = cli.run("export-model", ["run_name=plain"])
+    assert result.path == root / "models" / "final_lesion_segmenter.pth"
+    assert result.path.read_bytes() == (root / "models" / "checkpoints" / "plain.pt").read_bytes()
+    config = yaml.safe_load((root / "models" / "config.yaml").read_text())
+    assert config == load_checkpoint(root / "models" / "checkpoints" / "plain.pt")["config"]
+    image = sorted((root / "lesions" / "images").glob("*.jpg"))[0]
+    by_file, by_run = (
+        polymask.load(name, device="cpu").predict([image])[0] for name in (str(result.path), "plain")
+    )
+    assert by_file.class_probabilities == by_run.class_probabilities
+
+
+def test_a_whole_model_needs_the_name_of_a_file(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "path=models is not valid" in fails(capsys, "export-model", "run_name=plain", "path=models")
+    assert "nobody" in fails(capsys, "export-model", "run_name=nobody")
