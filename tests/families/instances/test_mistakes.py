@@ -174,9 +174,13 @@ def test_files_of_label_maps(
     [
         (
             ["data=ham10000", "task=instance"],
-            "use data=coco or label_maps and model=mask_rcnn and loss=mask_rcnn, or with what there is task=",
+            "use data=coco or isic_objects or label_maps or lesion_objects and model=mask_rcnn and loss=mask_rcnn, "
+            "or with what there is task=",
         ),
-        (["data=ham10000", *COCO[:1], *TINY], "use data=coco or label_maps."),
+        (
+            ["data=ham10000", *COCO[:1], *TINY],
+            "use data=coco or isic_objects or label_maps or lesion_objects.",
+        ),
         (
             ["data=coco", "task=segmentation", "model.encoder_weights=null", "data.num_workers=0"],
             "the data set gives image and objects: use data=coco_masks or demo or ham10000",
