@@ -174,8 +174,8 @@ def test_files_of_label_maps(
     [
         (
             ["data=ham10000", "task=instance"],
-            "use data=coco or isic_objects or label_maps or lesion_objects and model=mask_rcnn and loss=mask_rcnn, "
-            "or with what there is task=",
+            "use data=coco or isic_objects or label_maps or lesion_objects and model=mask_rcnn and "
+            "loss=mask_rcnn, or with what there is task=",
         ),
         (
             ["data=ham10000", *COCO[:1], *TINY],

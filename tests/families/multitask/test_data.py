@@ -203,7 +203,10 @@ def test_empty_subset_is_a_user_error(lesion_folder, subset):
     [
         ({"segmentation": "binry"}, r"data\.segmentation='binry' is unknown\. Did you mean 'binary'\?"),
         ({"sampler": "weightd"}, r"data\.sampler='weightd' is unknown\. Did you mean 'weighted'\?"),
-        ({"classes": []}, r"data\.classes=\[\] leaves no sample of .*lesions; name its classes"),
+        (
+            {"classes": ["BCC"], "allow_absent": True},
+            r"data\.classes=\['BCC'\] leaves no sample of .*lesions",
+        ),
         (
             {"classes": [], "segmentation": "multiclass"},
             r"multiclass needs classes, .* data\.segmentation=binary",
