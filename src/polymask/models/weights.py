@@ -210,11 +210,30 @@ def _resample_positions(encoder: nn.Module, matched: dict[str, Tensor]) -> list[
         return []
     grid = list(encoder.model.patch_embed.grid_size)
     num_tokens = own.shape[1] - math.prod(grid)
-    side = math.isqrt(max(table.shape[1] - num_tokens, 0))
-    if side == 0 or side**2 != table.shape[1] - num_tokens:
+    resampled = resample_positions(table, grid, num_tokens=num_tokens)
+    if resampled is None:
         return []
-    matched[key] = resample_abs_pos_embed(table, grid, num_prefix_tokens=num_tokens)
+    matched[key] = resampled
+    side = math.isqrt(table.shape[1] - num_tokens)
     return [f"pos_embed from {side} x {side} to {' x '.join(map(str, grid))} patches"]
+
+
+def resample_positions(table: Tensor, grid: list[int], *, num_tokens: int) -> Tensor | None:
+    """Bring a position table of a square grid of patches to another grid.
+
+    Args:
+        table: (1, T + N, C), T tokens in front of N patches.
+        grid: Rows and columns of patches.
+        num_tokens: T.
+
+    Returns:
+        (1, T + rows * columns, C), None when N is no square number.
+    """
+    num_patches = max(table.shape[1] - num_tokens, 0)
+    if num_patches == 0 or math.isqrt(num_patches) ** 2 != num_patches:
+        return None
+    resampled: Tensor = resample_abs_pos_embed(table, grid, num_prefix_tokens=num_tokens)
+    return resampled
 
 
 def _two_transformers(inside: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> str:

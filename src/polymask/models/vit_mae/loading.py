@@ -7,14 +7,13 @@ import math
 from collections.abc import Iterable, Mapping
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.models.pixels import expected_normalization
 from polymask.models.vit_mae.keys import todays_names
 from polymask.models.vit_mae.network import MaskedAutoencoder
-from polymask.models.weights import CLASSIFIERS, SUFFIXES, read_state_dict
+from polymask.models.weights import CLASSIFIERS, SUFFIXES, read_state_dict, resample_positions
 from polymask.utils.paths import resolve
 
 log = logging.getLogger(__name__)
@@ -67,10 +66,10 @@ def _resample_tables(source: dict[str, Tensor], own: Mapping[str, Tensor]) -> li
         table, wanted = source.get(key), own[key]
         if table is None or table.dim() != 3 or table.shape[1] == wanted.shape[1]:
             continue
-        num_patches = max(table.shape[1] - 1, 0)
-        if math.isqrt(num_patches) ** 2 == num_patches > 0:
-            grid = math.isqrt(wanted.shape[1] - 1)
-            source[key] = resample_abs_pos_embed(table, new_size=[grid, grid], num_prefix_tokens=1)
+        side = math.isqrt(wanted.shape[1] - 1)
+        found = resample_positions(table, [side, side], num_tokens=1)
+        if found is not None:
+            source[key] = found
             resampled.append(key)
     return resampled
 
