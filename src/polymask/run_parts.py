@@ -59,7 +59,7 @@ def build_family_and_task(
 
 def _start_from(task: Task, source: str, checkpoints: CheckpointFolder, *, strict: bool) -> None:
     """Load the weights of another run or file into a fresh task."""
-    path = resolve(source) if source.endswith(".pt") else checkpoints.find(source)
+    path = resolve(source) if source.endswith((".pt", ".pth")) else checkpoints.find(source)
     for note in load_weights(task, inference_weights(load_checkpoint(path)), source=str(path), strict=strict):
         log.warning("init_from: %s", note)
     log.info("weights from %s", path)

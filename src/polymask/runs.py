@@ -79,6 +79,7 @@ class TrainResult:
         task: The trained task; it holds the best weights when the run was tested, else the last ones.
         state: Course of the training.
         test_metrics: Metrics of the best checkpoint on the test subset, empty when not tested.
+        folder: Everything else that the test found, None when not tested.
         objective: Best value of the monitored metric, for sweeps.
     """
 
@@ -86,13 +87,15 @@ class TrainResult:
     task: Task
     state: TrainingState
     test_metrics: dict[str, float]
+    folder: Path | None
     objective: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestResult:
-    """What `test` returns: metrics by name, the folder with everything else."""
+    """What `test` returns: the run, its metrics by name, the folder with everything else."""
 
+    run_name: str
     metrics: dict[str, float]
     folder: Path
     objective: None = None
@@ -174,7 +177,12 @@ def train(cfg: DictConfig) -> TrainResult:
             ),
         )
     return TrainResult(
-        run_name=name, task=task, state=state, test_metrics=metrics, objective=state.best_value
+        run_name=name,
+        task=task,
+        state=state,
+        test_metrics=metrics,
+        folder=folder,
+        objective=state.best_value,
     )
 
 
@@ -213,7 +221,7 @@ def test(cfg: DictConfig) -> TestResult:
         ),
     ):
         metrics = evaluate_test(run.family, task, trainer, data, folder, course_of(state), tracker)
-    return TestResult(metrics=metrics, folder=folder)
+    return TestResult(run_name=record.run_name, metrics=metrics, folder=folder)
 
 
 def infer(cfg: DictConfig) -> InferResult:

@@ -112,3 +112,15 @@ def test_mistakes_are_one_line_and_replace_nothing(project: Path, capsys: pytest
     assert "nobody" in fails(capsys, "baseline", "nobody")
     assert "like= is needed" in fails(capsys, "baseline")
     assert (project / "models/checkpoints/learned.pt").read_bytes() == before
+
+
+def test_a_run_that_predicts_more_has_no_baseline(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = project / "models" / "checkpoints"
+    content = torch.load(folder / "learned.pt", weights_only=True)
+    content["config"]["task"]["predict_classes"] = True
+    torch.save(content, folder / "both.pt")
+    assert (
+        "both predicts label and mask, but the baseline can only give mask or objects; name a run"
+        in fails(capsys, "baseline", "both", "tracker=none")
+    )
+    assert not (folder / "classical_both.pt").exists()

@@ -128,8 +128,8 @@ def _size_fault(probe: Probe, result: Probe, keep_size: bool) -> str | None:
     if keep_size and new.shape[:2] not in (image.shape[:2], image.shape[1::-1]):
         return (
             f"changes the size from {_shown(image)} to {_shown(new)} pixels, but all images of a batch have "
-            "data.image_size; use RandomResizedCrop with that size, let a Resize to it follow, or leave it "
-            "out."
+            f"data.image_size; use data.image_size=[{new.shape[0]},{new.shape[1]}] or RandomResizedCrop with "
+            "that size, let a Resize to it follow, or leave it out."
         )
     return None
 

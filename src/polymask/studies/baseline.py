@@ -9,13 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from polymask.errors import UserError
 from polymask.factories import build_task, build_tracker, build_trainer, rebuild
-from polymask.fitting import check_fit
+from polymask.families.base import Family
+from polymask.fitting import target_of
 from polymask.run_claim import check_run_name, undisturbed
 from polymask.run_config import chosen_groups, flatten, plain
 from polymask.run_files import CHECKPOINTS, course_of, evaluate_test, report_place
 from polymask.run_parts import split_of
 from polymask.run_record import run_tags
 from polymask.runs import TestResult
+from polymask.structures.gives import given_by
 from polymask.tracking.session import run_session
 from polymask.training.checkpoint import (
     CheckpointFolder,
@@ -46,7 +48,7 @@ def baseline(cfg: DictConfig) -> TestResult:
         run_record(like), run_name=name, config=config, groups=groups, tracker_run_id="", parent_run=""
     )
     run = rebuild({**like, **asdict(record)}, OmegaConf.create(config))
-    check_fit(run.cfg, run.family)
+    _check_predicts(run.cfg, run.family, like["run_name"])
     data = run.build_data(split=split_of(like))
     trainer = build_trainer(run.cfg)
     task = trainer.prepare(build_task(run.cfg, run.family, pretrained=False))
@@ -62,7 +64,17 @@ def baseline(cfg: DictConfig) -> TestResult:
         metrics = evaluate_test(run.family, task, trainer, data, folder, course_of(state), tracker)
         save_checkpoint(checkpoints.best(name), replace(record, tracker_run_id=tracker.run_id), weights)
     log.info("compare with it: polymask compare %s %s", name, like["run_name"])
-    return TestResult(metrics=metrics, folder=folder)
+    return TestResult(run_name=name, metrics=metrics, folder=folder)
+
+
+def _check_predicts(cfg: DictConfig, family: Family, run_name: str) -> None:
+    """Raise UserError when a run predicts what the method does not give."""
+    given = given_by(target_of(cfg.model, "model"), family.needs)
+    if not family.predicts <= given:
+        raise UserError(
+            f"{run_name} predicts {' and '.join(sorted(family.predicts))}, but the baseline can only give "
+            f"{' or '.join(sorted(given))}; name a run that predicts no more than that."
+        )
 
 
 def _check_name(checkpoints: CheckpointFolder, name: str) -> None:

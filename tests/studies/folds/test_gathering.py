@@ -123,6 +123,16 @@ def test_names_tell_model_and_encoder_and_what_differs():
     ]
 
 
+def test_names_hold_paths_only_where_file_names_are_alike():
+    files = ("/a/mae.pth", "/b/moco.pth", None)
+    runs = [replace(run(0, **{"model.weights": file}), name=str(file)) for file in files]
+    names = [study.name for study in gather_folds(runs, num_replicates=2)]
+    assert names == ["unet weights=mae.pth", "unet weights=moco.pth", "unet weights=null"]
+    runs = [replace(run(0, **{"model.weights": file}), name=file) for file in ("/a/x.pth", "/b/x.pth")]
+    names = [study.name for study in gather_folds(runs, num_replicates=2)]
+    assert names == ["unet weights=/a/x.pth", "unet weights=/b/x.pth"]
+
+
 def test_a_missing_fold_and_data_of_two_places_are_noted():
     (study,) = gather_folds([run(0), run(2, **{"data.data_dir": "/elsewhere"})])
     assert "fold 1 is missing (data.num_folds=3)" in study.notes[0]

@@ -2,4 +2,4 @@
 
 from polymask.utils.lazy import lazy_names
 
-__getattr__ = lazy_names(__name__, {"read_demo": "reader"})
+__getattr__ = lazy_names(__name__, {"read_demo": "reader", "write_demo_dataset": "reader"})

@@ -22,10 +22,13 @@ def study_names(studies: Sequence[tuple[Mapping[str, Any], str]]) -> list[str]:
     names = list(stems)
     for stem in dict.fromkeys(stems):
         alike = [index for index, other in enumerate(stems) if other == stem]
-        keys = _telling_keys([studies[index][0] for index in alike])
-        for index in alike:
-            config, _ = studies[index]
-            settings = [f"{key.removeprefix('model.')}={_text(config.get(key))}" for key in keys]
+        configs = [studies[index][0] for index in alike]
+        keys = _telling_keys(configs)
+        texts = [_shown([_text(config.get(key)) for config in configs]) for key in keys]
+        for row, index in enumerate(alike):
+            settings = [
+                f"{key.removeprefix('model.')}={text[row]}" for key, text in zip(keys, texts, strict=True)
+            ]
             names[index] = " ".join([stem, *settings])
     counts = Counter(names)
     return [
@@ -53,6 +56,12 @@ def _telling_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         # Of keys that tell equally much apart, the one that is quickest to read.
         chosen.append(max(keys, key=lambda key: (num_apart([*chosen, key]), -len(key + "".join(texts[key])))))
     return chosen
+
+
+def _shown(texts: Sequence[str]) -> list[str]:
+    """Return paths by the names of their files alone, where these tell as much apart."""
+    names = [text.rpartition("/")[2] or text for text in texts]
+    return names if len(set(names)) == len(set(texts)) else list(texts)
 
 
 def _text(value: Any) -> str:
