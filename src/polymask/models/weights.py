@@ -180,7 +180,8 @@ def load_encoder_weights(encoder: nn.Module, source: Mapping[str, Tensor], path:
         raise UserError(
             f"model.encoder_weights={path} does not fit model.encoder_name={name}: "
             f"{_two_transformers(inside, target) or f'keys {problems}'}. "
-            "Use the file of the same model.encoder_name and model.encoder_depth."
+            "Use the file of the same model.encoder_name and model.encoder_depth; the encoder of a run is "
+            "written by polymask export-encoder."
         )
     nn.Module.load_state_dict(encoder, matched, strict=False)
     others = _counted({"resampled": resampled, "missing": missing, "left out": unexpected})

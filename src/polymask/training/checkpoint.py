@@ -212,9 +212,15 @@ def load_weights(
         if name in own and name not in fitting
     ]
     if notes and (strict or not fitting):
+        remedy = (
+            "Use the model options it was trained with, or init_strict=false to load what fits."
+            if fitting
+            else "Nothing of it fits; to start from an encoder alone, write it with polymask export-encoder "
+            "and give that file as model.weights= or model.encoder_weights=."
+        )
         raise UserError(
             f"{source} does not fit the model: {len(notes)} differences, e.g. {'; '.join(notes[:3])}. "
-            "Use the model options it was trained with, or init_strict=false to load what fits."
+            f"{remedy}"
         )
     module.load_state_dict(fitting, strict=False)
     return notes

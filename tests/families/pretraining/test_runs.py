@@ -102,7 +102,7 @@ def test_there_is_nothing_to_infer(root: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["data=demo", "data.image_size=40"], "RandomResizedCrop changes the size from 40 x 40 to 32 x 32"),
+        (["data=demo", "data.image_size=40"], "use data.image_size=[32,32]"),
         (["data=demo", "data.image_size=40", "transforms=none"], "set model.image_size and data.image_size"),
         (["data=unlabelled", "data.data_dir=empty"], "holds no image; looked for"),
         (
