@@ -46,7 +46,7 @@ def checked_weights(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "format" not in content or "model" not in content:
         raise UserError(
             f"{path} is not a polymask checkpoint; give a file that src/train.py wrote (weights alone are "
-            "read by model.encoder_weights=, those of a whole detector by model.weights=)."
+            "read by model.weights= or model.encoder_weights=, whichever the model has)."
         )
     if isinstance(content["format"], int) and content["format"] > FORMAT:
         raise UserError(
