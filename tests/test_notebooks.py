@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import nbformat
 import pandas as pd
 import pytest
+from configs import composed
 from nbformat import NotebookNode
 
 from polymask import cli
@@ -65,6 +66,12 @@ def test_its_commands_are_such_as_polymask_takes(notebook: NotebookNode, project
             if isinstance(step, ast.Assign) or ast.unparse(step).startswith("run("):  # no picture is drawn
                 exec(ast.unparse(step), names)
     assert len(commands) == sum(cell.source.count("run(") for cell in notebook.cells) > 5
+
+
+def test_without_options_the_encoder_is_what_the_detector_takes() -> None:
+    encoder = composed("experiment=lesions_mae").model
+    detector = composed("experiment=lesions_vit_mask_rcnn").model
+    assert detector.backbone == f"vit_{encoder.size}_patch{encoder.patch_size}_224"
 
 
 @pytest.mark.slow
