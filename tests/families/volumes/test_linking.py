@@ -305,7 +305,7 @@ def test_labels_must_fit():
     linker = Linker(Linking(), SIZE)
     with pytest.raises(ValueError, match=r"size \(4, 4\) up to 0, expected \(24, 40\) and 0 sections"):
         linker.add(np.zeros((4, 4), np.uint16), np.zeros(0), np.zeros(0, int))
-    with pytest.raises(ValueError, match="up to 1, expected .* and 0 sections"):
+    with pytest.raises(ValueError, match=r"up to 1, expected .* and 0 sections"):
         linker.add(square(4).astype(np.uint16), np.zeros(0), np.zeros(0, int))
 
 
