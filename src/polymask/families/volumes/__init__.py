@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Objects of volumes, found slice by slice and linked."""
-=======
 """Volumes, slice by slice: each slice is seen with its neighbours, and its objects are linked along z."""
->>>>>>> v-data
 
 from polymask.utils.lazy import lazy_names
 
