@@ -7,7 +7,13 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from polymask.families.volumes.tables import ObjectTable, measure_shapes, object_rows, table_columns
+from polymask.families.volumes.tables import (
+    ObjectTable,
+    measure_shapes,
+    object_rows,
+    resized_row,
+    table_columns,
+)
 
 
 @pytest.fixture
@@ -35,6 +41,7 @@ def test_shapes_are_those_of_scipy(labels: np.ndarray) -> None:
 
 
 def test_rows_have_micrometres_only_where_the_voxel_is_known(labels: np.ndarray) -> None:
+    labels[5, 19, 29] = 4  # of no voxel, its place would be NaN, which is not equal to itself
     given = np.linspace(0.5, 1, 6), np.array([0, 1, 0, 0, 1, 0])
     plain = object_rows(labels, *given, None, class_names=["cell", "debris"])
     known = object_rows(labels, *given, (0.5, 0.1, 0.2), class_names=["cell", "debris"])
@@ -44,6 +51,7 @@ def test_rows_have_micrometres_only_where_the_voxel_is_known(labels: np.ndarray)
     assert ("frame", *known[0]) == table_columns((0.5, 0.1, 0.2))
     assert known[4]["volume_um3"] == pytest.approx(known[4]["voxels"] * 0.01, rel=1e-5)
     assert known[4]["extent_z_um"] == pytest.approx(known[4]["extent_z"] * 0.5)
+    assert known == [resized_row(row, (0.5, 0.1, 0.2)) for row in plain]
     assert known[4]["centroid_x_um"] == pytest.approx(known[4]["centroid_x"] * 0.2, abs=1e-3)
 
 

@@ -14,7 +14,6 @@ from polymask.utils.tables import csv_rows, csv_text
 
 AXES = ("z", "y", "x")
 TABLE_NAME = "objects.csv"
-_VOXEL = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,8 @@ def measure_shapes(labels: Iterable[np.ndarray], num_objects: int) -> Shapes:
 
 def table_columns(voxel_size: Sequence[float] | None) -> tuple[str, ...]:
     """Return the columns of `objects.csv`, see `object_rows`."""
-    return ("frame", "number", "class", "score", *_sizes(1, _VOXEL, _VOXEL, voxel_size))
+    empty = _row(0, 0, "", 0.0, (0, 0, 0), (0.0, 0.0, 0.0))
+    return ("frame", *resized_row(empty, voxel_size))
 
 
 def object_rows(
@@ -87,32 +87,49 @@ def object_rows(
     Returns:
         `number` (from 1), `class`, `score`, `voxels`, `extent_…` (slices, rows, columns from the first to the
         last) and `centroid_…` for z, y, x, counted from the middle of the first voxel; with a voxel size also
-        `volume_um3`, and extents and centroids in micrometres.
+        what `resized_row` adds.
     """
     shapes = measure_shapes(labels, len(scores))
+    extents = (shapes.stop - shapes.first).tolist()
     rows = []
     for index, (label, score) in enumerate(zip(classes, scores, strict=True)):
-        extent = shapes.stop[index] - shapes.first[index]
-        row = {"number": index + 1, "class": class_names[int(label)], "score": round(float(score), 6)}
-        sizes = _sizes(int(shapes.voxels[index]), extent.tolist(), shapes.centres[index].tolist(), voxel_size)
-        rows.append({**row, **sizes})
+        sizes = int(shapes.voxels[index]), class_names[int(label)], float(score)
+        row = _row(index + 1, *sizes, extents[index], shapes.centres[index].tolist())
+        rows.append(resized_row(row, voxel_size))
     return rows
 
 
-def _sizes(
-    voxels: int, extent: Sequence[float], centre: Sequence[float], voxel_size: Sequence[float] | None
+def resized_row(row: Mapping[str, Any], voxel_size: Sequence[float] | None) -> dict[str, Any]:
+    """Return a row in voxels with what follows from their size.
+
+    Args:
+        row: What `object_rows` returned without a voxel size.
+        voxel_size: Edges of a voxel along z, y, x in micrometres; None leaves the row as it is.
+
+    Returns:
+        The row with `volume_um3`, `extent_…_um` and `centroid_…_um`.
+    """
+    if voxel_size is None:
+        return dict(row)
+    sizes = {"volume_um3": row["voxels"] * float(np.prod(voxel_size))}
+    for name in ("extent", "centroid"):
+        for axis, edge in zip(AXES, voxel_size, strict=True):
+            sizes[f"{name}_{axis}_um"] = row[f"{name}_{axis}"] * edge
+    # Six digits: the edge of a voxel may be any fraction of a micrometre.
+    return {**row, **{name: float(f"{value:.6g}") for name, value in sizes.items()}}
+
+
+def _row(
+    number: int, voxels: int, name: str, score: float, extent: Sequence[int], centre: Sequence[float]
 ) -> dict[str, Any]:
-    """Return the measures of one object by column."""
-    sizes: dict[str, Any] = {"voxels": voxels}
-    sizes |= {f"extent_{axis}": value for axis, value in zip(AXES, extent, strict=True)}
-    sizes |= {f"centroid_{axis}": round(value, 3) for axis, value in zip(AXES, centre, strict=True)}
-    if voxel_size is not None:
-        # Six digits: the edge of a voxel may be any fraction of a micrometre.
-        sizes["volume_um3"] = float(f"{voxels * float(np.prod(voxel_size)):.6g}")
-        for name, values in (("extent", extent), ("centroid", centre)):
-            for axis, value, edge in zip(AXES, values, voxel_size, strict=True):
-                sizes[f"{name}_{axis}_um"] = float(f"{value * edge:.6g}")
-    return sizes
+    return {
+        "number": number,
+        "class": name,
+        "score": round(score, 6),
+        "voxels": voxels,
+        **{f"extent_{axis}": value for axis, value in zip(AXES, extent, strict=True)},
+        **{f"centroid_{axis}": round(value, 3) for axis, value in zip(AXES, centre, strict=True)},
+    }
 
 
 class ObjectTable:
