@@ -23,7 +23,7 @@ GROUPS = {
     "debug": 2,
     "experiment": 14,
     "loss": 10,
-    "model": 5,
+    "model": 6,
     "optimizer": 3,
     "scheduler": 7,
     "task": 5,
