@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from copy import deepcopy
 from functools import cache
 
@@ -67,6 +68,7 @@ def composed(*overrides: str) -> DictConfig:
     """Return the configuration of a training with overrides, to be changed at will."""
     OmegaConf.register_new_resolver("project_root", lambda: ".", replace=True)
     OmegaConf.register_new_resolver("run_dir", lambda parent: parent, replace=True)
+    OmegaConf.register_new_resolver("equal", operator.eq, replace=True)
     return deepcopy(_composed(*overrides))
 
 

@@ -1,4 +1,4 @@
-"""Objects of volumes, found slice by slice and linked."""
+"""Objects of volumes: found slice by slice, and linked from slice to slice."""
 
 from polymask.utils.lazy import lazy_names
 
