@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from polymask.utils.paths import CONFIG_DIR
 
-ABSTRACT = {"data/image_mask", "data/instances"}
+ABSTRACT = {"data/image_mask", "data/instances", "data/volumes"}
 """Parts of other files, not options of a run."""
 
 SEMANTIC = ["task=segmentation", "data=coco_masks"]

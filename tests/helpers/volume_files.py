@@ -58,6 +58,19 @@ def write_ctc(
     return folder
 
 
+def write_volume_folders(
+    folder: Path, volumes: int = 4, shape: tuple[int, int, int] = (6, 48, 48), objects: int = 3, seed: int = 0
+) -> Path:
+    """Write `images/v0.tif` and `labels/v0.tif` and so on; returns `folder`, which is created."""
+    for number in range(volumes):
+        rng = np.random.default_rng([seed, number])
+        labels = draw_balls(shape, place_balls(shape, objects, rng))
+        for part, volume in (("images", paint(labels, rng)), ("labels", labels)):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            write_stack(folder / part / f"v{number}.tif", volume)
+    return folder
+
+
 def place_balls(shape: Sequence[int], most: int, rng: np.random.Generator) -> np.ndarray:
     """Return (N, 6): centre and radii in z, y, x of ellipsoids that keep apart from one another."""
     balls: list[np.ndarray] = []

@@ -29,6 +29,31 @@ class VolumeView:
         return np.load(self.path, mmap_mode="r")
 
 
+@dataclass(frozen=True)
+class LoadedVolume:
+    """A volume in memory, where nothing is kept on disk; used as a `VolumeView`.
+
+    Attributes:
+        array: (Z, H, W).
+    """
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return (Z, H, W)."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> str:
+        """Return the name of the number type."""
+        return str(self.array.dtype)
+
+    def open(self) -> np.ndarray:
+        """Return the volume."""
+        return self.array
+
+
 def slice_places(z: int, n: int, depth: int) -> np.ndarray:
     """Return the n slices around slice z, z - (n - 1) / 2 to z + (n - 1) / 2; the ends are repeated.
 
