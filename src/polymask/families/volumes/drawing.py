@@ -1,7 +1,7 @@
 """Volumes as pictures: three orthogonal cuts, and a strip of slices, with outlines of the objects.
 
 All planes are drawn to scale: a voxel that is three times as deep as wide is three times as long. A true and
-a found object that match have one colour, an object without a partner is white.
+a found object that match have one colour; objects that are missed or false are white.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _plane(
     if labels is None:
         return drawn
     numbers = resize_mask(np.ascontiguousarray(labels, np.uint16), size)
-    # White would hide what is below it, so objects without a partner have an outline only.
+    # White would hide what is below it: such objects have an outline only.
     tinted = (numbers > 0) & (colours[numbers] != ALONE).any(axis=-1)
     drawn[tinted] = np.rint((1 - _TINT) * drawn[tinted] + _TINT * colours[numbers[tinted]])
     border = inner_border(numbers, max(1, round(max(size) / 500)))
