@@ -36,8 +36,10 @@ def volume_panel(scene: Scene) -> np.ndarray:
     place = scene.middle()
     panel = _beside([orthogonal_views(scene, side, place) for side in scene.sides])
     width = panel.shape[1]
-    heading = text_bar("slices: true objects above, found ones below", width)
-    return np.vstack([panel, heading, slice_strip(scene, width)])
+    above, below = (side.heading.partition(":")[0] for side in scene.sides)
+    return np.vstack(
+        [panel, text_bar(f"slices: above {above}, below {below}", width), slice_strip(scene, width)]
+    )
 
 
 def orthogonal_views(scene: Scene, side: Side, place: tuple[int, int, int]) -> np.ndarray:

@@ -115,15 +115,16 @@ class Scene:
         )
 
     def middle(self) -> tuple[int, int, int]:
-        """Return the voxel in the middle of the object that lies nearest to the middle of the volume.
+        """Return the voxel in the middle of an object: of the larger half, the nearest to the volume's middle.
 
         A true object where there is one; of a volume without objects its own middle.
         """
         true, centre = self.true_shapes, (np.array(self.found.shape) - 1) / 2
         shapes = self.found_shapes if true is None or not true.voxels.any() else true
         if shapes.voxels.any():
-            away = np.linalg.norm((shapes.centres - centre) * self.spacing, axis=1)
-            centre = shapes.centres[np.nanargmin(away)]
+            large = np.flatnonzero(shapes.voxels >= np.median(shapes.voxels[shapes.voxels > 0]))
+            away = np.linalg.norm((shapes.centres[large] - centre) * self.spacing, axis=1)
+            centre = shapes.centres[large[away.argmin()]]
         z, y, x = centre.round().astype(int).tolist()
         return z, y, x
 
