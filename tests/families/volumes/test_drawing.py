@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from polymask.families.volumes.colours import ALONE, object_colours, partners
+from polymask.families.volumes.colours import ALONE, object_colours, owners
 from polymask.families.volumes.drawing import orthogonal_views, slice_strip, volume_panel
 from polymask.families.volumes.scene import Scene
 from polymask.families.volumes.tables import measure_shapes
@@ -48,21 +48,33 @@ def shares(picture: np.ndarray, colour: np.ndarray | tuple[int, ...]) -> float:
     return float((picture == np.array(colour)).all(axis=-1).mean())
 
 
-def test_partners_share_half_of_their_union_in_annotated_slices() -> None:
-    assert partners(FOUND, TRUE, np.ones(8, bool), 4, 3).tolist() == [0, 0, 2, 1, 0]
-    upper = np.arange(8) < 4
-    assert partners(FOUND, TRUE, upper, 4, 3).tolist() == [0, 2, 0, 1, 0]
+def test_an_owner_covers_more_than_half_in_annotated_slices() -> None:
+    assert owners(FOUND, TRUE, np.ones(8, bool), 3).tolist() == [0, 3, 2, 0]
+    assert owners(FOUND, TRUE, np.arange(8) < 5, 3).tolist() == [0, 3, 1, 0]
+    half = np.roll(TRUE, 2, axis=0) * (TRUE != 2)  # of the third object, exactly 1 of 3 slices
+    assert owners(half, TRUE, np.ones(8, bool), 3).tolist() == [0, 1, 0, 0]
+    joined = (TRUE > 0).astype(np.uint16)
+    assert owners(joined, TRUE, np.ones(8, bool), 3).tolist() == [0, 1, 1, 1]
 
 
-def test_a_pair_has_one_colour_and_others_are_white() -> None:
+def test_matching_objects_have_one_colour_and_others_are_white() -> None:
     true, found = scene().sides
-    assert true.heading == "true: 3, 1 without a partner (white)"
-    assert found.heading == "found: 4, 2 without a partner (white)"
+    assert true.heading == "true: 3, 1 missed (white)"
+    assert found.heading == "found: 4, 2 false (white)"
     assert (true.colours[[2, 1]] == found.colours[[2, 3]]).all()
     assert (true.colours[3] == ALONE).all()
     assert (found.colours[[1, 4]] == ALONE).all()
     assert (true.colours[0] == 0).all()
     assert (found.colours[0] == 0).all()
+
+
+def test_an_object_over_several_has_the_colour_of_the_largest() -> None:
+    true, found = scene(found=(TRUE > 0).astype(np.uint16)).sides
+    assert true.heading == "true: 3"
+    assert found.heading == "found: 1"
+    largest = np.bincount(TRUE.ravel())[1:].argmax() + 1
+    assert (found.colours[1] == true.colours[largest]).all()
+    assert len(np.unique(true.colours[1:], axis=0)) == 3
 
 
 def test_neighbours_have_different_colours() -> None:

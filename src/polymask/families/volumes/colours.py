@@ -8,9 +8,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from polymask.families.volumes.tables import Shapes
-from polymask.structures.overlaps import count_overlaps, intersection_over_union, mutual_best, sum_overlaps
+from polymask.structures.overlaps import count_overlaps, sum_overlaps
 
-# Bright on grey, and apart from each other; white is for objects without a partner.
+# Bright on grey, and apart from each other; white is for objects that are missed or false.
 _COLOURS = np.array(
     [
         (86, 180, 233),
@@ -28,42 +28,37 @@ _COLOURS = np.array(
 )
 ALONE = (255, 255, 255)
 _NEIGHBOURS = 6
-_LEAST_IOU = 0.5
 
 
-def partners(
+def owners(
     found: Iterable[np.ndarray],
     truth: Iterable[np.ndarray],
     annotated: Sequence[bool] | np.ndarray,
-    num_found: int,
     num_true: int,
 ) -> np.ndarray:
-    """Return the true label that each found object matches at an IoU of 0.5 or more, 0 where none.
+    """Return the found object that covers more than half of each true one, 0 where none does.
+
+    So objects match in SEG and DET, too. One found object may own several true ones.
 
     Args:
-        found: Z slices (H, W) of numbers up to `num_found`.
+        found: Z slices (H, W) of numbers, 0 is background.
         truth: Z slices (H, W) of labels up to `num_true`.
         annotated: (Z,) which slices have a truth; only they count.
-        num_found: The largest number.
         num_true: The largest label.
 
     Returns:
-        (num_found + 1,) int64; no true label stands there twice, but 0.
+        (num_true + 1,) int64 by label.
     """
-    sizes = [np.zeros(count + 1, np.int64) for count in (num_found, num_true)]
-    parts = []
+    sizes, parts = np.zeros(num_true + 1, np.int64), []
     for one, other, known in zip(found, truth, annotated, strict=True):
         if known:
             parts.append(count_overlaps(one, other))
-            for page, total in zip((one, other), sizes, strict=True):
-                total += np.bincount(page.ravel(), minlength=len(total))
+            sizes += np.bincount(other.ravel(), minlength=num_true + 1)
     overlaps = sum_overlaps(parts)
-    iou = intersection_over_union(overlaps, *sizes)
-    best = mutual_best(overlaps, iou)
-    best = best[iou[best] >= _LEAST_IOU]
-    matched = np.zeros(num_found + 1, np.int64)
-    matched[overlaps.first[best]] = overlaps.second[best]
-    return matched
+    covers = 2 * overlaps.shared > sizes[overlaps.second]
+    owner = np.zeros(num_true + 1, np.int64)
+    owner[overlaps.second[covers]] = overlaps.first[covers]
+    return owner
 
 
 def object_colours(shapes: Shapes, spacing: Sequence[float]) -> np.ndarray:
@@ -91,17 +86,24 @@ def object_colours(shapes: Shapes, spacing: Sequence[float]) -> np.ndarray:
     return table
 
 
-def matched_colours(true_table: np.ndarray, matched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the colours of true and of found objects, those without a partner white.
+def matched_colours(
+    true_table: np.ndarray, owner: np.ndarray, true_sizes: np.ndarray, num_found: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the colours of true and of found objects; those that are missed or false are white.
 
     Args:
         true_table: (N + 1, 3) uint8, what `object_colours` says of the true ones.
-        matched: (M + 1,) what `partners` says of the found ones.
+        owner: (N + 1,) what `owners` says.
+        true_sizes: (N,) voxels of the true ones: who owns several has the colour of the largest.
+        num_found: M, the largest number of a found object.
+
+    Returns:
+        (N + 1, 3) and (M + 1, 3) uint8 RGB by label; row 0, the background, is black.
     """
-    true = true_table.copy()
-    alone = ~np.isin(np.arange(len(true)), matched)
-    alone[0] = False
-    true[alone] = ALONE
-    found = true_table[matched]
-    found[1:][matched[1:] == 0] = ALONE
+    true = np.where(owner[:, None] > 0, true_table, ALONE).astype(np.uint8)
+    found = np.full((num_found + 1, 3), ALONE, np.uint8)
+    true[0] = found[0] = 0
+    for label in (np.argsort(true_sizes) + 1).tolist():
+        if owner[label]:
+            found[owner[label]] = true_table[label]
     return true, found

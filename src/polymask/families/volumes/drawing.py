@@ -1,7 +1,7 @@
 """Volumes as pictures: three orthogonal cuts, and a strip of slices, with outlines of the objects.
 
 All planes are drawn to scale: a voxel that is three times as deep as wide is three times as long. A true and
-a found object that match have one colour, an object without a partner is white.
+a found object that match have one colour; objects that are missed or false are white.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ def volume_panel(scene: Scene) -> np.ndarray:
     place = scene.middle()
     panel = _beside([orthogonal_views(scene, side, place) for side in scene.sides])
     width = panel.shape[1]
-    heading = text_bar("slices: true objects above, found ones below", width)
-    return np.vstack([panel, heading, slice_strip(scene, width)])
+    above, below = (side.heading.partition(":")[0] for side in scene.sides)
+    return np.vstack(
+        [panel, text_bar(f"slices: above {above}, below {below}", width), slice_strip(scene, width)]
+    )
 
 
 def orthogonal_views(scene: Scene, side: Side, place: tuple[int, int, int]) -> np.ndarray:
@@ -130,7 +132,7 @@ def _plane(
     if labels is None:
         return drawn
     numbers = resize_mask(np.ascontiguousarray(labels, np.uint16), size)
-    # White would hide what is below it, so objects without a partner have an outline only.
+    # White would hide what is below it: such objects have an outline only.
     tinted = (numbers > 0) & (colours[numbers] != ALONE).any(axis=-1)
     drawn[tinted] = np.rint((1 - _TINT) * drawn[tinted] + _TINT * colours[numbers[tinted]])
     border = inner_border(numbers, max(1, round(max(size) / 500)))

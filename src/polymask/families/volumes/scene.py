@@ -11,7 +11,7 @@ import numpy as np
 from polymask.data.records import Record
 from polymask.data.volume_cache import volume_pages
 from polymask.data.volume_truth import VolumeTruth
-from polymask.families.volumes.colours import matched_colours, object_colours, partners
+from polymask.families.volumes.colours import matched_colours, object_colours, owners
 from polymask.families.volumes.tables import Shapes, measure_shapes
 from polymask.structures.volumes import FoundVolume
 
@@ -103,34 +103,35 @@ class Scene:
             return bare, Side(
                 heading=_heading("found", self.found_shapes), labels=self.found, colours=colours
             )
-        sizes = len(self.found_shapes.voxels), len(self.true_shapes.voxels)
-        matched = partners(self.found, self.truth, self.annotated, *sizes)
-        true, found = matched_colours(object_colours(self.true_shapes, self.spacing), matched)
-        pairs = int(np.count_nonzero(matched))
+        true_shapes, found_shapes = self.true_shapes, self.found_shapes
+        owner = owners(self.found, self.truth, self.annotated, len(true_shapes.voxels))
+        colours = object_colours(true_shapes, self.spacing)
+        true, found = matched_colours(colours, owner, true_shapes.voxels, len(found_shapes.voxels))
+        missed = np.count_nonzero(true_shapes.voxels) - np.count_nonzero(owner)
+        false = np.count_nonzero(found_shapes.voxels) - len(np.unique(owner[owner > 0]))
         return (
-            Side(heading=_heading("true", self.true_shapes, pairs), labels=self.truth, colours=true),
-            Side(heading=_heading("found", self.found_shapes, pairs), labels=self.found, colours=found),
+            Side(heading=_heading("true", true_shapes, missed, "missed"), labels=self.truth, colours=true),
+            Side(heading=_heading("found", found_shapes, false, "false"), labels=self.found, colours=found),
         )
 
     def middle(self) -> tuple[int, int, int]:
-        """Return the voxel in the middle of the object that lies nearest to the middle of the volume.
+        """Return the voxel in the middle of an object: of the larger half, the nearest to the volume's middle.
 
         A true object where there is one; of a volume without objects its own middle.
         """
         true, centre = self.true_shapes, (np.array(self.found.shape) - 1) / 2
         shapes = self.found_shapes if true is None or not true.voxels.any() else true
         if shapes.voxels.any():
-            away = np.linalg.norm((shapes.centres - centre) * self.spacing, axis=1)
-            centre = shapes.centres[np.nanargmin(away)]
+            large = np.flatnonzero(shapes.voxels >= np.median(shapes.voxels[shapes.voxels > 0]))
+            away = np.linalg.norm((shapes.centres[large] - centre) * self.spacing, axis=1)
+            centre = shapes.centres[large[away.argmin()]]
         z, y, x = centre.round().astype(int).tolist()
         return z, y, x
 
 
-def _heading(word: str, shapes: Shapes, num_pairs: int | None = None) -> str:
-    """Return how many objects there are, and how many of them have no partner on the other side."""
-    count = int(np.count_nonzero(shapes.voxels))
-    alone = 0 if num_pairs is None else count - num_pairs
-    return f"{word}: {count:,}" + (f", {alone:,} without a partner (white)" if alone else "")
+def _heading(word: str, shapes: Shapes, alone: int = 0, how: str = "") -> str:
+    """Return how many objects there are, and how many of them stand alone."""
+    return f"{word}: {np.count_nonzero(shapes.voxels):,}" + (f", {alone:,} {how} (white)" if alone else "")
 
 
 def _largest(labels: np.ndarray) -> int:
