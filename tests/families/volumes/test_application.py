@@ -1,4 +1,4 @@
-"""Objects of new volumes, found by a network that finds what is bright: files, tables, sequences, resuming."""
+"""Objects of new volumes, found by a network that sees what is bright: files, tables, sequences."""
 
 from __future__ import annotations
 
@@ -209,7 +209,9 @@ def test_an_array_gives_what_its_file_gives(plain_folder: Path, tmp_path: Path) 
         np.testing.assert_array_equal(found.labels, expected.labels)
         np.testing.assert_array_equal(found.scores, expected.scores)
     assert len(expected.scores) == 2
-    with pytest.raises(UserError, match=r"\(48, 56\) of uint16; give \(slices, height, width\) of uint8 or uin"):
+    with pytest.raises(
+        UserError, match=r"\(48, 56\) of uint16; give \(slices, height, width\) of uint8 or uin"
+    ):
         predictor.predict(volume[0])
     with pytest.raises(UserError, match=r"\(7, 48, 56\) of float64; give"):
         predictor.predict(volume / 2)
