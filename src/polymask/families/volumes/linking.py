@@ -79,7 +79,7 @@ class Linking:
             UserError: A key is unknown, or a value out of range.
         """
         for key in options:
-            choose("key of task.linking", key, [field.name for field in fields(cls)])
+            choose("task.linking", key, [field.name for field in fields(cls)])
         return cls(**options)
 
 

@@ -131,11 +131,11 @@ def overlap_quality(pairs: Pairs, iou_weight: float) -> tuple[np.ndarray, np.nda
 def embedding_quality(pairs: Pairs, iou_weight: float) -> tuple[np.ndarray, np.ndarray]:
     """Return how well pairs fit, and whether they are rather one object than two: (P,) float64 and bool.
 
-    The rule of MaskTrack R-CNN (Yang, Fan and Xu, "Video instance segmentation", ICCV 2019, equations 1 and
-    3), with slices as its frames: the probability that a new section is the same object as an old one is the
-    softmax of the products of its embedding with those of all old ones, and with "new", whose product is 0;
-    the logarithm of the probability and the weighted IoU add up. Old sections that do not overlap the new one
-    are left out, so that objects far from each other are never one.
+    The rule of MaskTrack R-CNN (Yang, Fan and Xu, "Video instance segmentation", ICCV 2019), with slices as
+    its frames: the probability that a new section is the same object as an old one is the softmax of the
+    products of its embedding with those of all old ones, and with "new", whose product is 0; the logarithm of
+    the probability and the weighted IoU add up. Old sections that do not overlap the new one are left out, so
+    that objects far from each other are never one.
     """
     before, after = pairs.overlaps.first, pairs.overlaps.second
     assert pairs.old.embedding is not None
