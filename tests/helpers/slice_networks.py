@@ -23,12 +23,12 @@ SMALL = {
 
 def build(name="centre", *, slices=3, seed=0, fusion=None, **options):
     torch.manual_seed(seed)
-    return build_model(slices=slices, fusion={"name": name, **(fusion or {})}, **SMALL, **options)
+    return build_model(slices=slices, fusion={"name": name, **(fusion or {})}, **SMALL | options)
 
 
 def build_plain(seed=0, **options):
     torch.manual_seed(seed)
-    return build_plain_model(**SMALL, **options)
+    return build_plain_model(**SMALL | options)
 
 
 def stacks_of(slices=3, **options):

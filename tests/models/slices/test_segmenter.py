@@ -35,21 +35,36 @@ def in_chunks(plain, volume, size=4):
     ]
 
 
-@pytest.mark.parametrize("name", STARTING)
-def test_with_the_centre_it_is_the_2d_network_to_the_last_bit(name):
+VOLUME = torch.rand(5, 64, 80, generator=torch.Generator().manual_seed(4))
+
+
+def all_of(network, images, target, found_in_volume):
+    """Losses of training and evaluation, and detections in images and in a volume."""
+    evaluated = network.evaluate(images, target)
+    return [
+        seeded(network, images, target),
+        evaluated[0],
+        *evaluated[1],
+        *network.predict(images),
+        *found_in_volume,
+    ]
+
+
+@pytest.fixture(scope="module")
+def of_plain():
     # Sizes in training are drawn: all slices of a stack must have the same.
-    plain, network = build_plain(min_size=[64, 80]), build(name, min_size=[64, 80])
-    stacks, pictures, target = stacks_of()
-    assert_same(seeded(network, stacks, target), seeded(plain, pictures, target), **EXACT)
-    losses, found = network.evaluate(stacks, target)
-    expected_losses, expected = plain.evaluate(pictures, target)
-    assert_same(losses, expected_losses, **EXACT)
-    assert_all_same(found, expected)
-    assert_all_same(network.predict(stacks), plain.predict(pictures))
-    volume = torch.rand(5, 64, 80)
-    assert_all_same(network.predict_volume(iter(volume)), in_chunks(plain, volume))
+    plain = build_plain(min_size=[64, 80])
+    _, pictures, target = stacks_of()
+    return all_of(plain, pictures, target, in_chunks(plain, VOLUME))
+
+
+@pytest.mark.parametrize("name", STARTING)
+def test_with_the_centre_it_is_the_2d_network_to_the_last_bit(name, of_plain):
+    network = build(name, min_size=[64, 80])
+    stacks, _, target = stacks_of()
+    assert_all_same(all_of(network, stacks, target, network.predict_volume(iter(VOLUME))), of_plain)
     assert network.training
-    assert all(len(objects["scores"]) for objects in expected)
+    assert all(len(objects["scores"]) for objects in of_plain if "scores" in objects)
 
 
 @pytest.mark.parametrize("name", ["slice_mlp", "level_mlp"])
@@ -61,7 +76,7 @@ def test_with_one_slice_it_is_the_2d_network(name):
     assert_all_same(network.predict_volume(volume, batch=2), in_chunks(plain, volume, 2))
 
 
-@pytest.mark.parametrize("name", [name for name in STARTING if name != "centre"])
+@pytest.mark.parametrize("name", ["conv", "slice_mlp", "window_mlp", "window_mix", "level_mlp", "level_conv"])
 def test_one_step_moves_the_weights_of_the_neighbours(name):
     network = build(name, fusion={"intensity": True})
     before = copies(network.fusion)
@@ -69,21 +84,29 @@ def test_one_step_moves_the_weights_of_the_neighbours(name):
     train_one_step(network, stacks, target)
     moved = {key for key, value in network.fusion.state_dict().items() if not torch.equal(value, before[key])}
     assert {"intensity.low", "intensity.log_width", "intensity.log_gamma"} <= moved
-    if "attention" in name:  # all but the last step of it follow from the second step on
-        train_one_step(network, stacks, target)
-        after = network.fusion.state_dict()
-        assert all(not torch.equal(after[key], value) for key, value in before.items())
-        return
-    assert {key for key in before if key.startswith("rule.")} <= moved
-    for key, value in network.fusion.state_dict().items():
-        if key.endswith("weight"):
-            change = (value - before[key]).abs()
-            dim = {"level_mlp": 0, "level_conv": 2}.get(name, 1)
-            assert all(change.select(dim, place).max() > 0 for place in (0, 1, 2)), key
+    key = "rule.levels.0.weight" if network.fusion.is_late else "rule.weight"  # deep maps may have no sample
+    change = (network.fusion.state_dict()[key] - before[key]).abs()
+    dim = {"level_mlp": 0, "level_conv": 2}.get(name, 1)
+    assert all(change.select(dim, place).max() > 0 for place in (0, 1, 2))
 
 
-@pytest.mark.parametrize("name", ["window_mlp", "level_conv"])
-@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize(("name", "gate"), [("pixel_attention", "gate"), ("level_attention", "out.")])
+def test_attention_first_learns_whether_to_look_and_then_where(name, gate):
+    network = build(name)
+    stacks, _, target = stacks_of()
+    sum(network(stacks, target).values()).backward()
+    looked = {key for key, value in network.fusion.named_parameters() if value.grad.abs().max() > 0}
+    assert looked
+    assert all(gate in key for key in looked)
+    with torch.no_grad():
+        for key, value in network.fusion.named_parameters():
+            value.add_(0.1 * (gate in key))
+    sum(network(stacks, target).values()).backward()
+    left = {key for key, value in network.fusion.named_parameters() if value.grad.abs().max() < 1e-9}
+    assert all(key.endswith("key.bias") for key in left)  # the same for all slices, so without effect
+
+
+@pytest.mark.parametrize(("name", "batch"), [("window_mlp", 3), ("level_conv", 1), ("level_conv", 3)])
 def test_a_volume_is_predicted_as_its_stacks(name, batch):
     network = build(name, slices=5)
     disturb(network)
@@ -95,28 +118,31 @@ def test_a_volume_is_predicted_as_its_stacks(name, batch):
         for found in network.predict([volume[place] for place in places[start : start + batch]])
     ]
     found = list(network.predict_volume(volume, batch=batch))
-    assert_all_same(found, expected)
+    # A late fusion sees its neighbours in batches of other sizes, for which kernels may round otherwise.
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if network.fusion.is_late else EXACT
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other, **tolerance)
     assert network.training
     turned = list(network.predict_volume(volume.flip(0), batch=batch))
     assert not torch.equal(turned[-1]["boxes"], found[0]["boxes"])
 
 
 def test_late_fusion_sees_each_slice_once_and_asks_for_them_as_it_goes():
-    network = build("level_mlp", slices=5)
+    network = build("level_mlp")
     passed, asked = [], []
     network.detector.backbone.register_forward_hook(lambda _, inputs, __: passed.append(len(inputs[0])))
 
     def slices():
-        for number in range(20):
+        for number in range(8):
             asked.append(number)
-            yield torch.full((64, 64), number / 20)
+            yield torch.full((64, 64), number / 8)
 
     found = network.predict_volume(slices(), batch=2)
-    next(found)
-    assert len(asked) <= 2 * 2 + 5
-    assert len(list(found)) == 19
-    assert sum(passed) == 20
-    assert not any(objects["boxes"].requires_grad for objects in network.predict_volume(slices()))
+    found_first = next(found)
+    assert len(asked) <= 5
+    assert len(list(found)) == 7
+    assert sum(passed) == 8
+    assert not found_first["boxes"].requires_grad
 
 
 def test_windows_repeat_the_ends():
