@@ -30,6 +30,7 @@ from polymask.metrics.average_precision import average_precision, rank
 from polymask.metrics.bootstrap import as_weights, ratio
 from polymask.metrics.coco_matching import IOU_THRESHOLDS, match
 from polymask.structures import rle
+from polymask.structures.crops import crop
 from polymask.structures.objects import FoundObjects
 from polymask.structures.overlaps import Overlaps, count_overlaps, intersection_over_union, sum_overlaps
 from polymask.structures.volumes import FoundVolume
@@ -245,7 +246,8 @@ def _section_overlap(found: FoundObjects, truth: np.ndarray) -> np.ndarray:
     numbers = np.flatnonzero(sizes)
     shared = np.zeros((len(found), len(numbers)), np.int64)
     for row, mask in zip(shared, found.masks, strict=True):
-        row[:] = np.bincount(truth[rle.decode(mask)], minlength=len(sizes))[numbers]
+        piece = crop(mask)
+        row[:] = np.bincount(truth[piece.window][piece.mask], minlength=len(sizes))[numbers]
     areas = np.array([rle.area(mask) for mask in found.masks], np.int64)
     return shared / np.maximum(areas[:, None] + sizes[numbers] - shared, 1)
 

@@ -305,7 +305,7 @@ def test_labels_must_fit():
     linker = Linker(Linking(), SIZE)
     with pytest.raises(ValueError, match=r"size \(4, 4\) up to 0, expected \(24, 40\) and 0 sections"):
         linker.add(np.zeros((4, 4), np.uint16), np.zeros(0), np.zeros(0, int))
-    with pytest.raises(ValueError, match="up to 1, expected .* and 0 sections"):
+    with pytest.raises(ValueError, match=r"up to 1, expected .* and 0 sections"):
         linker.add(square(4).astype(np.uint16), np.zeros(0), np.zeros(0, int))
 
 
@@ -323,7 +323,7 @@ def test_labels_must_fit():
         ({"convex": "yes"}, r"task\.linking\.convex='yes' is not valid; give true or false"),
         ({"fill_gaps": 1}, r"task\.linking\.fill_gaps=1"),
         ({"iou_weight": -2}, r"task\.linking\.iou_weight=-2"),
-        ({"gaps": 1}, r"key of task\.linking='gaps' is unknown\. Did you mean 'gap'\?"),
+        ({"gaps": 1}, r"task\.linking='gaps' is unknown\. Did you mean 'gap'\?"),
     ],
 )
 def test_mistakes_are_one_line(options, message):

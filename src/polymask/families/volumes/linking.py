@@ -1,4 +1,4 @@
-"""Sections of neighbouring slices become one object of the volume.
+"""LinkedSections of neighbouring slices become one object of the volume.
 
 A section continues the one of the last slice that it overlaps most, if that one overlaps it most in turn; one
 that continues none may continue a section of an earlier slice, which closes gaps; and a convex object that
@@ -17,7 +17,7 @@ import numpy as np
 
 from polymask.errors import UserError, choose, number, whole_number
 from polymask.families.volumes.gaps import fill_gap, find_gaps
-from polymask.families.volumes.matching import QUALITIES, Sections, continue_sections
+from polymask.families.volumes.matching import QUALITIES, LinkedSections, continue_sections
 
 MOST_OBJECTS = 65_535
 """Numbers that 16 bits hold beside the background."""
@@ -79,7 +79,7 @@ class Linking:
             UserError: A key is unknown, or a value out of range.
         """
         for key in options:
-            choose("key of task.linking", key, [field.name for field in fields(cls)])
+            choose("task.linking", key, [field.name for field in fields(cls)])
         return cls(**options)
 
 
@@ -112,7 +112,7 @@ class Linker:
 
     def __init__(self, options: Linking, size: tuple[int, int]) -> None:
         self.options, self.size = options, tuple(size)
-        self._recent: deque[Sections] = deque(maxlen=options.gap + 1)  # the newest is the first
+        self._recent: deque[LinkedSections] = deque(maxlen=options.gap + 1)  # the newest is the first
         self._objects: list[np.ndarray] = []
         self._scores: list[np.ndarray] = []
         self._classes: list[np.ndarray] = []
@@ -146,7 +146,7 @@ class Linker:
                 "task.linking.name=embedding needs a network that embeds sections: set model.embedding=true, "
                 "or task.linking.name=overlap."
             )
-        new = Sections.unlinked(labels, len(scores), embedding)
+        new = LinkedSections.unlinked(labels, len(scores), embedding)
         for distance, old in enumerate(self._recent):
             continue_sections(
                 old,

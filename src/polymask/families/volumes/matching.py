@@ -11,7 +11,7 @@ from polymask.structures.overlaps import Overlaps, count_overlaps, intersection_
 
 
 @dataclass(kw_only=True)
-class Sections:
+class LinkedSections:
     """The n sections of a slice, and what is known of their objects; all but `labels` by section number.
 
     Attributes:
@@ -33,7 +33,7 @@ class Sections:
     embedding: np.ndarray | None
 
     @classmethod
-    def unlinked(cls, labels: np.ndarray, num_sections: int, embedding: np.ndarray | None) -> Sections:
+    def unlinked(cls, labels: np.ndarray, num_sections: int, embedding: np.ndarray | None) -> LinkedSections:
         """Return sections without objects; those without pixels, and the background, never get one."""
         areas = np.bincount(labels.ravel(), minlength=num_sections + 1)
         return cls(
@@ -62,15 +62,15 @@ class Pairs:
         iou: (P,) float64 intersection over union.
     """
 
-    old: Sections
-    new: Sections
+    old: LinkedSections
+    new: LinkedSections
     overlaps: Overlaps
     iou: np.ndarray
 
 
 def continue_sections(
-    old: Sections,
-    new: Sections,
+    old: LinkedSections,
+    new: LinkedSections,
     *,
     name: str,
     min_iou: float,
@@ -87,7 +87,10 @@ def continue_sections(
         convex_ratio: Of `grows_again`, None where objects may do so.
         iou_weight: Of `embedding_quality`.
     """
-    overlaps = count_overlaps(old.only(~old.ended), new.only(new.objects < 0))
+    is_open, is_free = ~old.ended, (new.objects < 0) & ~new.ended
+    if not (is_open.any() and is_free.any()):
+        return  # as for most slices behind a gap
+    overlaps = count_overlaps(old.only(is_open), new.only(is_free))
     iou = intersection_over_union(overlaps, old.areas, new.areas)
     pairs = Pairs(old=old, new=new, overlaps=overlaps, iou=iou)
     quality, is_same = QUALITIES[name](pairs, iou_weight)
@@ -99,7 +102,7 @@ def continue_sections(
     _link(old, new, overlaps.first[best], overlaps.second[best])
 
 
-def _link(old: Sections, new: Sections, before: np.ndarray, after: np.ndarray) -> None:
+def _link(old: LinkedSections, new: LinkedSections, before: np.ndarray, after: np.ndarray) -> None:
     """Let the new sections `after` continue the old ones `before`, both (M,) numbers."""
     old.ended[before] = True
     new.objects[after] = old.objects[before]
@@ -128,11 +131,11 @@ def overlap_quality(pairs: Pairs, iou_weight: float) -> tuple[np.ndarray, np.nda
 def embedding_quality(pairs: Pairs, iou_weight: float) -> tuple[np.ndarray, np.ndarray]:
     """Return how well pairs fit, and whether they are rather one object than two: (P,) float64 and bool.
 
-    The rule of MaskTrack R-CNN (Yang, Fan and Xu, "Video instance segmentation", ICCV 2019, equations 1 and
-    3), with slices as its frames: the probability that a new section is the same object as an old one is the
-    softmax of the products of its embedding with those of all old ones, and with "new", whose product is 0;
-    the logarithm of the probability and the weighted IoU add up. Old sections that do not overlap the new one
-    are left out, so that objects far from each other are never one.
+    The rule of MaskTrack R-CNN (Yang, Fan and Xu, "Video instance segmentation", ICCV 2019), with slices as
+    its frames: the probability that a new section is the same object as an old one is the softmax of the
+    products of its embedding with those of all old ones, and with "new", whose product is 0; the logarithm of
+    the probability and the weighted IoU add up. Old sections that do not overlap the new one are left out, so
+    that objects far from each other are never one.
     """
     before, after = pairs.overlaps.first, pairs.overlaps.second
     assert pairs.old.embedding is not None
