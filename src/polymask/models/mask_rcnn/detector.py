@@ -182,10 +182,18 @@ class Transform(GeneralizedRCNNTransform):
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Resize an image with its boxes and masks; as float32, masks would take four times the memory."""
+        """Resize an image with its boxes and masks; as float32, masks would take four times the memory.
+
+        Of several images in a row, each is resized by itself: kernels may round otherwise for more channels.
+        """
         names = [name for name in ("masks", "ignored") if target is not None and name in target]
         rest = None if target is None else {key: value for key, value in target.items() if key not in names}
+        image, *others = image.split(len(self.pixel_mean))
         image, resized = super().resize(image, rest)
+        if others:
+            size = image.shape[-2:]
+            like_it = [F.interpolate(other[None], size=size, mode="bilinear")[0] for other in others]
+            image = torch.cat([image, *like_it])
         for name in names:
             masks = target[name][:, None]  # type: ignore[index]
             resized[name] = F.interpolate(masks, size=image.shape[-2:], mode="nearest")[:, 0]

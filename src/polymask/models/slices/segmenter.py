@@ -134,8 +134,8 @@ class SliceSegmenter(MaskRCNNSegmenter):
             for stacks in chunks(windows(self._each_by_itself(slices, batch), self.slices), batch):
                 yield from self._find_in_maps(stacks)
         else:
-            for stacks in chunks(windows(slices, self.slices), batch):
-                yield from self.predict([torch.stack(stack) for stack in stacks])
+            for near in chunks(windows(slices, self.slices), batch):
+                yield from self.predict([torch.stack(stack) for stack in near])
 
     def _each_by_itself(self, slices: Iterable[Tensor], batch: int) -> Iterator[SliceMaps]:
         for chunk in chunks(slices, batch):
