@@ -61,7 +61,7 @@ def write_files(data: DictConfig) -> None:
     # Objects are made of the masks of another layout, whose reader is named inside.
     folder, reader = Path(data.data_dir), data.reader.get("masks", data.reader)._target_
     if "ctc_demo" in reader:
-        data.reader |= {"num_frames": 4, "num_objects": 3, "shape": [8, 32, 32]}
+        data.reader.update({"num_frames": 5, "num_objects": 3, "shape": [8, 32, 32]})
     elif "ctc" in reader:
         write_ctc(folder, frames=5)
     elif "volume_folders" in reader:
