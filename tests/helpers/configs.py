@@ -16,6 +16,7 @@ ABSTRACT = {"data/image_mask", "data/instances", "data/volumes"}
 
 SEMANTIC = ["task=segmentation", "data=coco_masks"]
 OBJECTS = ["task=instance", "model=mask_rcnn", "loss=mask_rcnn", "data=coco"]
+VOLUMES = ["task=volumes", "model=slice_mask_rcnn", "loss=volumes", "data=ctc"]
 PRETRAINING = ["task=pretraining", "model=vit_mae", "loss=reconstruction", "data=unlabelled"]
 COMPANIONS = {
     **dict.fromkeys(["data/coco", "data/label_maps"], OBJECTS),
@@ -31,6 +32,8 @@ COMPANIONS = {
         ],
         PRETRAINING,
     ),
+    **dict.fromkeys(["data/ctc", "data/ctc_demo", "data/stacks", "transforms/volumes"], VOLUMES),
+    **dict.fromkeys(["task/volumes", "model/slice_mask_rcnn", "loss/volumes"], VOLUMES),
     "data/isic2016": SEMANTIC[:1],
     **dict.fromkeys(["data/lesion_objects", "data/isic_objects", "transforms/lesion_objects"], OBJECTS),
 }

@@ -1,4 +1,4 @@
-"""Objects of volumes: found slice by slice, and linked from slice to slice."""
+"""Volumes, slice by slice: each slice is seen with its neighbours, and its objects are linked along z."""
 
 from polymask.utils.lazy import lazy_names
 

@@ -73,8 +73,8 @@ class Application(base.Application):
     """Writes `label_maps/{name}.tif`, `objects/{name}.json`, and where it draws `overlays/{name}.png`.
 
     Volumes in the folders of the Cell Tracking Challenge, `01/t000.tif`, give `01_RES/mask000.tif` instead of
-    a label map, and at the end `01_RES/res_track.txt`. The files of `objects`, of this run and of those that it
-    goes on with, are joined to `objects.csv`.
+    a label map, and at the end `01_RES/res_track.txt`. The files of `objects`, of this run and of those that
+    it goes on with, are joined to `objects.csv`.
 
     Args:
         data: The `data` section of the stored configuration.
@@ -235,8 +235,8 @@ def _as_stack(source: str | Path | np.ndarray) -> Stack:
         return open_stack(Path(source))
     if source.ndim != 3 or source.dtype not in (np.uint8, np.uint16) or not source.size:
         raise UserError(
-            f"a volume is an array {source.shape} of {source.dtype}; give (slices, height, width) of uint8 or "
-            "uint16."
+            f"a volume is an array {source.shape} of {source.dtype}; give (slices, height, width) of uint8 "
+            "or uint16."
         )
     depth, height, width = source.shape
     return ArrayStack(Path("volume"), (depth, height, width), 8 * source.itemsize, array=source)

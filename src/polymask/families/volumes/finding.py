@@ -33,9 +33,9 @@ def find_volume(
     Args:
         id_: Name of the volume.
         network: Finds sections in slices.
-        slices: (H', W') float32 slices with values in [0, 1], in their order, on the network's device; each is
-            asked for when it is needed.
-        seen: (H', W').
+        slices: (H', W') float32 slices with values in [0, 1], in their order, on the network's device; each
+            is asked for when it is needed.
+        seen: (H', W') of the slices.
         shape: (Z, H, W) of the volume as it lies on disk, in whose voxels the objects shall be.
         linking: How sections become objects.
         score_threshold: Least score of a section.

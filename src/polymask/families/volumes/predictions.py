@@ -1,4 +1,4 @@
-"""What the network finds in one slice: objects with masks of the file's size, and the sections to be linked."""
+"""What the network finds in one slice: objects with masks of the file's size, and sections to be linked."""
 
 from __future__ import annotations
 

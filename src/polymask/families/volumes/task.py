@@ -125,8 +125,9 @@ class Task(base.Task):
         return {name: (total / len(places))[None] for name, total in sums.items()}
 
     def _target(self, labels: np.ndarray, size: tuple[int, int]) -> Target:
-        numbers = resize_mask(np.array(labels), size)[..., None]
-        return {name: torch.from_numpy(value).to(self._device) for name, value in numbered_target(numbers).items()}
+        """Return the objects of a slice of (H0, W0) labels at the size at which the network sees it."""
+        target = numbered_target(resize_mask(np.array(labels), size)[..., None])
+        return {name: torch.from_numpy(value).to(self._device) for name, value in target.items()}
 
     def stacks(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Return (n, H, W) float32 stacks in [0, 1] of (H, W, n) uint8; the network normalises by itself."""
