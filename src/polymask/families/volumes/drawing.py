@@ -38,7 +38,7 @@ def volume_panel(scene: Scene) -> np.ndarray:
     width = panel.shape[1]
     above, below = (side.heading.partition(":")[0] for side in scene.sides)
     return np.vstack(
-        [panel, text_bar(f"slices: above {above}, below {below}", width), slice_strip(scene, width)]
+        [panel, text_bar(f"slices, {above} above and {below} below", width), slice_strip(scene, width)]
     )
 
 

@@ -141,7 +141,7 @@ class Report:
             UserError: The folder holds no report of a test.
         """
         shown = read_image(self._picture_path(id_))
-        caption = _caption(id_, self._table.set_index("id").loc[id_])
+        caption = _caption(id_, self._table[self._table["id"] == id_].iloc[0])
         return np.vstack([shown, text_bar(caption, shown.shape[1])])
 
     @cached_property

@@ -30,13 +30,12 @@ def scene_of(found: FoundVolume, record: Record, voxel_size: Sequence[float] | N
         UserError: A file cannot be read.
     """
     depth, height, width = shape = found.labels.shape
-    truth = record.truth
-    known = isinstance(truth, VolumeTruth)
+    truth = record.truth if isinstance(record.truth, VolumeTruth) else None
     return Scene(
         volume=_read(volume_pages(record.image_path), shape, np.uint8),
         found=found.labels,
-        truth=_read(truth.pages((depth, height, width)), shape, np.uint16) if known else None,
-        annotated=truth.annotated(depth) if known else np.zeros(depth, bool),
+        truth=None if truth is None else _read(truth.pages((depth, height, width)), shape, np.uint16),
+        annotated=np.zeros(depth, bool) if truth is None else truth.annotated(depth),
         voxel_size=voxel_size,
     )
 
@@ -107,15 +106,15 @@ class Scene:
         owner = owners(self.found, self.truth, self.annotated, len(true_shapes.voxels))
         colours = object_colours(true_shapes, self.spacing)
         true, found = matched_colours(colours, owner, true_shapes.voxels, len(found_shapes.voxels))
-        missed = np.count_nonzero(true_shapes.voxels) - np.count_nonzero(owner)
-        false = np.count_nonzero(found_shapes.voxels) - len(np.unique(owner[owner > 0]))
+        missed = int(np.count_nonzero(true_shapes.voxels) - np.count_nonzero(owner))
+        false = int(np.count_nonzero(found_shapes.voxels)) - len(np.unique(owner[owner > 0]))
         return (
             Side(heading=_heading("true", true_shapes, missed, "missed"), labels=self.truth, colours=true),
             Side(heading=_heading("found", found_shapes, false, "false"), labels=self.found, colours=found),
         )
 
     def middle(self) -> tuple[int, int, int]:
-        """Return the voxel in the middle of an object: of the larger half, the nearest to the volume's middle.
+        """Return the middle voxel of an object: of the larger half, the one nearest to the volume's middle.
 
         A true object where there is one; of a volume without objects its own middle.
         """
