@@ -11,6 +11,7 @@ from instance_files import write_coco, write_label_maps
 from isic_files import write_isic2016
 from lesion_files import write_lesions
 from omegaconf import DictConfig
+from volume_files import write_ctc, write_volume_folders
 
 from polymask import factories
 from polymask.fitting import check_fit
@@ -19,17 +20,17 @@ from polymask.trust import check_config
 from polymask.utils.paths import CONFIG_DIR
 
 GROUPS = {
-    "data": 12,
+    "data": 16,
     "debug": 2,
-    "experiment": 14,
-    "loss": 10,
-    "model": 5,
+    "experiment": 17,
+    "loss": 11,
+    "model": 6,
     "optimizer": 3,
     "scheduler": 7,
-    "task": 5,
+    "task": 6,
     "tracker": 4,
     "trainer": 2,
-    "transforms": 7,
+    "transforms": 8,
 }
 """Number of files per group: a file added without a test of its own fails here first."""
 
@@ -59,7 +60,13 @@ def write_files(data: DictConfig) -> None:
     """Write a data set of the layout that the configuration reads."""
     # Objects are made of the masks of another layout, whose reader is named inside.
     folder, reader = Path(data.data_dir), data.reader.get("masks", data.reader)._target_
-    if "demo" in reader:
+    if "ctc_demo" in reader:
+        data.reader.update({"num_frames": 5, "num_objects": 3, "shape": [8, 32, 32]})
+    elif "ctc" in reader:
+        write_ctc(folder, frames=5)
+    elif "volume_folders" in reader:
+        write_volume_folders(folder, volumes=12)
+    elif "demo" in reader:
         data.reader.num_images = 42
     elif "ham10000" in reader:
         write_lesions(folder)

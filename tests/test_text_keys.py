@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ FROM_CODE = {
 def composed(*overrides: str) -> DictConfig:
     OmegaConf.register_new_resolver("project_root", lambda: ".", replace=True)
     OmegaConf.register_new_resolver("run_dir", lambda parent: parent, replace=True)
+    OmegaConf.register_new_resolver("equal", operator.eq, replace=True)
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose("config", overrides=quoted_overrides(overrides, sweep=False))
 

@@ -31,11 +31,13 @@ def load(run_or_path: str, *, device: str = "auto", precision: str = "auto", **o
         **options: What else `config/infer.yaml` has for models of this kind, by the last part of the key:
             `tta`: average the predictions over the four flips of each image; `intensity_range`: values of
             these images that become black and white; `pixel_size`: micrometres per pixel;
-            `score_threshold`: least score of objects that count. None: as in training.
+            `score_threshold`: least score of objects that count; `voxel_size` and the keys of `task.linking`
+            for volumes. None: as in training.
 
     Returns:
-        An object whose `predict(images)` takes paths or uint8 RGB arrays (H, W, 3) and returns one
-        prediction per image, with the mask at the image's own size.
+        An object whose `predict(cases)` takes paths, uint8 RGB arrays (H, W, 3), or (Z, H, W) where volumes
+        are cases, and returns one prediction per case, with the mask at the case's own size; of a single case
+        its prediction.
 
     Raises:
         polymask.errors.UserError: There is no such checkpoint, it cannot be read, or an option is of no use

@@ -6,6 +6,7 @@ Nothing heavy is imported here: `--help` and `--cfg job` must answer at once.
 from __future__ import annotations
 
 import importlib
+import operator
 import os
 import sys
 from collections.abc import Sequence
@@ -123,6 +124,7 @@ def run(name: str, overrides: Sequence[str]) -> Any:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     OmegaConf.register_new_resolver("project_root", lambda: str(resolve("")), replace=True)
     OmegaConf.register_new_resolver("run_dir", _new_run_dir, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("equal", operator.eq, replace=True)
     results: list[Any] = []
     failures: list[UserError] = []
     entered: list[bool] = []

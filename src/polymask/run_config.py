@@ -44,11 +44,13 @@ TEST_MAY_CHANGE = (
     "data.batch_size",
     "data.eval_batch_size",
     "data.pixel_size",
+    "data.voxel_size",
     "data.reader",
     "data.crowd",
     "data.split_file",
     "data.mask_values",
     "data.mask_orientation",
+    "task.linking",
     "trainer.precision",
     "trainer.limit_batches",
 )

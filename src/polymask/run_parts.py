@@ -15,7 +15,13 @@ from polymask.errors import UserError
 from polymask.factories import build_family, build_task, rebuild
 from polymask.families.base import Family, Task
 from polymask.fitting import check_fit
-from polymask.training.checkpoint import CheckpointFolder, inference_weights, load_checkpoint, load_weights
+from polymask.training.checkpoint import (
+    CheckpointFolder,
+    inference_weights,
+    load_checkpoint,
+    load_weights,
+    new_parts,
+)
 from polymask.training.state import TrainingState
 from polymask.utils.paths import resolve
 
@@ -60,7 +66,11 @@ def build_family_and_task(
 def _start_from(task: Task, source: str, checkpoints: CheckpointFolder, *, strict: bool) -> None:
     """Load the weights of another run or file into a fresh task."""
     path = resolve(source) if source.endswith((".pt", ".pth")) else checkpoints.find(source)
-    for note in load_weights(task, inference_weights(load_checkpoint(path)), source=str(path), strict=strict):
+    weights = inference_weights(load_checkpoint(path))
+    absent = new_parts(task, weights)
+    if absent:
+        log.info("init_from: %s start anew, %s has nothing of them", ", ".join(absent), path)
+    for note in load_weights(task, weights, source=str(path), strict=strict, absent=absent):
         log.warning("init_from: %s", note)
     log.info("weights from %s", path)
 

@@ -26,7 +26,8 @@ def new_record(cfg: DictConfig, data: DataModule, previous: Mapping[str, Any] | 
     """
     if previous is not None:
         return replace(run_record(previous), config=plain(cfg))
-    cfg.data.intensity_range = list(data.intensity_range)  # found in the training images: part of the model
+    if not data.samples.windows_each:
+        cfg.data.intensity_range = list(data.intensity_range)  # of the training images: part of the model
     return RunRecord(
         run_name=name,
         config=plain(cfg),

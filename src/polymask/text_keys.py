@@ -41,6 +41,7 @@ TEXT_KEYS = frozenset(
         "data.reader.masks.memory_dir",
         "data.reader.memory_dir",
         "data.reader.split",
+        "data.reader.truth",
         "loss.class_weights",
         "loss.weighting",
         "model.backbone",
@@ -69,7 +70,7 @@ TEXT_KEYS = frozenset(
 )
 """Keys of one text. A test looks at the arguments of all that the YAML files build for missing ones."""
 
-TEXT_LIST_KEYS = frozenset({"classes", "data.classes", "runs", "running_metrics"})
+TEXT_LIST_KEYS = frozenset({"classes", "data.classes", "data.reader.sequences", "runs", "running_metrics"})
 """Keys of a list of texts."""
 
 _OVERRIDE = re.compile(r"(?P<key>\+{0,2}(?P<name>[\w.]+))=(?P<value>.*)", re.DOTALL)

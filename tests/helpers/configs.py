@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from copy import deepcopy
 from functools import cache
 
@@ -10,11 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from polymask.utils.paths import CONFIG_DIR
 
-ABSTRACT = {"data/image_mask", "data/instances"}
+ABSTRACT = {"data/image_mask", "data/instances", "data/volumes"}
 """Parts of other files, not options of a run."""
 
 SEMANTIC = ["task=segmentation", "data=coco_masks"]
 OBJECTS = ["task=instance", "model=mask_rcnn", "loss=mask_rcnn", "data=coco"]
+VOLUMES = ["task=volumes", "model=slice_mask_rcnn", "loss=volumes", "data=ctc"]
 PRETRAINING = ["task=pretraining", "model=vit_mae", "loss=reconstruction", "data=unlabelled"]
 COMPANIONS = {
     **dict.fromkeys(["data/coco", "data/label_maps"], OBJECTS),
@@ -30,6 +32,8 @@ COMPANIONS = {
         ],
         PRETRAINING,
     ),
+    **dict.fromkeys(["data/ctc", "data/ctc_demo", "data/stacks", "transforms/volumes"], VOLUMES),
+    **dict.fromkeys(["task/volumes", "model/slice_mask_rcnn", "loss/volumes"], VOLUMES),
     "data/isic2016": SEMANTIC[:1],
     **dict.fromkeys(["data/lesion_objects", "data/isic_objects", "transforms/lesion_objects"], OBJECTS),
 }
@@ -67,6 +71,7 @@ def composed(*overrides: str) -> DictConfig:
     """Return the configuration of a training with overrides, to be changed at will."""
     OmegaConf.register_new_resolver("project_root", lambda: ".", replace=True)
     OmegaConf.register_new_resolver("run_dir", lambda parent: parent, replace=True)
+    OmegaConf.register_new_resolver("equal", operator.eq, replace=True)
     return deepcopy(_composed(*overrides))
 
 

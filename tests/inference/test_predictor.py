@@ -44,6 +44,15 @@ def test_neighbours_in_a_batch_change_nothing(trained: Path, pictures: Path) -> 
     assert predictor.predict([]) == []
 
 
+def test_a_single_image_gives_a_single_result(trained: Path, pictures: Path) -> None:
+    predictor, path = polymask.load("tiny", **FP32), pictures / "grey.png"
+    (expected,) = predictor.predict([path])
+    for one in (path, str(path), read_image(path)):
+        found = predictor.predict(one)
+        np.testing.assert_array_equal(found.mask, expected.mask)
+        assert found.predicted_class == expected.predicted_class
+
+
 def test_tta_is_the_mean_over_four_flips(trained: Path, plain: Any) -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)  # of the network's size
     masks, classes = [], []

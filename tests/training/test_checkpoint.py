@@ -17,6 +17,7 @@ from polymask.training.checkpoint import (
     inference_weights,
     load_checkpoint,
     load_weights,
+    new_parts,
     run_record,
     save_checkpoint,
 )
@@ -198,6 +199,23 @@ def test_nothing_that_fits_is_a_user_error_even_when_not_strict():
     with pytest.raises(UserError, match=r"file does not fit the model.*polymask export-encoder") as caught:
         load_weights(make_model(), {"conv.weight": torch.zeros(1)}, source="file", strict=False)
     assert "init_strict=false" not in str(caught.value)
+
+
+def test_a_part_that_extends_a_network_starts_anew_where_weights_have_none_of_it():
+    extended, plain = make_model(), other_weights()
+    extra = nn.Linear(1, 2)
+    extra.may_start_anew = True
+    extended.add_module("extra", extra)
+    start = extra.weight.clone()
+    with pytest.raises(UserError, match=r"missing extra\.weight"):
+        load_weights(extended, plain, source="file")
+    assert new_parts(extended, plain) == ["extra"]
+    assert load_weights(extended, plain, source="file", absent=["extra"]) == []
+    assert torch.equal(extra.weight, start)
+    assert torch.equal(extended[2].weight, plain["2.weight"])
+    half = plain | {"extra.weight": torch.zeros(2, 1)}
+    assert new_parts(extended, half) == []  # what is there must be whole
+    assert new_parts(make_model(), plain) == []
 
 
 def make_runs(folder: Path, *names: str) -> CheckpointFolder:

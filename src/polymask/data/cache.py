@@ -40,10 +40,7 @@ class SampleCache:
             _check_room(folder, math.prod(shape) * int(np.count_nonzero(self._filled == 0)))
             self._rows = self._open_rows()
         except OSError as error:
-            raise UserError(
-                f"data.cache_dir={folder} cannot be used: {error.strerror}; give a folder that can be "
-                "written to, or data.cache_dir=null to decode every time."
-            ) from error
+            raise unusable(folder, error) from error
 
     def get(self, index: int, read: Callable[[], np.ndarray]) -> np.ndarray:
         """Return row `index`, a read-only uint8 array; `read` makes it when it is not there yet."""
@@ -67,6 +64,14 @@ class SampleCache:
 
     def _open_rows(self) -> np.memmap:
         return _open_array(self._stem.with_suffix(".rows"), self._shape)
+
+
+def unusable(folder: Path, error: OSError) -> UserError:
+    """Return the error of a cache folder that cannot be made or written to."""
+    return UserError(
+        f"data.cache_dir={folder} cannot be used: {error.strerror}; give a folder that can be "
+        "written to, or data.cache_dir=null to decode every time."
+    )
 
 
 def file_key(path: Path | None) -> str:

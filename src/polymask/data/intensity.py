@@ -142,10 +142,11 @@ def to_uint8(values: np.ndarray, intensity_range: Range, name: str) -> np.ndarra
             f"{high:g}; convert it to the depth of the training images, or name the values of black and "
             "white: data.intensity_range=[low, high]."
         )
-    return _map(values, low, high)
+    return stretch(values, low, high)
 
 
-def _map(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map values of any number type to uint8: `low` becomes 0, `high` 255, what lies outside is clipped."""
     if values.dtype == np.uint16:  # a table costs no copy in floating point
         return _table(low, high, 65536)[values]
     if values.dtype == np.uint8:

@@ -66,6 +66,11 @@ class DataModule:
             raise UserError(
                 f"data.classes={samples.classes} leaves no sample of {samples.data_dir}; name its classes."
             )
+        if samples.windows_each and loading.given_range:
+            raise UserError(
+                f"data.intensity_range={loading.intensity_range} is not for volumes, each of which becomes 8 "
+                "bits by percentiles of its own values (data.window); leave it out."
+            )
         self.samples, self._loading = samples, loading
         self._augmentation, self._seed = augmentation, seed
         self.split = plan.split(samples.records, samples.classes, stored=split)
@@ -97,6 +102,8 @@ class DataModule:
 
     def _find_intensity_range(self, memory: FileMemory) -> Range:
         """Return the range of the training images: 0 to 255 unless they have more than 8 bits per value."""
+        if self.samples.windows_each:
+            return EIGHT_BIT
         paths = [record.image_path for record in self.records]
         facts = zip(paths, image_facts(paths, memory), strict=True)
         # What is wrong with a file says the check of all of them.
@@ -132,16 +139,32 @@ class DataModule:
     ) -> EpochLoader:
         """Return the loader of this process' augmented batches, see `TrainBatches`."""
         records = self.subset("train")
+        dataset = self._training_dataset(records, self._augmentation, cache_dir=self._loading.cache_folder)
         batches = TrainBatches(
-            len(records),
+            len(dataset),  # type: ignore[arg-type]  # every one has a length
             batch_size=self._loading.batch_size,
             seed=self._seed,
-            weights=_class_balanced(records) if self._loading.sampler == "weighted" else None,
+            weights=self._weights(records, len(dataset)),  # type: ignore[arg-type]
             rank=rank,
             world_size=world_size,
             batches_per_epoch=batches_per_epoch,
         )
-        return self._loader(records, batches, self._augmentation)
+        return self._loader(dataset, batches)
+
+    def _weights(self, records: Sequence[Record], num_items: int) -> list[float] | None:
+        """Return the sampling weight of each training item, None for an equal chance.
+
+        Raises:
+            UserError: Weights are wanted, but samples are not what is drawn.
+        """
+        if self._loading.sampler != "weighted":
+            return None
+        if num_items != len(records):
+            raise UserError(
+                "data.sampler=weighted draws samples by their class, but what is trained on here are slices "
+                "of them; use data.sampler=shuffle."
+            )
+        return _class_balanced(records)
 
     def evaluation_loader(
         self, subset: str, *, rank: int = 0, world_size: int = 1
@@ -154,7 +177,10 @@ class DataModule:
             rank=rank,
             world_size=world_size,
         )
-        return self._loader(records, batches, None)
+        dataset = self.samples.dataset(
+            records, augmentation=None, cache_dir=self._loading.cache_folder, seed=self._seed
+        )
+        return self._loader(dataset, batches)
 
     def groups(self, ids: Sequence[str]) -> list[str]:
         """Return the group (patient, photograph) of each sample."""
@@ -176,7 +202,7 @@ class DataModule:
         return self.samples.description()
 
     def check_truth(self, needs: frozenset[str], subsets: Sequence[str] = SUBSETS) -> None:
-        """Stop when the masks or objects of a subset teach nothing, if they are needed.
+        """Stop when the masks, objects or volumes of a subset teach nothing, if they are needed.
 
         Args:
             needs: What a task learns from.
@@ -185,7 +211,7 @@ class DataModule:
         Raises:
             UserError: A subset has no masks or objects, or all of them are alike.
         """
-        if needs & {"mask", "objects"}:
+        if needs & {"mask", "objects", "volume"}:
             used = [name for name in subsets if self.split.subsets[name]]
             self.samples.check_truth({name: self.subset(name) for name in used})
 
@@ -222,27 +248,27 @@ class DataModule:
         if not self.split.subsets["train"]:
             return
         records = self.subset("train")
-        plain = self._dataset(records, None, cache_dir=None)
-        augmented = self._dataset(records, self._augmentation, cache_dir=None)
-        chosen = np.random.default_rng(seed).permutation(len(records))[:num_images]
+        plain = self._training_dataset(records, None, cache_dir=None)
+        augmented = self._training_dataset(records, self._augmentation, cache_dir=None)
+        number = len(plain)  # type: ignore[arg-type]
+        chosen = np.random.default_rng(seed).permutation(number)[:num_images]
         for index in sorted(chosen.tolist()):
             items = {"plain": plain[0, index, 0]}
             items |= {f"epoch {epoch + 1}": augmented[epoch, index, 0] for epoch in range(num_epochs)}
             yield [self.samples.titled(item, f"{item['id']}, {title}") for title, item in items.items()]
 
-    def _dataset(
+    def _training_dataset(
         self, records: list[Record], augmentation: Augmentation | None, *, cache_dir: Path | None
     ) -> Dataset[dict[str, Any]]:
-        return self.samples.dataset(records, augmentation=augmentation, cache_dir=cache_dir, seed=self._seed)
+        return self.samples.training_dataset(
+            records, augmentation=augmentation, cache_dir=cache_dir, seed=self._seed
+        )
 
     def _loader(
-        self,
-        records: list[Record],
-        batches: TrainBatches | EvaluationBatches,
-        augmentation: Augmentation | None,
+        self, dataset: Dataset[dict[str, Any]], batches: TrainBatches | EvaluationBatches
     ) -> EpochLoader:
         return EpochLoader(
-            self._dataset(records, augmentation, cache_dir=self._loading.cache_folder),
+            dataset,
             batch_sampler=batches,
             num_workers=self._loading.num_processes,
             collate_fn=self.samples.collate,

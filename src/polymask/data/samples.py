@@ -28,6 +28,7 @@ class Samples(ABC):
         data_dir: Folder of the data set.
         classes: Class names; their order is the order of all outputs. Empty for data with masks only.
         records: One per sample; `look` replaces them.
+        windows_each: Whether each image becomes 8 bits by its own values, rather than by one range for all.
 
     Args:
         reader: Finds the samples below `data_dir`.
@@ -42,6 +43,7 @@ class Samples(ABC):
 
     gives: ClassVar[frozenset[str]]
     image_size: tuple[int, int] | None = None
+    windows_each: ClassVar[bool] = False
 
     def __init__(
         self, *, reader: Reader, data_dir: str, classes: Sequence[str], crowd: str | None, allow_absent: bool
@@ -103,6 +105,17 @@ class Samples(ABC):
         Raises:
             UserError: The augmentation does not keep what an item must be, or the folder cannot be used.
         """
+
+    def training_dataset(
+        self,
+        records: Sequence[Record],
+        *,
+        augmentation: Augmentation | None,
+        cache_dir: Path | None,
+        seed: int,
+    ) -> Dataset[dict[str, Any]]:
+        """Return the items of some samples in training, see `dataset`: there may be several of a sample."""
+        return self.dataset(records, augmentation=augmentation, cache_dir=cache_dir, seed=seed)
 
     @staticmethod
     @abstractmethod

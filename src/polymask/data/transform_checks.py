@@ -1,6 +1,6 @@
 """Whether an augmentation leaves images and masks what they must be; found by trying it before a training.
 
-Images stay uint8 with three channels until they are on the device, where they are normalised; masks hold
+Images stay uint8 with all their channels until they are on the device, where they are normalised; masks hold
 labels. A transform that changes this would fail in the middle of a training, or worse: not fail.
 """
 
@@ -18,7 +18,7 @@ from polymask.errors import UserError
 from polymask.structures.masks import IGNORE
 
 Probe = tuple[np.ndarray, np.ndarray]
-"""An image (H, W, 3) uint8 and its mask (H, W) uint8, or layers of objects (H, W, L) uint16."""
+"""An image (H, W, C) uint8 and its mask (H, W) uint8, or layers of objects (H, W, L) uint16."""
 
 _SMALL = (61, 83)  # sides that nobody chooses for a crop
 _TRIES = 4  # of a single transform
@@ -26,7 +26,12 @@ _TRIES_TOGETHER = 16
 
 
 def check_transforms(
-    transforms: Sequence[Any], *, image_size: Callable[[], tuple[int, int]], layers: bool, keep_size: bool
+    transforms: Sequence[Any],
+    *,
+    image_size: Callable[[], tuple[int, int]],
+    layers: bool,
+    keep_size: bool,
+    channels: int = 3,
 ) -> None:
     """Try transforms on made-up images, each for itself, and together where one does something odd.
 
@@ -37,16 +42,17 @@ def check_transforms(
         image_size: Returns (height, width) of the images; asked only when it matters.
         layers: Whether masks are layers of object numbers.
         keep_size: Whether the size must stay, but for a quarter turn.
+        channels: Of the images: 3 for colours, any number for greys that are stacked.
 
     Raises:
         UserError: The result has another type, size or number of channels, or labels that were not there.
     """
-    small = _probe(_SMALL, layers)
+    small = _probe(_SMALL, layers, channels)
     for place, transform in enumerate(flatten(transforms)):
         # Most are innocent, which a small image tells soonest; only the others are tried in earnest.
         if transform.p == 0 or _fault([_certain(transform)], small, True, _TRIES) is None:
             continue
-        probe = _probe(image_size(), layers)
+        probe = _probe(image_size(), layers, channels)
         fault = _fault([_certain(transform)], probe, keep_size, _TRIES)
         others = _fault_together(transforms, place, probe, keep_size)
         if others is not None:
@@ -90,7 +96,8 @@ def _fault(transforms: list[Any], probe: Probe, keep_size: bool, tries: int) -> 
             result = compose(image=image.copy(), mask=mask.copy())
         except Exception as error:  # whatever a transform says of an image like the user's
             reason = " ".join(str(error).split()) or type(error).__name__
-            return f"cannot be applied to an image of {_shown(image)} pixels: {reason}. Leave it out."
+            shown = f"{_shown(image)} pixels{_kind(image)}"
+            return f"cannot be applied to an image of {shown}: {reason}. Leave it out."
         for rule in (_type_fault, _channel_fault, _size_fault, _label_fault):
             fault = rule(probe, (result["image"], result["mask"]), keep_size)
             if fault is not None:
@@ -146,18 +153,23 @@ def _label_fault(probe: Probe, result: Probe, keep_size: bool) -> str | None:
     )
 
 
-def _probe(size: tuple[int, int], layers: bool) -> Probe:
+def _probe(size: tuple[int, int], layers: bool, channels: int) -> Probe:
     """Return an image with structure, and labels that lie far apart so that mixing them is seen."""
     height, width = size
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width]
-    image = (np.stack([x * 200 // width, y * 200 // height, (x + y) % 200], -1) + 20).astype(np.uint8)
+    planes = (x * 200 // width, y * 200 // height, (x + y) % 200)
+    image = (np.stack([planes[channel % 3] for channel in range(channels)], -1) + 20).astype(np.uint8)
     image += rng.integers(0, 30, image.shape, np.uint8)
     cells = (y * 4 // height) * 4 + x * 4 // width
     if not layers:
         return image, np.array([0, 1, 0, IGNORE, 0, 1, 1, 0] * 2, np.uint8)[cells]
     numbers = np.array([0, 40000, 0, 300, 1031, 0, 65535, 0] * 2, np.uint16)
     return image, np.stack([numbers[cells], numbers[::-1][cells]], -1)
+
+
+def _kind(image: np.ndarray) -> str:
+    return "" if image.shape[2] == 3 else f" with {image.shape[2]} channels, as slices are stacked"
 
 
 def _shown(image: np.ndarray) -> str:

@@ -41,7 +41,7 @@ class Augmentation:
         """Augment one sample.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            image: (H, W, C) uint8, C = 3 (RGB) or any number of greys.
             mask: (H, W) uint8, 255 = ignore; or (H, W, L) uint16, layers of object numbers.
             seed: Any integers, here (run seed, epoch, sample index, repeat); equal seeds give equal results.
             keep_size: Whether the result must be as high and wide as `image`.
@@ -60,19 +60,38 @@ class Augmentation:
         return result["image"], result["mask"]
 
     def check(
-        self, image_size: Callable[[], tuple[int, int]], *, layers: bool = False, keep_size: bool = True
+        self,
+        image_size: Callable[[], tuple[int, int]],
+        *,
+        layers: bool = False,
+        keep_size: bool = True,
+        channels: int = 3,
     ) -> None:
         """Try the transforms on made-up images, see `check_transforms`.
 
         Raises:
             UserError: Image or mask do not stay what they must be.
         """
-        check_transforms(self._compose.transforms, image_size=image_size, layers=layers, keep_size=keep_size)
+        check_transforms(
+            self._compose.transforms,
+            image_size=image_size,
+            layers=layers,
+            keep_size=keep_size,
+            channels=channels,
+        )
 
-    def transforms_that_copy_borders(self) -> list[str]:
-        """Return the names of the transforms that fill what comes from outside with parts of the image."""
-        return [
-            type(transform).__name__
-            for transform in flatten(self._compose.transforms)
-            if getattr(transform, "border_mode", cv2.BORDER_CONSTANT) != cv2.BORDER_CONSTANT
-        ]
+    def refuse_copied_borders(self) -> None:
+        """Stop at a transform that fills what comes from outside with parts of the image.
+
+        A mirrored copy of an object would carry its number, and one box would span both.
+
+        Raises:
+            UserError: There is such a transform.
+        """
+        for transform in flatten(self._compose.transforms):
+            if getattr(transform, "border_mode", cv2.BORDER_CONSTANT) != cv2.BORDER_CONSTANT:
+                raise UserError(
+                    f"transforms: {type(transform).__name__} fills the border with copies of the image, in "
+                    "which objects would be doubled; set its border_mode to 0, e.g. "
+                    "transforms.affine.border_mode=0."
+                )

@@ -17,6 +17,7 @@ Batches and predictions are the family's own: nobody else looks into them, but f
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -291,6 +292,11 @@ class Application(ABC):
     @abstractmethod
     def finish(self, folder: Path) -> None:
         """Write what is about all cases, those of earlier runs into the same folder too."""
+
+    def clear(self, folder: Path) -> None:
+        """Remove what `write` left in a folder of results."""
+        for name in self.folders:
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 class Family(ABC):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -102,8 +101,7 @@ def predict_files(
         # Before the new settings are there: were we stopped in between, results of another model must not
         # pass for results of this one.
         remove_tables(folder)
-        for name in application.folders:
-            shutil.rmtree(folder / name, ignore_errors=True)
+        application.clear(folder)
     _claim_folder(folder, predictor, source, overlay=overlay, overwrite=overwrite)
     table = PredictionTable(folder, ("file", *application.columns))
     # Together with the files of earlier runs, so that none of their results is overwritten.

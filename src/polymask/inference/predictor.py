@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -17,13 +17,16 @@ from polymask.training.checkpoint import CheckpointFolder, load_checkpoint
 from polymask.training.devices import autocast, move_batch, select_device, select_precision
 from polymask.utils.paths import resolve
 
+Case = str | Path | np.ndarray
+"""A file, or what would be read from it."""
+
 
 class Predictor:
-    """Predicts images with the task of a checkpoint.
+    """Predicts images, or whatever else is a case, with the task of a checkpoint.
 
     Args:
         task: The task, weights loaded.
-        application: Applies it to images; of the task's own family.
+        application: Applies it to cases; of the task's own family.
         run_name: Name of the run that trained it.
         path: The checkpoint file.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -92,30 +95,34 @@ class Predictor:
             f"precision={precision})"
         )
 
-    def predict(
-        self, images: Sequence[str | Path | np.ndarray], *, batch_size: int | None = None
-    ) -> list[Any]:
-        """Predict images of any size.
+    @overload
+    def predict(self, cases: Case, *, batch_size: int | None = None) -> Any: ...
+
+    @overload
+    def predict(self, cases: Sequence[Case], *, batch_size: int | None = None) -> list[Any]: ...
+
+    def predict(self, cases: Case | Sequence[Case], *, batch_size: int | None = None) -> Any:
+        """Predict images or volumes of any size.
 
         Args:
-            images: Paths, or arrays (H, W, 3) RGB or (H, W) grey; of uint8, or of another number type for a
-                model that was trained on such images.
-            batch_size: Images per pass through the network, None for that of evaluations in training.
+            cases: One or several paths, or arrays (H, W, 3) RGB or (H, W) grey, or (Z, H, W) for a model of
+                volumes; of uint8, or of another number type for a model that was trained on such images.
+            batch_size: Cases per pass through the network, None for that of evaluations in training.
 
         Returns:
-            One result of the task per image, with masks at the image's own size.
+            The result of the task, with masks at the case's own size; of a list one per case.
 
         Raises:
-            UserError: A file cannot be read, or an array is no such image.
+            UserError: A file cannot be read, or an array is no such case.
         """
-        if isinstance(images, str | Path | np.ndarray):
-            raise UserError("predict takes a list of images; put a single one into a list: predict([image]).")
+        if isinstance(cases, str | Path | np.ndarray):
+            return self.predict([cases])[0]
         batch_size = batch_size or self.application.batch_size
         results = []
-        for start in range(0, len(images), batch_size):
-            ids = [str(number) for number in range(start, min(start + batch_size, len(images)))]
+        for start in range(0, len(cases), batch_size):
+            ids = [str(number) for number in range(start, min(start + batch_size, len(cases)))]
             # Of which only one at a time is in memory at its own size, where the network takes a smaller one.
-            opened = [self.application.read(image) for image in images[start : start + batch_size]]
+            opened = [self.application.read(case) for case in cases[start : start + batch_size]]
             batch = self.application.collate(ids, [network_input for network_input, _ in opened])
             for prediction, (_, case) in zip(self.predict_batch(batch), opened, strict=True):
                 results.append(self.application.result(prediction, case))
@@ -137,9 +144,9 @@ def _own_options(options: Mapping[str, Any], keys: Sequence[str], run: str) -> d
     whole_keys = {key.rpartition(".")[2]: key for key in keys}
     chosen = {}
     for name, value in options.items():
-        if value is None or value is False:  # but 0 is a value
-            continue
         last = name.rpartition(".")[2]
+        if value is None or (value is False and last not in whole_keys):  # but 0 is a value
+            continue
         if last not in whole_keys:
             raise UserError(
                 f"{name}={json.dumps(value)} is of no use to {run}, which takes {', '.join(sorted(keys))}; "

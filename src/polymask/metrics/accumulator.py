@@ -79,8 +79,8 @@ class Accumulator(Metric):
 
         Returns:
             `ids`, (N,) str, and each name of `update`, (N, ...), in the same order. Floating-point
-            tensors are float32, since bfloat16 has no numpy type; the others keep theirs. Only `ids`
-            when there are no rows.
+            tensors of 16 bits are float32, since bfloat16 has no numpy type; the others keep theirs. Only
+            `ids` when there are no rows.
 
         Raises:
             ValueError: An id occurs twice without `repeats`, or processes hold different names.
@@ -156,8 +156,9 @@ def _decode(text: Tensor) -> np.ndarray:
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:
-    """Move a tensor to host memory, floating point as float32."""
-    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    """Move a tensor to host memory, floating point of 16 bits as float32."""
+    is_half = tensor.is_floating_point() and tensor.element_size() == 2
+    return (tensor.float() if is_half else tensor).cpu().numpy()
 
 
 def _gather_objects(own: _Layout) -> list[_Layout]:

@@ -63,7 +63,7 @@ def _line_width(image: np.ndarray) -> int:
     return max(1, round(max(image.shape[:2]) / 300))
 
 
-def _inner_border(labels: np.ndarray, width: int) -> np.ndarray:
+def inner_border(labels: np.ndarray, width: int) -> np.ndarray:
     """Return the (H, W) bool pixels of objects that lie within `width` of another label or the image edge."""
     # float32 holds labels up to 2**24 exactly, bytes are four times as fast; background around the image
     # closes the objects that it cuts.
@@ -86,7 +86,7 @@ def _strips(mask: np.ndarray, width: int) -> Iterator[tuple[slice, np.ndarray, n
         top = max(0, start - width)  # a border depends on the rows up to `width` away
         labels = _labels(mask[top : stop + width])
         inner = slice(start - top, stop - top)
-        yield slice(start, stop), labels[inner], _inner_border(labels, width)[inner]
+        yield slice(start, stop), labels[inner], inner_border(labels, width)[inner]
 
 
 def overlay_mask(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -183,8 +183,28 @@ def inference_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return {**content["model"], **ema}
 
 
+def new_parts(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of parts of a module that may start anew and of which the weights have nothing.
+
+    A part says so by an attribute `may_start_anew`: it extends a network that is complete without it, so that
+    weights of the one are a start for the other.
+    """
+    return [
+        name
+        for name, part in module.named_modules()
+        if getattr(part, "may_start_anew", False)
+        and part.state_dict()
+        and not any(key.startswith(f"{name}.") for key in weights)
+    ]
+
+
 def load_weights(
-    module: nn.Module, weights: Mapping[str, Tensor], *, source: str, strict: bool = True
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    source: str,
+    strict: bool = True,
+    absent: Sequence[str] = (),
 ) -> list[str]:
     """Copy weights into a module.
 
@@ -193,6 +213,7 @@ def load_weights(
         weights: Tensors by name.
         source: Where they come from, for the message.
         strict: Fail when a name or a shape differs; else leave those as they are in the module.
+        absent: Names of parts of the module that stay as they are, since the weights have nothing of them.
 
     Returns:
         One note per name that was not loaded (empty when strict).
@@ -200,7 +221,8 @@ def load_weights(
     Raises:
         UserError: `strict`, and names or shapes differ; or nothing fits at all.
     """
-    own = module.state_dict()
+    prefixes = tuple(f"{part}." for part in absent)
+    own = {name: value for name, value in module.state_dict().items() if not name.startswith(prefixes)}
     fitting = {
         name: value for name, value in weights.items() if name in own and own[name].shape == value.shape
     }

@@ -7,8 +7,6 @@ metadata and a README say that they are synthetic.
 from __future__ import annotations
 
 import itertools
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polymask.data.demo.drawing import draw_image
+from polymask.data.demo.staging import write_once
 from polymask.data.records import Record
 from polymask.data.sources.ham10000 import read_ham10000
 from polymask.errors import UserError
@@ -68,21 +67,13 @@ def write_demo_dataset(
     """
     _check_arguments(num_images, size, seed)
     settings = f"num_images={num_images}, size=({size[0]}, {size[1]}), seed={seed}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # A sibling, because a rename is atomic only within one file system.
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-            staged = (
-                Path(scratch) / folder.name
-            )  # one level down: the scratch folder itself is private (0700)
-            _write_files(staged, num_images, size, seed)
-            (staged / "README.txt").write_text(_README.format(settings=settings), encoding="utf-8")
-            try:
-                os.rename(staged, folder)
-            except OSError:
-                if not folder.exists():  # else another writer was first: his copy stays, ours goes
-                    raise
-    _check_present(folder, settings)
+    write_once(
+        folder,
+        lambda staged: _write_files(staged, num_images, size, seed),
+        readme=_README,
+        settings=settings,
+        part="metadata.csv",
+    )
 
 
 def read_demo(
@@ -122,19 +113,6 @@ def _check_arguments(num_images: int, size: tuple[int, int], seed: int) -> None:
         raise UserError(f"size={tuple(size)} is too small. Give (height, width) of at least 32 pixels each.")
     if seed < 0:
         raise UserError(f"seed={seed} is negative. Give 0 or more.")
-
-
-def _check_present(folder: Path, settings: str) -> None:
-    """Stop when a folder that is there already is not the wanted one, rather than use other data silently."""
-    if not (folder / "metadata.csv").is_file():
-        raise UserError(
-            f"{folder} exists but has no metadata.csv. Remove it, or name another folder for demo data."
-        )
-    readme = folder / "README.txt"
-    if readme.is_file() and settings not in readme.read_text(encoding="utf-8").splitlines():
-        raise UserError(
-            f"{folder} was not made with {settings}. Remove it to have it made anew, or name another."
-        )
 
 
 def _write_files(folder: Path, num_images: int, size: tuple[int, int], seed: int) -> None:

@@ -9,7 +9,7 @@ from typing import IO
 
 import numpy as np
 
-from polymask.errors import UserError
+from polymask.data.cache import unusable
 from polymask.structures.layers import Layers
 from polymask.utils.files import write_atomically
 
@@ -36,7 +36,7 @@ class InstanceCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise self._unusable(error) from error
+            raise unusable(self._folder, error) from error
 
     def get(self, key: str, read: Callable[[], Sample]) -> Sample:
         """Return the sample of `key`; `read` makes it when it is not there yet.
@@ -58,20 +58,14 @@ class InstanceCache:
         except (ValueError, EOFError):
             pass  # torn by a power cut: made anew
         except OSError as error:
-            raise self._unusable(error) from error
+            raise unusable(self._folder, error) from error
         image, objects = read()
         try:
             # Not synced: what a power cut tears is made anew.
             write_atomically(path, lambda file: _save(file, image, objects), sync=False)
         except OSError as error:
-            raise self._unusable(error) from error
+            raise unusable(self._folder, error) from error
         return image, objects
-
-    def _unusable(self, error: OSError) -> UserError:
-        return UserError(
-            f"data.cache_dir={self._folder} cannot be used: {error.strerror}; give a folder that can be "
-            "written to, or data.cache_dir=null to decode every time."
-        )
 
 
 def _save(file: IO[bytes], image: np.ndarray, objects: Layers) -> None:

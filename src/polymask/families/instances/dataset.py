@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from polymask.data.records import Record
 from polymask.data.sizes import image_size
 from polymask.data.transforms import Augmentation
-from polymask.errors import UserError
 from polymask.families.instances.cache import InstanceCache, Sample
 from polymask.structures.samples import SampleKey
 
@@ -46,7 +45,7 @@ class InstanceDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
     ) -> None:
         if augmentation is not None:
-            _check_borders(augmentation)
+            augmentation.refuse_copied_borders()
             augmentation.check(lambda: _smallest_size(records), layers=True, keep_size=False)
         self.records = list(records)
         self.augmentation = augmentation
@@ -104,13 +103,3 @@ def _smallest_size(records: Sequence[Record]) -> tuple[int, int]:
     """Return the least height and the least width, to which every transform must apply."""
     sizes = [image_size(record.image_path) for record in records]
     return min(height for height, _ in sizes), min(width for _, width in sizes)
-
-
-def _check_borders(augmentation: Augmentation) -> None:
-    # A mirrored copy of an object would carry its number, and one box would span both.
-    copying = augmentation.transforms_that_copy_borders()
-    if copying:
-        raise UserError(
-            f"transforms: {copying[0]} fills the border with copies of the image, in which objects would be "
-            "doubled; set its border_mode to 0, e.g. transforms.affine.border_mode=0."
-        )

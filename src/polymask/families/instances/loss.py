@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-
-from polymask.errors import number
+from polymask.losses.weighted import WeightedTerms
 
 
-class Loss(nn.Module):
+class Loss(WeightedTerms):
     """Weighted sum of the terms of He et al., "Mask R-CNN", ICCV 2017, and Ren et al., "Faster R-CNN", 2015.
 
     Args:
@@ -33,18 +30,10 @@ class Loss(nn.Module):
         loss_box_reg: float = 1.0,
         loss_mask: float = 1.0,
     ) -> None:
-        super().__init__()
-        weights = {
-            "loss_objectness": loss_objectness,
-            "loss_rpn_box_reg": loss_rpn_box_reg,
-            "loss_classifier": loss_classifier,
-            "loss_box_reg": loss_box_reg,
-            "loss_mask": loss_mask,
-        }
-        self.weights = {name: number(f"loss.{name}", value, least=0.0) for name, value in weights.items()}
-
-    def forward(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `loss`, and the terms themselves, detached and before their weights."""
-        weighted = [self.weights[name] * value.float() for name, value in terms.items()]
-        loss = torch.stack(weighted).sum()
-        return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
+        super().__init__(
+            loss_objectness=loss_objectness,
+            loss_rpn_box_reg=loss_rpn_box_reg,
+            loss_classifier=loss_classifier,
+            loss_box_reg=loss_box_reg,
+            loss_mask=loss_mask,
+        )

@@ -174,16 +174,26 @@ class Transform(GeneralizedRCNNTransform):
         self.register_buffer("pixel_std", torch.tensor(std, dtype=torch.float32))
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Normalise a (3, H, W) image of values in [0, 1]."""
-        return (image - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
+        """Normalise one image of values in [0, 1], (3, H, W), or n of one size in a row, (3 n, H, W)."""
+        number = len(image) // len(self.pixel_mean)
+        mean, std = (values.repeat(number)[:, None, None] for values in (self.pixel_mean, self.pixel_std))
+        return (image - mean) / std
 
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Resize an image with its boxes and masks; as float32, masks would take four times the memory."""
+        """Resize an image with its boxes and masks; as float32, masks would take four times the memory.
+
+        Of several images in a row, each is resized by itself: kernels may round otherwise for more channels.
+        """
         names = [name for name in ("masks", "ignored") if target is not None and name in target]
         rest = None if target is None else {key: value for key, value in target.items() if key not in names}
+        image, *others = image.split(len(self.pixel_mean))
         image, resized = super().resize(image, rest)
+        if others:
+            size = image.shape[-2:]
+            like_it = [F.interpolate(other[None], size=size, mode="bilinear")[0] for other in others]
+            image = torch.cat([image, *like_it])
         for name in names:
             masks = target[name][:, None]  # type: ignore[index]
             resized[name] = F.interpolate(masks, size=image.shape[-2:], mode="nearest")[:, 0]
@@ -240,6 +250,8 @@ def build_detector(
     nms_threshold: float,
     detections_per_image: int,
     boxes_per_image: int,
+    box_positive_fraction: float,
+    rpn_positive_fraction: float,
 ) -> MaskRCNN:
     """Build a Mask R-CNN (He et al., ICCV 2017) with new pyramid and heads.
 
@@ -260,6 +272,8 @@ def build_detector(
         nms_threshold: IoU above which the lower-scoring detection of two is dropped.
         detections_per_image: Most detections.
         boxes_per_image: Proposals that the heads are trained on.
+        box_positive_fraction: Largest share of objects among these.
+        rpn_positive_fraction: Largest share of objects among the anchors that proposing is trained on.
     """
     is_v2 = backbone == "resnet50_fpn_v2"
     norm = nn.BatchNorm2d if is_v2 else None
@@ -283,6 +297,8 @@ def build_detector(
         box_nms_thresh=nms_threshold,
         box_detections_per_img=detections_per_image,
         box_batch_size_per_image=boxes_per_image,
+        box_positive_fraction=box_positive_fraction,
+        rpn_positive_fraction=rpn_positive_fraction,
     )
     detector.rpn = with_methods_of(ProposalNetwork, detector.rpn)
     detector.roi_heads = with_methods_of(Heads, detector.roi_heads)

@@ -44,6 +44,8 @@ def build_model(
     nms_threshold: float = 0.5,
     detections_per_image: int = 100,
     boxes_per_image: int = 512,
+    box_positive_fraction: float = 0.25,
+    rpn_positive_fraction: float = 0.5,
     hidden_size: int = 256,
     channels: int = 256,
     pretrained: bool = True,
@@ -77,7 +79,10 @@ def build_model(
         score_threshold: Least score of a detection.
         nms_threshold: IoU above which the lower-scoring detection of two of one class is dropped.
         detections_per_image: Most detections of an image.
-        boxes_per_image: Boxes per image on which the heads are trained, a quarter of them objects at most.
+        boxes_per_image: Boxes per image on which the heads are trained.
+        box_positive_fraction: Largest share of objects among them; the others are background.
+        rpn_positive_fraction: Largest share of objects among the 256 anchors per image on which proposing is
+            trained.
         hidden_size: Hidden layer of the mask predictor.
         channels: Channels of the pyramid and the heads on it; 256 in all published weights.
         pretrained: False builds the network that `weights` mean without loading them, for a checkpoint's.
@@ -96,6 +101,7 @@ def build_model(
     if trainable_layers is not None:
         whole_number("model.trainable_layers", trainable_layers, least=0)
     sizes = _values("model.min_size", [min_size] if isinstance(min_size, int) else min_size)
+    share = partial(number, above=0, most=1)
     options = {
         "neck": neck,
         "num_outputs": whole_number("model.num_classes", num_classes, least=1) + 1,
@@ -112,6 +118,8 @@ def build_model(
         "nms_threshold": number("model.nms_threshold", nms_threshold, least=0, most=1),
         "detections_per_image": whole_number("model.detections_per_image", detections_per_image, least=1),
         "boxes_per_image": whole_number("model.boxes_per_image", boxes_per_image, least=1),
+        "box_positive_fraction": share("model.box_positive_fraction", box_positive_fraction),
+        "rpn_positive_fraction": share("model.rpn_positive_fraction", rpn_positive_fraction),
     }
     body = partial(build_body, backbone, taps=taps, drop_path=drop_path, checkpoint_blocks=checkpoint_blocks)
     start = weights if pretrained else None

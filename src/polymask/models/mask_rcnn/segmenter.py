@@ -86,7 +86,9 @@ class MaskRCNNSegmenter(nn.Module):
             `loss_objectness`, `loss_rpn_box_reg`, `loss_classifier`, `loss_box_reg`, `loss_mask`: float32
             scalars, without objects 0 where there is nothing to learn.
         """
-        return self.detector(list(images), _countable(target))
+        batch, targets, features = self._features(images, target)
+        losses, _ = self._losses(batch, targets, features)
+        return losses
 
     @torch.no_grad()
     def evaluate(
@@ -101,7 +103,7 @@ class MaskRCNNSegmenter(nn.Module):
         """
         found: dict[int, RawInstances] = {}
         sums: dict[str, Tensor] = {}
-        with _mode(self, training=False):
+        with in_mode(self, training=False):
             for rows in _of_one_size(images):
                 with _fixed_randomness(images[0].device):
                     losses, raw = self._evaluate([images[row] for row in rows], [target[row] for row in rows])
@@ -114,29 +116,57 @@ class MaskRCNNSegmenter(nn.Module):
         self, images: Sequence[Tensor], target: Sequence[Target]
     ) -> tuple[dict[str, Tensor], list[RawInstances]]:
         """Evaluate images of one size."""
-        detector, sizes = self.detector, [_size(image) for image in images]
-        batch, targets = detector.transform(list(images), _countable(target))
-        features = detector.backbone(batch.tensors)
+        batch, targets, features = self._features(images, target)
         proposals, samples, losses = self._propose(batch, features, targets)
-        with _training_flag(detector.roi_heads):
-            _, head_losses = detector.roi_heads(features, samples, batch.image_sizes, targets)
-        raw, _ = detector.roi_heads(features, proposals, batch.image_sizes)
-        return head_losses | losses, _own_pixels(raw, batch, sizes)
+        heads = self.detector.roi_heads
+        with _training_flag(heads):
+            _, head_losses = heads(features, samples, batch.image_sizes, targets)
+        raw = self._detect(batch, features, proposals)
+        return head_losses | losses, _own_pixels(raw, batch, [_size(image) for image in images])
 
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor]) -> list[RawInstances]:
         """Return the detections in each of B images; they do not depend on the other images."""
-        detector = self.detector
         found: dict[int, RawInstances] = {}
-        with _mode(self, training=False):
+        with in_mode(self, training=False):
             for rows in _of_one_size(images):
-                batch, _ = detector.transform([images[row] for row in rows])
-                features = detector.backbone(batch.tensors)
-                proposals, _ = detector.rpn(batch, features)
-                raw, _ = detector.roi_heads(features, proposals, batch.image_sizes)
+                batch, _, features = self._features([images[row] for row in rows])
                 sizes = [_size(images[row]) for row in rows]
-                found |= zip(rows, _own_pixels(raw, batch, sizes), strict=True)
+                found |= zip(rows, self._find(batch, features, sizes), strict=True)
         return [found[row] for row in range(len(images))]
+
+    def _features(
+        self, images: Sequence[Tensor], target: Sequence[Target] | None = None
+    ) -> tuple[ImageList, list[Target], dict[str, Tensor]]:
+        """Return images and objects normalised and resized, no objects without a target, and the maps."""
+        batch, targets = self.detector.transform(list(images), None if target is None else _countable(target))
+        return batch, targets or [], self._maps(batch.tensors)
+
+    def _maps(self, tensors: Tensor) -> dict[str, Tensor]:
+        """Return the pyramid's maps of a batch that is normalised, resized and padded."""
+        return self.detector.backbone(tensors)
+
+    def _losses(
+        self, batch: ImageList, targets: list[Target], features: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return the losses of training, and the proposals (P, 4) in each resized image, best first."""
+        proposals, losses = self.detector.rpn(batch, features, targets)
+        _, head_losses = self.detector.roi_heads(features, proposals, batch.image_sizes, targets)
+        return head_losses | losses, proposals
+
+    def _find(
+        self, batch: ImageList, features: dict[str, Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[RawInstances]:
+        """Return the detections in images of these (height, width)."""
+        proposals, _ = self.detector.rpn(batch, features)
+        return _own_pixels(self._detect(batch, features, proposals), batch, sizes)
+
+    def _detect(
+        self, batch: ImageList, features: dict[str, Tensor], proposals: list[Tensor]
+    ) -> list[dict[str, Tensor]]:
+        """Return torchvision's detections, in the pixels of the resized images."""
+        found, _ = self.detector.roi_heads(features, proposals, batch.image_sizes)
+        return found
 
     def _propose(
         self, batch: ImageList, features: dict[str, Tensor], targets: list[Target]
@@ -254,10 +284,10 @@ def _own_pixels(
 ) -> list[RawInstances]:
     """Return detections in resized images as detections in the images themselves."""
     return [
-        {
+        objects
+        | {
             "boxes": resize_boxes(objects["boxes"], resized, size),
             "labels": objects["labels"] - 1,
-            "scores": objects["scores"],
             "masks": objects["masks"][:, 0],
         }
         for objects, resized, size in zip(found, batch.image_sizes, sizes, strict=True)
@@ -277,7 +307,7 @@ def _size(image: Tensor) -> tuple[int, int]:
 
 
 @contextmanager
-def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     """Let a module be in training or evaluation mode inside the block."""
     before = module.training
     if before != training:

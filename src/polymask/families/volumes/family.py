@@ -1,0 +1,119 @@
+"""Objects of volumes: the options of the task, and what belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from polymask.errors import number, whole_number
+from polymask.families import base
+from polymask.families.volumes.linking import Linking
+from polymask.families.volumes.scorer import Scorer
+from polymask.families.volumes.voxel_size import parse_voxel_size
+from polymask.structures.volumes import FoundVolume
+
+if TYPE_CHECKING:
+    from polymask.data.module import DataModule
+    from polymask.data.records import Record
+    from polymask.families.volumes.loss import Loss
+    from polymask.families.volumes.task import Task
+    from polymask.models.slices.segmenter import SliceSegmenter
+
+
+class Family(base.Family):
+    """Every object of a volume, found slice by slice and linked from slice to slice.
+
+    Args:
+        class_names: Names of the K classes, without the background.
+        score_threshold: Least score of the sections that count; average precision of slices looks at all.
+        linking: Keys of `Linking`: how sections become objects. None for its defaults.
+        every_slice: Of the annotated slices of a volume every so many enter the losses of an evaluation; as
+            many as in training, where there is a data set.
+        voxel_size: Edges of a voxel along z, y, x in micrometres for tables of objects, None when unknown.
+        monitor: Metric that decides the best checkpoint.
+        mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    needs = frozenset({"image", "volume"})
+    options = (
+        "data.voxel_size",
+        "task.score_threshold",
+        *(f"task.linking.{field.name}" for field in fields(Linking)),
+    )
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        score_threshold: float = 0.5,
+        linking: Mapping[str, Any] | None = None,
+        every_slice: int = 1,
+        voxel_size: Sequence[float] | None = None,
+        monitor: str = "val/seg",
+        mode: str = "auto",
+    ) -> None:
+        super().__init__(class_names=class_names, monitor=monitor, mode=mode)
+        self.score_threshold = number("task.score_threshold", score_threshold, least=0, most=1)
+        self.linking = Linking.from_options(linking or {})
+        self.every_slice = whole_number("task.every_slice", every_slice, least=1)
+        self.voxel_size = parse_voxel_size(voxel_size)
+        self.scorer: Scorer = Scorer()
+
+    def build_task(
+        self,
+        *,
+        build_model: Callable[..., SliceSegmenter],
+        build_loss: Callable[..., Loss],
+        class_counts: Sequence[int] | None,
+    ) -> Task:
+        """Build network and loss for the classes of the data.
+
+        `class_counts` is not used: proposals are sampled per slice, so rare classes need no weights.
+        """
+        from polymask.families.volumes.task import Task
+
+        model = build_model(num_classes=len(self.class_names))
+        self.linking.check(embeds=model.embedding is not None)
+        return Task(
+            model=model,
+            loss=build_loss(),
+            linking=self.linking,
+            every_slice=self.every_slice,
+            num_classes=len(self.class_names),
+            score_threshold=self.score_threshold,
+            monitor=self.monitor,
+            mode=self.mode,
+        )
+
+    def report(self, folder: Path, data: DataModule) -> base.Report:
+        """Return the writer of a test run's tables and figures."""
+        from polymask.families.volumes.report import Report
+
+        return Report(folder, scorer=self.scorer, data=data, voxel_size=self.voxel_size)
+
+    def picture(self, prediction: FoundVolume, record: Record) -> np.ndarray:
+        """Return the true and the found objects side by side, in cuts of three directions and in slices."""
+        from polymask.families.volumes.drawing import volume_panel
+        from polymask.families.volumes.scene import scene_of
+
+        return volume_panel(scene_of(prediction, record, self.voxel_size))
+
+    def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> base.Application:
+        """Return what finds the objects of new volumes."""
+        from polymask.families.volumes.application import Application
+
+        return Application(
+            data,
+            chosen,
+            class_names=self.class_names,
+            score_threshold=self.score_threshold,
+            linking=self.linking,
+            voxel_size=self.voxel_size,
+        )

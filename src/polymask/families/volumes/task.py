@@ -1,0 +1,142 @@
+"""Objects of volumes: trained on slices with their neighbours, evaluated on whole volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polymask.data.images import resize_mask
+from polymask.families import base
+from polymask.families.base import Batch
+from polymask.families.volumes.dataset import Slicing, numbered_target
+from polymask.families.volumes.finding import find_volume
+from polymask.families.volumes.linking import Linking
+from polymask.families.volumes.loss import Loss
+from polymask.metrics.volumes import match_volume, slice_rows
+from polymask.models.mask_rcnn.segmenter import Target
+from polymask.models.slices.segmenter import Reference, SliceSegmenter, chunks
+from polymask.structures.objects import FoundObjects
+from polymask.structures.volumes import FoundVolume, LoadedVolume, VolumeView, slice_stack
+
+View = VolumeView | LoadedVolume
+
+_SLICES_AT_ONCE = 4
+
+
+class Task(base.Task):
+    """Finds sections of objects in slices and links them to objects.
+
+    Args:
+        model: The network.
+        loss: Weights of its losses.
+        linking: How sections become objects.
+        every_slice: Of the annotated slices of a volume every so many enter the losses of an evaluation, as
+            they do in training.
+        num_classes: Number of classes K, without the background.
+        score_threshold: Least score of a section that counts.
+        monitor: Metric that decides the best checkpoint.
+        mode: `min` or `max`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: SliceSegmenter,
+        loss: Loss,
+        linking: Linking,
+        every_slice: int = 1,
+        num_classes: int = 1,
+        score_threshold: float = 0.5,
+        monitor: str = "val/seg",
+        mode: str = "max",
+    ) -> None:
+        super().__init__()
+        self.model, self.loss, self.linking = model, loss, linking
+        self.every_slice, self.num_classes = every_slice, num_classes
+        self.score_threshold = score_threshold
+        self.monitor, self.mode = monitor, mode
+
+    def start_epoch(self, epoch: int) -> None:
+        """Switch to training mode; frozen layers stay frozen."""
+        self.train()
+        self.model.start_epoch(epoch)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the backbone's parameters and all others."""
+        return {
+            "encoder": list(self.model.encoder_parameters()),
+            "rest": list(self.model.other_parameters()),
+        }
+
+    def encoder_layers(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of the embeddings and of each block of a plain transformer."""
+        from polymask.models.encoders import encoder_layers  # late, as its libraries are: compare needs none
+
+        return encoder_layers(self.model.encoder)
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `loss` and its terms; with a head that tells sections, of pairs of slices."""
+        neighbours = batch.get("reference")
+        reference = None
+        if neighbours is not None:
+            images = self.stacks([one["image"] for one in neighbours])
+            reference = [
+                Reference(image=image, target=one["target"])
+                for image, one in zip(images, neighbours, strict=True)
+            ]
+        return self.loss(self.model(self.stacks(batch["image"]), batch["target"], reference))
+
+    def evaluation_step(self, batch: Batch) -> list[FoundVolume]:
+        """Find the objects of whole volumes, and collect losses and the comparison with the true objects."""
+        names = ("ids", "volume", "truth", "annotated")
+        return [self._evaluate(*volume) for volume in zip(*(batch[name] for name in names), strict=True)]
+
+    def _evaluate(self, id_: str, view: View, truth_view: View, annotated: np.ndarray) -> FoundVolume:
+        volume, truth = view.open(), truth_view.open()
+        sections: list[FoundObjects] = []
+        found = find_volume(
+            id_,
+            self.model,
+            map(self.pixels, volume),
+            seen=volume.shape[1:],
+            shape=truth.shape,
+            linking=self.linking,
+            score_threshold=self.score_threshold,
+            look=sections.append,
+        )
+        measured = match_volume(found, truth, annotated) | slice_rows(sections, truth, annotated)
+        rows = {name: torch.from_numpy(value[None]) for name, value in measured.items()}
+        self.accumulator.update([id_], **self._losses(volume, truth, annotated), **rows)
+        return found
+
+    def _losses(self, volume: np.ndarray, truth: np.ndarray, annotated: np.ndarray) -> dict[str, Tensor]:
+        """Return the (1,) mean losses of the slices on which training would look."""
+        sums: dict[str, Tensor] = {}
+        places = Slicing(every=self.every_slice).chosen(annotated).tolist()
+        # Always the same slices together, whatever the batch: the losses of a volume are its own.
+        for chunk in chunks(places, _SLICES_AT_ONCE):
+            images = [torch.from_numpy(slice_stack(volume, z, self.model.slices)) for z in chunk]
+            target = [self._target(truth[z], volume.shape[1:]) for z in chunk]
+            terms, _ = self.model.evaluate(self.stacks(images), target)
+            sums = {name: sums.get(name, 0) + len(chunk) * value for name, value in self.loss(terms).items()}
+        return {name: (total / len(places))[None] for name, total in sums.items()}
+
+    def _target(self, labels: np.ndarray, size: tuple[int, int]) -> Target:
+        """Return the objects of a slice of (H0, W0) labels at the size at which the network sees it."""
+        target = numbered_target(resize_mask(np.array(labels), size)[..., None])
+        return {name: torch.from_numpy(value).to(self._device) for name, value in target.items()}
+
+    def stacks(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Return (n, H, W) float32 stacks in [0, 1] of (H, W, n) uint8; the network normalises by itself."""
+        return [image.to(self._device).permute(2, 0, 1).float().div_(255) for image in images]
+
+    def pixels(self, page: np.ndarray) -> Tensor:
+        """Return a (H, W) uint8 slice as the network takes it: float32 in [0, 1], on its device."""
+        return torch.from_numpy(np.array(page)).to(self._device).float().div_(255)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.pixel_mean.device
