@@ -110,3 +110,12 @@ def test_a_crop_of_objects_must_fit_the_smallest_image(tmp_path) -> None:
     InstanceDataset(records, augmentation=Augmentation([A.RandomCrop(50, 60)]))
     with pytest.raises(UserError, match="cannot be applied to an image of 60 x 50 pixels"):
         InstanceDataset(records, augmentation=Augmentation([A.RandomCrop(51, 60)]))
+
+
+@pytest.mark.parametrize("channels", [1, 5, 7])
+def test_any_number_of_greys_is_moved_and_what_needs_colours_is_refused(channels) -> None:
+    options = {**AS_OBJECTS, "channels": channels}
+    moves = [A.HorizontalFlip(), A.RandomRotate90(), A.Affine(rotate=(-30, 30)), A.ElasticTransform()]
+    check(*moves, A.RandomBrightnessContrast(), A.GaussNoise(), A.GaussianBlur(), **options)
+    with pytest.raises(UserError, match=f"ToGray.* {channels} channels"):
+        check(A.ToGray(p=1.0), **options)

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
 
-from polymask.data.decoder_messages import listen
-from polymask.data.decoding import unreadable
+from polymask.data.decoding import decode_bytes, unreadable
 from polymask.data.headers import Header, read_header
 from polymask.data.intensity import Range, stretch
+from polymask.data.tiff import ReadAt, page_offsets
+from polymask.data.tiff_pages import single_page
 from polymask.errors import UserError, number
 
 STACK_SUFFIXES = (".tif", ".tiff")
 PERCENTILES: Range = (0.1, 99.9)
 """Of all values of a volume: what becomes black and white."""
 
-_PAGES_AT_ONCE = 16  # a file is opened, and its directories are walked through, once for so many
 _NARROW = 3  # how much smaller than all others a side must be to be taken for the axis of slices
 
 
@@ -45,12 +46,14 @@ class Stack:
         Raises:
             UserError: The page is damaged, differs from the first in size or type, or has negative values.
         """
-        return self._decode(z, 1)[0]
+        with self.path.open("rb") as file:
+            return self._decode(file, self._offsets(file)[z], z)
 
     def pages(self) -> Iterator[np.ndarray]:
         """Yield all slices in their order, see `read`."""
-        for start in range(0, self.shape[0], _PAGES_AT_ONCE):
-            yield from self._decode(start, min(_PAGES_AT_ONCE, self.shape[0] - start))
+        with self.path.open("rb") as file:
+            for z, offset in enumerate(self._offsets(file)):
+                yield self._decode(file, offset, z)
 
     def window(self, percentiles: Range = PERCENTILES) -> Range:
         """Return the values that shall become black and white: percentiles of all values of the volume.
@@ -73,17 +76,20 @@ class Stack:
             low, high = np.flatnonzero(counts)[[0, -1]].tolist()
         return float(low), float(max(high, low + 1))
 
-    def _decode(self, start: int, count: int) -> list[np.ndarray]:
-        def call() -> tuple[bool, tuple[np.ndarray, ...]]:
-            try:
-                return cv2.imreadmulti(str(self.path), start, count, flags=cv2.IMREAD_UNCHANGED)  # type: ignore[call-overload,no-any-return]
-            except cv2.error:  # a damaged directory may claim a size that OpenCV refuses
-                return False, ()
+    def _offsets(self, file: IO[bytes]) -> list[int]:
+        offsets = page_offsets(_reader(file))
+        if len(offsets) != self.shape[0]:
+            raise unreadable(self.path, self.what, f"{len(offsets)} of {self.shape[0]} pages")
+        return offsets
 
-        (_, found), damage = listen(call)
-        if damage or len(found) != count:
-            raise unreadable(self.path, self.what, damage or f"pages {start} to {start + count - 1}")
-        return [self._checked(page, start + place) for place, page in enumerate(found)]
+    def _decode(self, file: IO[bytes], offset: int, z: int) -> np.ndarray:
+        data = single_page(_reader(file), offset)
+        if data is None:
+            raise unreadable(self.path, self.what, f"page {z} is not whole")
+        page, damage = decode_bytes(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if page is None:
+            raise unreadable(self.path, self.what, f"page {z}: {damage or 'cannot be decoded'}")
+        return self._checked(page, z)
 
     def _checked(self, page: np.ndarray, z: int) -> np.ndarray:
         if page.shape != self.shape[1:] or page.dtype.itemsize * 8 != self.bits:
@@ -98,6 +104,14 @@ class Stack:
                 "values from 0 on (uint8 or uint16)."
             )
         return page.view(f"uint{self.bits}")
+
+
+def _reader(file: IO[bytes]) -> ReadAt:
+    def read_at(offset: int, size: int) -> bytes:
+        file.seek(offset)
+        return file.read(size)
+
+    return read_at
 
 
 def open_stack(path: Path, *, what: str = "volume") -> Stack:

@@ -7,7 +7,7 @@ Specification: Adobe, "TIFF Revision 6.0" (1992), section 2; BigTIFF has 8-byte 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 ReadAt = Callable[[int, int], bytes]
@@ -61,24 +61,51 @@ def read_tiff(read_at: ReadAt) -> TiffHeader | None:
         return None
 
 
-def _read(read_at: ReadAt) -> TiffHeader:
-    start = read_at(0, 16)
-    order = _BYTE_ORDER[start[:2]]
-    is_big = struct.unpack_from(f"{order}H", start, 2)[0] == _BIG
-    offset = struct.unpack_from(f"{order}Q" if is_big else f"{order}I", start, 8 if is_big else 4)[0]
-    first: Mapping[int, int] | None = None
+def page_offsets(read_at: ReadAt) -> list[int]:
+    """Return where the directory of each page lies; without those that are damaged, see `single_page`."""
+    try:
+        return [offset for offset, tags in _directories(read_at) if _is_page(tags)]
+    except (struct.error, KeyError):
+        return []
+
+
+def _is_page(tags: Mapping[int, int]) -> bool:
+    return not tags.get(_SUBFILE, 0) & _REDUCED_OR_MASK
+
+
+def _directories(read_at: ReadAt) -> Iterator[tuple[int, dict[int, int]]]:
+    """Yield offset and tags of each directory."""
+    order, is_big = byte_order(read_at)
+    offset = struct.unpack(f"{order}Q", read_at(8, 8))[0] if is_big else _number(read_at, 4, order)
     seen: set[int] = set()
-    pages = 0
     while offset and offset not in seen and len(seen) < _MOST_PAGES:
         seen.add(offset)
         try:
-            tags, offset = _directory(read_at, offset, order, is_big=is_big)
+            tags, following = _directory(read_at, offset, order, is_big=is_big)
         except struct.error:
-            if first is None:
+            if len(seen) == 1:
                 raise
             break  # cut off after whole pages: decoding decides
+        yield offset, tags
+        offset = following
+
+
+def byte_order(read_at: ReadAt) -> tuple[str, bool]:
+    """Return the byte order as `struct` names it, and whether offsets have 8 bytes."""
+    order = _BYTE_ORDER[read_at(0, 2)]
+    return order, struct.unpack(f"{order}H", read_at(2, 2))[0] == _BIG
+
+
+def _number(read_at: ReadAt, offset: int, order: str) -> int:
+    return int(struct.unpack(f"{order}I", read_at(offset, 4))[0])
+
+
+def _read(read_at: ReadAt) -> TiffHeader:
+    first: Mapping[int, int] | None = None
+    pages = 0
+    for _, tags in _directories(read_at):
         first = tags if first is None else first
-        pages += not tags.get(_SUBFILE, 0) & _REDUCED_OR_MASK
+        pages += _is_page(tags)
     if first is None:
         raise KeyError("no directory")
     orientation = first.get(_ORIENTATION, 1)

@@ -19,6 +19,7 @@ from polymask.data.reading import read_ahead
 from polymask.data.records import Record
 from polymask.data.stacks import PERCENTILES, open_stack, windowed
 from polymask.data.volume_truth import VolumeTruth
+from polymask.errors import UserError
 from polymask.structures.volumes import LoadedVolume, VolumeView
 from polymask.utils.files import write_atomically
 
@@ -169,8 +170,15 @@ def _write(file: IO[bytes], view: VolumeView, pages: Iterable[np.ndarray]) -> No
     # disk would kill the process without a word.
     header = {"descr": np.dtype(view.dtype).str, "fortran_order": False, "shape": view.shape}
     np.lib.format.write_array_header_1_0(file, header)
+    number = 0
     for page in pages:
         file.write(np.ascontiguousarray(page, view.dtype).data)
+        number += 1
+    if number != view.shape[0]:
+        raise UserError(
+            f"a volume has {number} slices now, {view.shape[0]} when it was looked at: its file has changed "
+            "meanwhile; run it again."
+        )
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-Box = tuple[slice, slice, slice]
+Box = tuple[slice, ...]
 Shape = tuple[int, int, int]
 
 _DEPTH, _WIDTH = (
@@ -66,7 +66,7 @@ def place_nuclei(shape: Shape, number: int, rng: np.random.Generator, *, touchin
         one = _draw(shape, rng)
         box, distance = one.distances(shape, reach=1.0 if touching else _APART)
         inside = distance <= (1.0 if touching else _APART)
-        cut = np.count_nonzero(taken[box] & inside) / max(np.count_nonzero(inside), 1)
+        cut = np.count_nonzero(taken[box] & inside) / max(int(np.count_nonzero(inside)), 1)
         # Two of three lie against another one; where none is found for long, any place will do.
         wants_contact = touching and len(nuclei) % 3 > 0 and attempt < _TRIES // 2
         if inside.any() and (0 < cut <= _LARGEST_CUT if wants_contact else cut <= _LARGEST_CUT * touching):
