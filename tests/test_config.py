@@ -24,7 +24,7 @@ GROUPS = {
     "debug": 2,
     "experiment": 17,
     "loss": 11,
-    "model": 5,
+    "model": 6,
     "optimizer": 3,
     "scheduler": 7,
     "task": 6,

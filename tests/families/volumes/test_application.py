@@ -1,4 +1,4 @@
-"""Objects of new volumes, found by a network that finds what is bright: files, tables, sequences, resuming."""
+"""Objects of new volumes, found by a network that sees what is bright: files, tables, sequences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ctc_metrics.scripts import validate
+from ctc_metrics.scripts.validate import validate_sequence
 from scipy.ndimage import find_objects, label
 from torch import Tensor, nn
 from volume_files import write_ctc, write_stack
@@ -140,7 +140,7 @@ def test_sequences_of_the_challenge_give_its_names_and_tracks(tmp_path: Path) ->
     for sequence in ("01", "02"):
         names = sorted(path.name for path in (out / f"{sequence}_RES").iterdir())
         assert names == ["mask000.tif", "mask001.tif", "mask002.tif", "res_track.txt"]
-        assert validate.validate_directory(str(out / f"{sequence}_RES"))["Valid"]
+        assert validate_sequence(str(out / f"{sequence}_RES"), threads=1)["Valid"]
         seen = [np.unique(read_labels(out / f"{sequence}_RES" / name))[1:] for name in names[:3]]
         assert np.concatenate(seen).tolist() == list(range(1, 1 + sum(map(len, seen))))
         objects = pd.read_csv(out / "objects.csv")
@@ -160,22 +160,22 @@ def test_an_inference_that_goes_on_ends_as_one_that_was_not_interrupted(
 ) -> None:
     challenge = write_ctc(tmp_path / "data", frames=3, shape=(6, 48, 48))
     source, late = (plain_folder, "two.tif") if layout == "plain" else (challenge, "02/t001.tif")
-    infer(source, tmp_path / "whole")
-    assert infer(source, tmp_path / "halves", [late]).predicted == 1
+    infer(source, tmp_path / "whole", overlay=False)
+    assert infer(source, tmp_path / "halves", [late], overlay=False).predicted == 1
     (tmp_path / "halves" / "predictions.csv").rename(tmp_path / "halves" / "predictions.partial.csv")
-    summary = infer(source, tmp_path / "halves")
+    summary = infer(source, tmp_path / "halves", overlay=False)
     assert summary.skipped == 1
     assert files_below(tmp_path / "halves") == files_below(tmp_path / "whole")
 
 
 def test_overwriting_leaves_no_mask_of_earlier_volumes(tmp_path: Path) -> None:
     data, out = write_ctc(tmp_path / "data", frames=3, shape=(6, 48, 48)), tmp_path / "out"
-    infer(data, out)
+    infer(data, out, overlay=False)
     (data / "02" / "t002.tif").unlink()
-    assert infer(data, out, overwrite=True).predicted == 5
+    assert infer(data, out, overlay=False, overwrite=True).predicted == 5
     names = [path.name for path in sorted((out / "02_RES").iterdir())]
     assert names == ["mask000.tif", "mask001.tif", "res_track.txt"]
-    assert validate.validate_directory(str(out / "02_RES"))["Valid"]
+    assert validate_sequence(str(out / "02_RES"), threads=1)["Valid"]
 
 
 def test_files_that_are_no_volumes_are_told_and_the_others_are_done(
@@ -185,7 +185,7 @@ def test_files_that_are_no_volumes_are_told_and_the_others_are_done(
     cv2.imwritemulti(str(plain_folder / "rgb.tif"), [np.zeros((40, 40, 3), np.uint8)] * 3)
     whole = (plain_folder / "two.tif").read_bytes()
     (plain_folder / "cut.tif").write_bytes(whole[: len(whole) // 2])
-    summary = infer(plain_folder, tmp_path / "out")
+    summary = infer(plain_folder, tmp_path / "out", overlay=False)
     assert summary.predicted == 3
     assert summary.failed.keys() == {"flat.tif", "rgb.tif", "cut.tif"}
     assert "2-D image" in summary.failed["flat.tif"]
@@ -196,8 +196,9 @@ def test_files_that_are_no_volumes_are_told_and_the_others_are_done(
 
 def test_a_folder_without_volumes_is_told(tmp_path: Path) -> None:
     data = write_ctc(tmp_path / "data", sequences=1)
+    (data / "01").rename(tmp_path / "elsewhere")  # its truth is left
     with pytest.raises(UserError, match=r"holds no volume; looked for \.tif, \.tiff outside of folders such"):
-        find_cases(make(tmp_path).application, data / "01_GT" / "SEG" / ".." / ".." / "01_GT")
+        find_cases(make(tmp_path).application, data)
 
 
 def test_an_array_gives_what_its_file_gives(plain_folder: Path, tmp_path: Path) -> None:
@@ -208,7 +209,9 @@ def test_an_array_gives_what_its_file_gives(plain_folder: Path, tmp_path: Path) 
         np.testing.assert_array_equal(found.labels, expected.labels)
         np.testing.assert_array_equal(found.scores, expected.scores)
     assert len(expected.scores) == 2
-    with pytest.raises(UserError, match=r"\(48, 56\) of uint16; give \(slices, height, width\) of uint8 or uin"):
+    with pytest.raises(
+        UserError, match=r"\(48, 56\) of uint16; give \(slices, height, width\) of uint8 or uin"
+    ):
         predictor.predict(volume[0])
     with pytest.raises(UserError, match=r"\(7, 48, 56\) of float64; give"):
         predictor.predict(volume / 2)
