@@ -95,7 +95,7 @@ def test_files(
         (["task.linking.name=hungarian"], "task.linking.name='hungarian' is unknown."),
         (["+task.linking.min_uoi=0.5"], "Did you mean 'min_iou'?"),
         (["task.linking.min_iou=2"], "task.linking.min_iou=2 is not valid"),
-        (["task.linking.name=embedding", "model.embedding=false"], "set model.embedding=true in training"),
+        (["task.linking.name=embedding", "model.embedding=false"], "set model.embedding=true, or"),
         (["model.embedding=true", "data.reference=false"], "use data.reference=true"),
         (["task.score_threshold=2"], "task.score_threshold=2 is not valid"),
         (["loss.loss_embedding=-1"], "loss.loss_embedding=-1 is not valid"),

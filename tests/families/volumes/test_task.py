@@ -172,7 +172,7 @@ def test_sparse_truth_is_compared_where_it_is(tmp_path: Path) -> None:
 
 
 def test_linking_by_embeddings_needs_a_network_that_has_some() -> None:
-    with pytest.raises(UserError, match=r"task\.linking\.name=embedding needs a network that was"):
+    with pytest.raises(UserError, match=r"task\.linking\.name=embedding needs a network that embeds"):
         make_task(linking={"name": "embedding"})
 
 

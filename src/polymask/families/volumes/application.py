@@ -109,6 +109,8 @@ class Application(base.Application):
         threshold = chosen.get("task.score_threshold", score_threshold)
         self.score_threshold = number("task.score_threshold", threshold, least=0, most=1)
         self.linking = Linking.from_options(vars(linking) | _below("task.linking", chosen))
+        # A network that embeds sections was trained on pairs of slices, and no other.
+        self.linking.check(embeds=linking.name == "embedding" or bool(data.get("reference")))
         self.voxel_size = parse_voxel_size(chosen.get("data.voxel_size", voxel_size))
         # The size of a voxel is not among them: it only scales the table, which is written anew at the end.
         self.settings: dict[str, Any] = {}

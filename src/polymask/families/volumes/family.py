@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polymask.errors import UserError, number, whole_number
+from polymask.errors import number, whole_number
 from polymask.families import base
 from polymask.families.volumes.linking import Linking
 from polymask.families.volumes.scorer import Scorer
@@ -80,11 +80,7 @@ class Family(base.Family):
         from polymask.families.volumes.task import Task
 
         model = build_model(num_classes=len(self.class_names))
-        if self.linking.name == "embedding" and model.embedding is None:
-            raise UserError(
-                "task.linking.name=embedding needs a network that was trained to tell sections: set "
-                "model.embedding=true in training, or task.linking.name=overlap."
-            )
+        self.linking.check(embeds=model.embedding is not None)
         return Task(
             model=model,
             loss=build_loss(),

@@ -71,6 +71,14 @@ class Linking:
             if not isinstance(value, bool):
                 raise UserError(f"task.linking.{key}={value!r} is not valid; give true or false.")
 
+    def check(self, *, embeds: bool) -> None:
+        """Raise UserError when sections are linked by their embeddings, which the network does not give."""
+        if self.name == "embedding" and not embeds:
+            raise UserError(
+                "task.linking.name=embedding needs a network that embeds sections: set model.embedding=true, "
+                "or task.linking.name=overlap."
+            )
+
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Linking:
         """Return the linking of some keys of `task.linking`; the others have their defaults.
@@ -141,11 +149,7 @@ class Linker:
         if labels.shape != self.size or labels.max(initial=0) > len(scores):
             found = f"labels of size {labels.shape} up to {labels.max(initial=0)}"
             raise ValueError(f"{found}, expected {self.size} and {len(scores)} sections.")
-        if self.options.name == "embedding" and embedding is None:
-            raise UserError(
-                "task.linking.name=embedding needs a network that embeds sections: set model.embedding=true, "
-                "or task.linking.name=overlap."
-            )
+        self.options.check(embeds=embedding is not None)
         new = LinkedSections.unlinked(labels, len(scores), embedding)
         for distance, old in enumerate(self._recent):
             continue_sections(
