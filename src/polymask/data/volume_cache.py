@@ -171,8 +171,9 @@ def _write(file: IO[bytes], view: VolumeView, pages: Iterable[np.ndarray]) -> No
     header = {"descr": np.dtype(view.dtype).str, "fortran_order": False, "shape": view.shape}
     np.lib.format.write_array_header_1_0(file, header)
     number = 0
-    for number, page in enumerate(pages, start=1):
+    for page in pages:
         file.write(np.ascontiguousarray(page, view.dtype).data)
+        number += 1
     if number != view.shape[0]:
         raise UserError(
             f"a volume has {number} slices now, {view.shape[0]} when it was looked at: its file has changed "
