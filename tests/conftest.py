@@ -55,7 +55,6 @@ def pytest_collection() -> Iterator[None]:
         return (yield)
     finally:
         gc.freeze()
-        gc.set_threshold(10_000, 10, 10)  # some libraries come later, and are as large
         gc.enable()
 
 
