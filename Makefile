@@ -11,6 +11,9 @@ PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 # Added to the uv command: make lock UV_ARGS=--upgrade
 UV_ARGS ?=
 
+# Many containers set it; then each of the processes that tests start would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := .venv/.ready

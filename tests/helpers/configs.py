@@ -65,6 +65,8 @@ def make_small(model: DictConfig) -> None:
     for key, value in (SMALL | (SMALL_VIT if is_vit else {})).items():
         if key in model:
             model[key] = value
+    if "channels" in model:  # one number, or one per level
+        model.channels = 8 if isinstance(model.channels, int) else [8] * len(model.channels)
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -9,7 +9,7 @@ from polymask.models.mask_rcnn.model import build_model
 
 def build(**options):
     small = {"backbone": "tu-test_resnet", "weights": None, "channels": 16, "min_size": 64, "max_size": 128}
-    small |= {"boxes_per_image": 32, "detections_per_image": 20}
+    small |= {"hidden_size": 16, "boxes_per_image": 32, "detections_per_image": 20}
     torch.manual_seed(options.pop("seed", 0))
     return build_model(**{**small, "num_classes": 2, "anchor_sizes": [8, 16, 32, 48, 64], **options})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -87,8 +88,7 @@ def encoder_traits(name: str, *, drop_path: float = 0.0) -> EncoderTraits:
     number("model.drop_path", drop_path, least=0, below=1)
     if not name.startswith(TIMM):
         return EncoderTraits(options=_drop_path_options(None, drop_path, name))
-    with torch.device("meta"):
-        skeleton = timm.create_model(name.removeprefix(TIMM), pretrained=False)
+    skeleton = _skeleton(name.removeprefix(TIMM))
     options = {**_any_size_options(skeleton), **_drop_path_options(skeleton, drop_path, name)}
     levels = getattr(skeleton, "feature_info", [])
     strides = {level["reduction"] for level in levels}
@@ -101,6 +101,13 @@ def encoder_traits(name: str, *, drop_path: float = 0.0) -> EncoderTraits:
         has_tokens=getattr(skeleton, "num_prefix_tokens", 0) > 0,
         options={**options, "num_classes": 0},
     )
+
+
+@cache  # a large one takes seconds even so, and is asked for more than once
+def _skeleton(name: str) -> nn.Module:
+    """Return a model of timm without memory for its weights, to be looked at."""
+    with torch.device("meta"):
+        return timm.create_model(name, pretrained=False)
 
 
 def build_encoder(

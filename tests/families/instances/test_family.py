@@ -39,6 +39,7 @@ class TestInstances(FamilyTester):
             "model.channels=32",
             "model.hidden_size=16",
             "model.anchor_sizes=[8,12,16,24,32]",
+            "model.aspect_ratios=[1.0]",
             "model.boxes_per_image=32",
             "model.detections_per_image=10",
             "model.score_threshold=0.01",

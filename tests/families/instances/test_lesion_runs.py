@@ -25,6 +25,7 @@ OPTIONS = [
     "model.channels=32",
     "model.hidden_size=16",
     "model.anchor_sizes=[8,12,16,24,32]",
+    "model.aspect_ratios=[1.0]",
     "model.boxes_per_image=16",
     "model.score_threshold=0.0",
     "trainer.device=cpu",

@@ -27,6 +27,8 @@ TINY = [
     "model.min_size=64",
     "model.max_size=96",
     "model.channels=16",
+    "model.hidden_size=16",
+    "model.aspect_ratios=[1.0]",
     "model.boxes_per_image=16",
     "model.detections_per_image=10",
     "trainer.device=cpu",
@@ -257,18 +259,11 @@ def test_without_network_the_offline_options_are_named_within_seconds(
         assert option in printed
 
 
-def test_flips_in_inference_are_refused(
-    coco_folder: Path, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli.run("train", [*COCO, f"data.data_dir={coco_folder}", "test_after_training=false"])
-    infer = ["infer", "run_name=mistaken", f"data.data_dir={coco_folder / 'images'}", "data.num_workers=0"]
-    assert "tta=true is of no use to mistaken, which takes" in fails(capsys, *infer, "tta=true")
-
-
-def test_refused_flips_do_not_stand_in_the_way_of_the_next_command(
+def test_flips_in_inference_are_refused_and_do_not_stand_in_the_way_of_the_next_command(
     coco_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli.run("train", [*COCO, f"data.data_dir={coco_folder}", "test_after_training=false"])
     infer = ["run_name=mistaken", f"data.data_dir={coco_folder / 'images'}", "data.num_workers=0"]
-    fails(capsys, "infer", *infer, "tta=true")
+    message = "tta=true is of no use to mistaken, which takes"
+    assert message in fails(capsys, "infer", *infer, "tta=true")
     assert cli.run("infer", infer).predicted == 6

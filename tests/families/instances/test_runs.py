@@ -41,6 +41,7 @@ OPTIONS = [
     "model.channels=32",
     "model.hidden_size=16",
     "model.anchor_sizes=[8,12,16,24,32]",
+    "model.aspect_ratios=[1.0]",
     "model.boxes_per_image=32",
     "model.detections_per_image=10",
     "model.score_threshold=0.01",
@@ -310,8 +311,8 @@ def test_a_set_that_lacks_a_class_of_the_run_is_tested_with_the_classes_of_the_r
     )
     assert f"no object is of the class {NAMES[0]}, which is absent" in capsys.readouterr().out
     assert math.isnan(result.metrics[f"mask_ap_{NAMES[0]}"])
-    samples = np.load(result.folder / "samples.npz")
-    counts = samples["num_true"][:, :, 0].sum(axis=0)  # per class of the run
+    with np.load(result.folder / "samples.npz") as samples:
+        counts = samples["num_true"][:, :, 0].sum(axis=0)  # per class of the run
     category_of = dict(zip(CLASSES, CATEGORY_IDS, strict=True))
     objects = [entry for entry in content["annotations"] if not entry["iscrowd"]]
     expected = [sum(entry["category_id"] == category_of[name] for entry in objects) for name in NAMES]

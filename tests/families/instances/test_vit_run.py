@@ -33,6 +33,7 @@ OPTIONS = [
     "model.channels=8",
     "model.hidden_size=8",
     "model.anchor_sizes=[8,12,16,24,32]",
+    "model.aspect_ratios=[1.0]",
     "model.boxes_per_image=8",
     "model.detections_per_image=4",
     "model.score_threshold=0.01",

@@ -34,6 +34,8 @@ MASK_RCNN = [
     "model.min_size=64",
     "model.max_size=96",
     "model.channels=16",
+    "model.hidden_size=16",
+    "model.aspect_ratios=[1.0]",
     "model.boxes_per_image=16",
     "model.detections_per_image=10",
     "task.score_threshold=0.1",
@@ -70,6 +72,12 @@ def root(_runs_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path / "root"
 
 
+def ids_of(root: Path, run: str) -> list[str]:
+    """The samples that a run was tested on."""
+    with np.load(root / "results/test" / run / "samples.npz") as samples:
+        return samples["ids"].tolist()
+
+
 def metrics_of(root: Path, run: str) -> dict[str, float]:
     """The metrics of a run as its test wrote them."""
     content = json.loads((root / "results/test" / run / "metrics.json").read_text())["metrics"]
@@ -87,12 +95,12 @@ def table(folder: Path) -> dict[tuple[str, str], dict[str, float]]:
 
 
 def test_every_image_is_tested_in_one_fold(root: Path) -> None:
-    ids = [np.load(root / f"results/test/unet_{fold}/samples.npz")["ids"].tolist() for fold in range(3)]
+    ids = [ids_of(root, f"unet_{fold}") for fold in range(3)]
     assert [len(names) for names in ids] == [4, 4, 4]
     assert sorted(id_ for names in ids for id_ in names) == sorted(
         path.stem for path in (root / "coco/images").iterdir()
     )
-    assert np.load(root / "results/test/rcnn_0/samples.npz")["ids"].tolist() == ids[0]
+    assert ids_of(root, "rcnn_0") == ids[0]
 
 
 def test_summary_of_folds_equals_numpy_and_stands_above_them_in_mlflow(root: Path) -> None:

@@ -75,11 +75,10 @@ def test_the_report_holds_numbers_and_pictures(root: Path) -> None:
 
 def test_a_later_test_gives_the_same_and_the_encoder_is_left(root: Path, tmp_path: Path) -> None:
     result = cli.run("test", ["run_name=lesions", f"local_save_dir={tmp_path}", "data.eval_batch_size=3"])
-    before, after = (
-        np.load(folder / "samples.npz") for folder in (root / "results" / "test" / "lesions", result.folder)
-    )
-    np.testing.assert_array_equal(before["ids"], after["ids"])
-    np.testing.assert_allclose(before["loss"], after["loss"], rtol=1e-4)
+    first, later = root / "results" / "test" / "lesions" / "samples.npz", result.folder / "samples.npz"
+    with np.load(first) as before, np.load(later) as after:
+        np.testing.assert_array_equal(before["ids"], after["ids"])
+        np.testing.assert_allclose(before["loss"], after["loss"], rtol=1e-4)
     weights = torch.load(root / "models" / "ssl_vit_backbone.pth", weights_only=True)
     assert {"pos_embed", "pixel_mean", "blocks.1.attn.qkv.weight"} <= weights.keys()
     facts = yaml.safe_load((root / "models" / "ssl_vit_backbone.yaml").read_text())

@@ -31,6 +31,7 @@ def test_losses_and_detections_are_those_of_torchvision():
     network = build(
         backbone="resnet50_fpn",
         channels=256,
+        hidden_size=256,
         normalization="batch",
         anchor_sizes=[32, 64, 128, 256, 512],
         score_threshold=0.3,
