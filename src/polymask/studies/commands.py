@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 ANALYSES = "results/analysis"
 COMPARISONS = "results/comparison"
 SUMMARIES = "results/summary"
-_NAME_LETTERS = 80  # of a comparison of several runs, about
+_NAME_LETTERS = 80  # beyond, a comparison of several runs does not name them all
 
 
 @dataclass(frozen=True, kw_only=True)

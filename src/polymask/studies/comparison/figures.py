@@ -125,7 +125,8 @@ def _add_legend(figure: Figure, styles: Mapping[str, dict[str, str]]) -> None:
     handles = [
         Line2D([], [], label=label, **style) for label, style in zip(labels, styles.values(), strict=True)
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(labels)), frameon=False)
+    columns = int(figure.get_figwidth() / (0.7 + 0.1 * max(map(len, labels))))  # the room of one, in inches
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(labels)), frameon=False)
 
 
 def _draw_runs(

@@ -75,7 +75,8 @@ def runs_text(
         "run - A is positive where the run has the larger value; whether larger is better depends on the "
         "metric.",
         f"In brackets is the 95 % interval of a bootstrap: {num_replicates:,} replicates, each of which "
-        f"draws {units} with replacement, the same for all runs, so that the intervals of run - A are paired ones.",
+        f"draws {units} with replacement, the same for all runs, so that the intervals of run - A are "
+        "paired ones.",
         _test(units, num_groups, num_permutations),
         f"The p-values are not corrected for the number of comparisons, {len(others)} runs with A in each "
         f"metric: if no run differed from A at all, up to {0.05 * tested:.1f} of {tested} would be expected "
