@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def plot_runs(lines: Sequence[RunMetric], path: Path) -> None:
 
 
 def _runs_figure(lines: Sequence[RunMetric]) -> Figure:
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         run: {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
         for number, run in enumerate(dict.fromkeys(line.run for line in lines))
     }
@@ -119,7 +120,7 @@ def _runs_figure(lines: Sequence[RunMetric]) -> Figure:
     return figure
 
 
-def _add_legend(figure: Figure, styles: Mapping[str, dict[str, str]]) -> None:
+def _add_legend(figure: Figure, styles: Mapping[str, dict[str, Any]]) -> None:
     labels = [plain_text(run, _NAME_LETTERS) for run in styles]
     labels[0] = f"A: {labels[0]}"
     handles = [
@@ -130,7 +131,7 @@ def _add_legend(figure: Figure, styles: Mapping[str, dict[str, str]]) -> None:
 
 
 def _draw_runs(
-    axes: Sequence[Axes], panel: Mapping[str, Sequence[RunMetric]], styles: Mapping[str, dict[str, str]]
+    axes: Sequence[Axes], panel: Mapping[str, Sequence[RunMetric]], styles: Mapping[str, dict[str, Any]]
 ) -> None:
     """Draw values into the first and differences into the second of two axes."""
     values, differences = axes
@@ -155,7 +156,7 @@ def _draw_runs(
 
 
 def _draw_interval(
-    axes: Axes, place: float, ends: tuple[float, float, float], style: dict[str, str], *, filled: bool
+    axes: Axes, place: float, ends: tuple[float, float, float], style: dict[str, Any], *, filled: bool
 ) -> None:
     """Draw a value with the lower and upper end of its interval at a height; nothing where it is NaN."""
     value, low, high = ends

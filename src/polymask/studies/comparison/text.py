@@ -137,7 +137,7 @@ def _cells(result: MetricComparison) -> tuple[str, ...]:
 
 def _table_of_runs(lines: Sequence[RunMetric], name_a: str) -> list[str]:
     head = ("metric", "run", "value [95 % interval]", "run - A [95 % interval]", "p")
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for line in lines:
         # An empty line between metrics: the eye compares within one.
         is_a = line.run == name_a
