@@ -56,7 +56,7 @@ COMMANDS = {
     "infer": Command("polymask.runs", "infer", again="the same command goes on with it"),
     "baseline": Command("polymask.studies.baseline", "baseline", operands=("like",)),
     "analyze": Command("polymask.studies.commands", "analyze"),
-    "compare": Command("polymask.studies.commands", "compare", operands=("run_a", "run_b")),
+    "compare": Command("polymask.studies.commands", "compare", operands=("run_a", "run_b", "more_runs*")),
     "summarize": Command("polymask.studies.commands", "summarize", operands=("runs*",)),
     "export-encoder": Command("polymask.run_export", "export_encoder"),
     "export-model": Command("polymask.run_export", "export_model"),
@@ -66,7 +66,7 @@ COMMANDS = {
 
 _USAGE = (
     f"usage: polymask {{{','.join(COMMANDS)}}} [key=value ...]   (polymask train --help shows the keys; "
-    "baseline takes RUN, compare RUN_A RUN_B, summarize RUN ..., convert SOURCE TARGET, sync RUN)"
+    "baseline takes RUN, compare RUN_A RUN_B ..., summarize RUN ..., convert SOURCE TARGET, sync RUN)"
 )
 
 
@@ -186,7 +186,7 @@ def _with_operands(name: str, words: Sequence[str]) -> list[str]:
         )
     quoted = [quote(word) for word in operands]
     pairs = [f"{key}={word}" for key, word in zip(keys, quoted, strict=False) if not key.endswith("*")]
-    if keys[-1].endswith("*"):
+    if keys[-1].endswith("*") and len(quoted) >= len(keys):
         pairs.append(f"{keys[-1][:-1]}=[{','.join(quoted[len(keys) - 1 :])}]")
     return [*pairs, *(word for word in words if word not in operands)]
 

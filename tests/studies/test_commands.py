@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from polymask import cli
+from polymask.studies.commands import comparison_name
+from polymask.training.checkpoint import load_checkpoint
 from polymask.utils import paths
 
 
@@ -66,7 +70,8 @@ def test_compare_of_a_run_with_itself_finds_no_difference(finished: Path) -> Non
     ("arguments", "message"),
     [
         (["tiny"], "run_b= is needed; add it to the command, e.g. run_b=my_run"),
-        (["tiny", "tiny", "tiny"], "polymask compare takes 2 words (run_a, run_b), not 3"),
+        (["tiny", "tiny", "tiny"], "tiny is named more than once among tiny, tiny, tiny: name each run once"),
+        (["tiny", "tiny", "tinny"], "tinny"),
         (["tiny", "tinny"], "tinny"),
         (["tiny", "tiny", "num_picture=3"], "Did you mean 'num_pictures'?"),
         (["tiny", "tiny", "test_dir=nowhere"], "has no samples.npz; run polymask test run_name=tiny first"),
@@ -80,7 +85,35 @@ def test_mistakes_of_compare_are_one_line(
     printed = fails(capsys, "compare", *arguments, "tracker=none")
     assert message in printed
     assert printed.count("\n") == 1
-    assert not (finished / "results/comparison/tiny_vs_tiny").exists()
+    assert not list((finished / "results").glob("comparison/*"))
+
+
+def test_compare_of_several_runs(finished: Path) -> None:
+    checkpoints, tests = finished / "models" / "checkpoints", finished / "results" / "test"
+    for name in ("second", "third"):
+        torch.save(load_checkpoint(checkpoints / "tiny.pt") | {"run_name": name}, checkpoints / f"{name}.pt")
+        shutil.copytree(tests / "tiny", tests / name)
+    options = ["num_replicates=20", "num_permutations=20", "tracker=none"]
+    result = cli.run("compare", ["tiny", "second", "third", *options])
+    assert result.folder == finished / "results/comparison/tiny_vs_second_and_third"
+    assert {path.name for path in result.folder.iterdir() if path.is_dir()} == {"second", "third"}
+    keys = {f"{run}/{metric}" for run in ("second", "third") for metric in _tested_metrics(result.folder)}
+    assert result.metrics.keys() == {f"{what}/{key}" for what in ("difference", "p_value") for key in keys}
+    assert result.metrics["difference/third/dice_lesion_image"] == 0
+    assert result.metrics["p_value/second/dice_lesion_image"] == 1
+
+
+def _tested_metrics(folder: Path) -> set[str]:
+    with (folder / "comparison.csv").open(newline="") as file:
+        return {row["metric"] for row in csv.DictReader(file)}
+
+
+def test_the_name_of_a_comparison() -> None:
+    assert comparison_name(["a", "b" * 100]) == "a_vs_" + "b" * 100
+    assert comparison_name(["a", "b", "c", "d"]) == "a_vs_b_and_c_and_d"
+    long = [comparison_name(["a", *(f"{what}_{number}" * 3 for number in range(9))]) for what in "xy"]
+    assert all(re.fullmatch("a_vs_9_others_[0-9a-f]{6}", name) for name in long)
+    assert long[0] != long[1]
 
 
 def test_operands_may_hold_characters_of_the_command_line_grammar(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,13 @@ log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from polymask.studies.comparison.sides import Side
+    from polymask.studies.comparison.statistics import MetricComparison
     from polymask.studies.folds.gathering import FoldRun
 
 ANALYSES = "results/analysis"
 COMPARISONS = "results/comparison"
 SUMMARIES = "results/summary"
+_NAME_LETTERS = 80  # beyond, a comparison of several runs does not name them all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,29 +68,44 @@ def analyze(cfg: DictConfig) -> StudyResult:
 
 
 def compare(cfg: DictConfig) -> StudyResult:
-    """Compare two tested runs image by image: differences with intervals and p-values, pictures."""
-    from polymask.studies.comparison.report import write_comparison
-
-    side_a, side_b = (_read_side(cfg, str(run)) for run in (cfg.run_a, cfg.run_b))
-    name = f"{side_a.name}_vs_{side_b.name}"
+    """Compare tested runs with the first, image by image: differences, intervals, p-values, pictures."""
+    sides = [_read_side(cfg, str(run)) for run in (cfg.run_a, cfg.run_b, *cfg.more_runs)]
+    names = [side.name for side in sides]
+    name = comparison_name(names)
     folder = resolve(cfg.local_save_dir or COMPARISONS) / name
     write_config(cfg, output_dir() / "config.yaml")
     with report_folder(folder) as staging:
-        results = write_comparison(
-            staging,
-            side_a,
-            side_b,
-            num_pictures=cfg.num_pictures,
-            num_replicates=cfg.num_replicates,
-            num_permutations=cfg.num_permutations,
-            seed=cfg.seed,
-        )
-    metrics = {f"difference/{result.name}": result.difference for result in results}
-    metrics |= {f"p_value/{result.name}": result.p_value for result in results}
-    params = {"run_a": side_a.name, "run_b": side_b.name, "seed": cfg.seed}
+        results = _write_comparison(cfg, staging, sides)
+    metrics = {f"difference/{key}": result.difference for key, result in results.items()}
+    metrics |= {f"p_value/{key}": result.p_value for key, result in results.items()}
+    params = {"run_a": names[0], "run_b": names[1], "seed": cfg.seed}
+    if len(names) > 2:
+        params["more_runs"] = " ".join(names[2:])
     _record(build_tracker(cfg), name, folder, metrics, params=params, tags={"study": "compare"})
     _show(folder / "comparison.txt")
     return StudyResult(folder=folder, metrics=metrics)
+
+
+def comparison_name(names: Sequence[str]) -> str:
+    """Return the name of a comparison: that of its runs, or their number where that would be too long."""
+    first, *others = names
+    name = f"{first}_vs_{'_and_'.join(others)}"
+    if len(others) == 1 or len(name) <= _NAME_LETTERS:
+        return name
+    # The hash tells as many other runs apart, whose report must not take this one's place.
+    return f"{first}_vs_{len(others)}_others_{sha256(' '.join(others).encode()).hexdigest()[:6]}"
+
+
+def _write_comparison(cfg: DictConfig, folder: Path, sides: Sequence[Side]) -> dict[str, MetricComparison]:
+    """Write the report of two or more runs; return the metrics, those of several below their run."""
+    from polymask.studies.comparison.report import write_comparison
+    from polymask.studies.comparison.several import write_comparisons
+
+    options = {key: cfg[key] for key in ("num_pictures", "num_replicates", "num_permutations", "seed")}
+    if len(sides) == 2:
+        return {result.name: result for result in write_comparison(folder, *sides, **options)}
+    pairs = write_comparisons(folder, sides, **options)
+    return {f"{run}/{result.name}": result for run, results in pairs.items() for result in results}
 
 
 def summarize(cfg: DictConfig) -> StudyResult:

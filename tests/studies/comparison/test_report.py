@@ -11,85 +11,20 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from tested_sides import parts, read_back, reported, side, some, with_rows
 
-from polymask.data.module import DataModule
-from polymask.data.splits.split import split_from_csv
 from polymask.errors import UserError
-from polymask.factories import Rebuilt, build_task, rebuild
 from polymask.families import instances, multitask
-from polymask.reporting.course import Course
-from polymask.reporting.rows import read_samples
 from polymask.studies.comparison.figures import plot_comparison
 from polymask.studies.comparison.report import most_different, write_comparison
 from polymask.studies.comparison.sides import Side, make_side
 from polymask.studies.comparison.statistics import MetricComparison
 from polymask.studies.comparison.text import comparison_text
-from polymask.studies.tested_run import RunOnDisk
-from polymask.training.checkpoint import load_checkpoint
-from polymask.training.trainer import Trainer
 
 CLASSES = ["MEL", "NV", "BKL"]
 NUMBERS = {"num_pictures": 4, "num_replicates": 100, "num_permutations": 100, "seed": 0}
 FILES = {"comparison.txt", "comparison.csv", "comparison.png", "per_sample.csv", "metrics.json", "pictures"}
 NAN = float("nan")
-
-
-def parts(trained: Path) -> tuple[DataModule, Rebuilt]:
-    """Data and configuration of the run `tiny`."""
-    run = rebuild(load_checkpoint(trained / "models" / "checkpoints" / "tiny.pt"))
-    run.cfg.data.cache_dir = None
-    return run.build_data(split=split_from_csv(run.content["split"])), run
-
-
-@pytest.fixture(scope="module")
-def random_folder(_trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The test report of a run called `random`, which has learned nothing."""
-    data, run = parts(_trained_once)
-    torch.manual_seed(3)
-    task = build_task(run.cfg, run.family, pretrained=False)
-    trainer = Trainer(epochs=1, device="cpu", precision="fp32")
-    trainer.prepare(task)
-    folder = tmp_path_factory.mktemp("results") / "random"
-    report = run.family.report(folder, data)
-    rows = trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=report.add)
-    report.finish(rows, Course(history=[], best_epoch=0))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tiny(_trained_once: Path) -> Side:
-    return side(_trained_once, _trained_once / "results" / "test" / "tiny")
-
-
-@pytest.fixture(scope="module")
-def random(_trained_once: Path, random_folder: Path) -> Side:
-    return side(_trained_once, random_folder)
-
-
-def side(trained: Path, folder: Path) -> Side:
-    data, run = parts(trained)
-    return make_side(read_back(folder, run), data)
-
-
-def read_back(folder: Path, run: Rebuilt) -> RunOnDisk:
-    rows, groups = read_samples(folder)
-    return RunOnDisk(name=folder.name, run=run, folder=folder, rows=rows, groups=groups)
-
-
-def some(given: Side, rows: slice, **changes: Any) -> Side:
-    """The same run, tested on some of its samples."""
-    kept = {name: values[rows] for name, values in given.rows.items()}
-    return replace(given, rows=kept, groups=list(given.groups)[rows], **changes)
-
-
-def with_rows(given: Side, **rows: np.ndarray) -> Side:
-    return replace(given, rows=given.rows | rows)
-
-
-def reported(folder: Path) -> dict[str, float]:
-    content = json.loads((folder / "metrics.json").read_text())
-    return {name: entry["value"] for name, entry in content["metrics"].items()}
 
 
 def defined(results: list[MetricComparison]) -> list[MetricComparison]:

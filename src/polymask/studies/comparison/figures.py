@@ -1,20 +1,24 @@
-"""Figure of a comparison, written as PNG like those of `polymask.reporting.figures`."""
+"""Figures of a comparison, written as PNG like those of `polymask.reporting.figures`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from polymask.reporting.figures import COLOURS, empty_figure, plain_text, write_figure
-from polymask.studies.comparison.statistics import MetricComparison
+from polymask.studies.comparison.statistics import MetricComparison, RunMetric
 
 _NAME_LETTERS = 40
 _LINE_HEIGHT = 0.27  # of one metric, in inches
 _ROUNDING = 1e-9  # of a difference that is zero
+_RUN_HEIGHT = 0.15  # of one run of a metric, in inches
+_MARKERS = "osD^vP"  # with the seven colours 42 differ
 _ROOM = 0.75  # for the axis below a panel, in inches
 
 
@@ -76,3 +80,86 @@ def _draw_panel(axes: Axes, results: Sequence[MetricComparison]) -> None:
     axes.set_xlim(low - room, high + room)
     axes.set_xlabel("A larger  \N{LEFTWARDS ARROW}  B \N{MINUS SIGN} A  \N{RIGHTWARDS ARROW}  B larger")
     axes.grid(alpha=0.3, axis="x")
+
+
+def plot_runs(lines: Sequence[RunMetric], path: Path) -> None:
+    """Plot each metric of several runs: values on the left, differences to the first run on the right.
+
+    Metrics between 0 and 1 share one row of panels, all others the next one. Those without a value are left
+    out.
+
+    Args:
+        lines: One per metric and run, the runs of each metric in the same order.
+        path: The PNG file to write.
+    """
+    write_figure(_runs_figure(lines), path)
+
+
+def _runs_figure(lines: Sequence[RunMetric]) -> Figure:
+    styles: dict[str, dict[str, Any]] = {
+        run: {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+        for number, run in enumerate(dict.fromkeys(line.run for line in lines))
+    }
+    defined: dict[str, list[RunMetric]] = {}
+    for line in lines:
+        if not np.isnan(line.value):
+            defined.setdefault(line.metric, []).append(line)
+    scores = {name: found for name, found in defined.items() if all(0 <= line.value <= 1 for line in found)}
+    rest = {name: found for name, found in defined.items() if name not in scores}
+    panels = [panel for panel in (scores, rest) if panel]
+    if not panels:
+        return empty_figure("No metric has a value.")
+    heights = [_ROOM + (0.1 + _RUN_HEIGHT * len(styles)) * len(panel) for panel in panels]
+    figure = Figure(figsize=(12, 0.9 + 0.2 * len(styles) + sum(heights)), layout="constrained")
+    grid = figure.subplots(len(panels), 2, squeeze=False, sharey="row", height_ratios=heights)
+    for row, panel in zip(grid, panels, strict=True):
+        _draw_runs(row, panel, styles)
+    grid[0, 0].set_title("Value with 95 % interval", size=11)
+    grid[0, 1].set_title("Difference to A with 95 % interval\n(filled: it does not hold zero)", size=11)
+    _add_legend(figure, styles)
+    return figure
+
+
+def _add_legend(figure: Figure, styles: Mapping[str, dict[str, Any]]) -> None:
+    labels = [plain_text(run, _NAME_LETTERS) for run in styles]
+    labels[0] = f"A: {labels[0]}"
+    handles = [
+        Line2D([], [], label=label, **style) for label, style in zip(labels, styles.values(), strict=True)
+    ]
+    columns = int(figure.get_figwidth() / (0.7 + 0.1 * max(map(len, labels))))  # the room of one, in inches
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(labels)), frameon=False)
+
+
+def _draw_runs(
+    axes: Sequence[Axes], panel: Mapping[str, Sequence[RunMetric]], styles: Mapping[str, dict[str, Any]]
+) -> None:
+    """Draw values into the first and differences into the second of two axes."""
+    values, differences = axes
+    differences.axvline(0, color="grey", linewidth=1)
+    places = dict(zip(styles, np.linspace(-0.3, 0.3, len(styles)), strict=True))
+    for position, found in enumerate(panel.values()):
+        for line in found:
+            place, style = position + places[line.run], styles[line.run]
+            _draw_interval(values, place, (line.value, line.low, line.high), style, filled=True)
+            ends = line.difference, line.difference_low, line.difference_high
+            clear = ends[1] > _ROUNDING or ends[2] < -_ROUNDING
+            _draw_interval(differences, place, ends, style, filled=clear)
+    values.set_yticks(range(len(panel)), [plain_text(name, _NAME_LETTERS) for name in panel])
+    values.set_ylim(len(panel) - 0.5, -0.5)  # the first metric on top
+    differences.set_xlabel(
+        "A larger  \N{LEFTWARDS ARROW}  run \N{MINUS SIGN} A  \N{RIGHTWARDS ARROW}  run larger"
+    )
+    for each in axes:
+        each.grid(alpha=0.3, axis="x")
+        for edge in np.arange(len(panel) - 1) + 0.5:  # between metrics
+            each.axhline(edge, color="grey", linewidth=0.4, alpha=0.6)
+
+
+def _draw_interval(
+    axes: Axes, place: float, ends: tuple[float, float, float], style: dict[str, Any], *, filled: bool
+) -> None:
+    """Draw a value with the lower and upper end of its interval at a height; nothing where it is NaN."""
+    value, low, high = ends
+    face = style["color"] if filled else "white"
+    axes.plot([low, high], [place] * 2, color=style["color"], linewidth=1.4, solid_capstyle="butt")
+    axes.plot(value, place, linestyle="none", markerfacecolor=face, markersize=4.5, **style)

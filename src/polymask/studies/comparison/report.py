@@ -62,14 +62,37 @@ def write_comparison(
         One entry per metric, see `compare_samples`.
 
     Raises:
-        UserError: The runs cannot be compared, see `comparison_sides.align`, a number is out of range, or an
+        UserError: The runs cannot be compared, see `align`, a number is out of range, or an
             image cannot be read.
     """
-    whole_number("num_pictures", num_pictures, least=0)
     side_a, side_b, own_notes = align(side_a, side_b)
     for note in own_notes:
         log.warning("%s", note)
-    notes = [*own_notes, *notes]
+    return write_aligned(
+        folder,
+        side_a,
+        side_b,
+        num_pictures=num_pictures,
+        num_replicates=num_replicates,
+        num_permutations=num_permutations,
+        seed=seed,
+        notes=[*own_notes, *notes],
+    )
+
+
+def write_aligned(
+    folder: Path,
+    side_a: Side,
+    side_b: Side,
+    *,
+    num_pictures: int,
+    num_replicates: int,
+    num_permutations: int,
+    seed: int,
+    notes: Sequence[str],
+) -> list[MetricComparison]:
+    """Write the report of two runs on the same samples in the same order; see `write_comparison`."""
+    whole_number("num_pictures", num_pictures, least=0)
     draws = {"num_replicates": num_replicates, "num_permutations": num_permutations}
     metrics = partial(side_a.family.scorer.metrics, per_class=True)
     results = compare_samples(metrics, side_a.rows, side_b.rows, side_a.groups, **draws, seed=seed)
@@ -85,7 +108,7 @@ def write_comparison(
         "name_b": side_b.name,
         **numbers,
         "seed": seed,
-        "notes": notes,
+        "notes": list(notes),
         "metrics": {result.name: _entry(result) for result in results},
     }
     write_text(folder / REPORT_NAME, json.dumps(content, indent=2) + "\n")

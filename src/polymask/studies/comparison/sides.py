@@ -6,6 +6,9 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+
+import numpy as np
 
 from polymask.data.module import DataModule
 from polymask.errors import UserError
@@ -112,6 +115,45 @@ def align(side_a: Side, side_b: Side) -> tuple[Side, Side, list[str]]:
     side_a, side_b = replace(side_a, rows=rows_a, groups=groups), replace(side_b, rows=rows_b, groups=groups)
     _check_rows(side_a, side_b)
     return side_a, side_b, notes
+
+
+def align_all(sides: Sequence[Side]) -> tuple[list[Side], list[list[str]]]:
+    """Return several runs on the samples that all have in common, and what a reader must know.
+
+    Args:
+        sides: At least two; the first is run A, with which each of the others is compared.
+
+    Returns:
+        All sides with the same samples in the same order and the groups of A; the notes of each but A.
+
+    Raises:
+        UserError: A run is named twice, cannot be compared with A (see `align`), or no test sample is common
+            to all.
+    """
+    names = [side.name for side in sides]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice} is named more than once among {', '.join(names)}: name each run once.")
+    pairs = [align(sides[0], other) for other in sides[1:]]
+    common = reduce(np.intersect1d, [side_a.rows["ids"] for side_a, _, _ in pairs])
+    if len(common) == 0:
+        raise UserError(
+            f"{', '.join(names)} have no test image that all have in common: test them on one split with "
+            "polymask test data.split_file=…"
+        )
+    fewer = (
+        f"Of the images that a pair has in common, only the {len(common)} that all {len(sides)} runs have "
+    )
+    more = [fewer + "are compared."] if any(len(side.groups) > len(common) for side, _, _ in pairs) else []
+    aligned = [pairs[0][0], *(side_b for _, side_b, _ in pairs)]
+    return [_only(side, common) for side in aligned], [[*notes, *more] for _, _, notes in pairs]
+
+
+def _only(side: Side, ids: np.ndarray) -> Side:
+    """Return a run on some of its samples."""
+    kept = np.isin(side.rows["ids"], ids)
+    groups = [group for group, is_kept in zip(side.groups, kept, strict=True) if is_kept]
+    return replace(side, rows={name: values[kept] for name, values in side.rows.items()}, groups=groups)
 
 
 def _split_notes(side_a: Side, side_b: Side, *, num_common: int) -> list[str]:

@@ -45,6 +45,33 @@ class MetricComparison:
     p_value: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunMetric:
+    """One metric of one of several runs, with its difference to run A; NaN where something is undefined.
+
+    Attributes:
+        metric: Name of the metric.
+        run: Name of the run.
+        value: Its value.
+        low: Lower end of its own 95 % interval.
+        high: Upper end.
+        difference: This run - A; NaN for A, as all that follows.
+        difference_low: Lower end of the 95 % interval of the difference, of the same draws for both runs.
+        difference_high: Upper end.
+        p_value: As that of a `MetricComparison`.
+    """
+
+    metric: str
+    run: str
+    value: float
+    low: float
+    high: float
+    difference: float = float("nan")
+    difference_low: float = float("nan")
+    difference_high: float = float("nan")
+    p_value: float = float("nan")
+
+
 def compare_samples(
     metrics: Metrics,
     rows_a: Rows,
@@ -107,6 +134,14 @@ def compare_samples(
     return found
 
 
+def bootstrap_intervals(
+    metrics: Metrics, rows: Rows, groups: Sequence[str], *, num_replicates: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Return the 95 % interval of each metric of one run, with the draws of `compare_samples`."""
+    drawn = _collect(metrics(rows, weights) for weights in _weights(groups, num_replicates, seed))
+    return {name: percentile_interval(values) for name, values in drawn.items()}
+
+
 def swaps_are_exhaustive(num_groups: int, num_permutations: int) -> bool:
     """Return whether there are no more ways to swap than may be drawn, so that each is tried once.
 
@@ -120,12 +155,17 @@ def _bootstrap(
     metrics: Metrics, rows_a: Rows, rows_b: Rows, groups: Sequence[str], num_replicates: int, seed: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield differences, chunk by chunk."""
+    for weights in _weights(groups, num_replicates, seed):
+        yield _differences(metrics(rows_a, weights), metrics(rows_b, weights))
+
+
+def _weights(groups: Sequence[str], num_replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the (R, N) weights of the replicates, chunk by chunk."""
     step = max(1, _CHUNK_ELEMENTS // max(1, len(groups)))
     sizes = [min(step, num_replicates - start) for start in range(0, num_replicates, step)]
     seeds = np.random.SeedSequence(seed).generate_state(len(sizes)).tolist()
     for size, own_seed in zip(sizes, seeds, strict=True):
-        weights = bootstrap_weights(groups, size, own_seed)
-        yield _differences(metrics(rows_a, weights), metrics(rows_b, weights))
+        yield bootstrap_weights(groups, size, own_seed)
 
 
 def _permutation(
