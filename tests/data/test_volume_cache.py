@@ -94,7 +94,7 @@ def test_a_damaged_volume_leaves_nothing_half_written(records, tmp_path):
     data = path.read_bytes()
     for damaged, match in (
         (data[:2000] + bytes(300) + data[2300:], f"cannot read volume {path}: .*page 0"),
-        (data[:-3000], "a volume has 5 slices now, 6 when it was looked at"),
+        (data[:-3000], "the file ends before its last page"),
     ):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=match):

@@ -78,7 +78,9 @@ class Stack:
 
     def _offsets(self, file: IO[bytes]) -> list[int]:
         offsets = page_offsets(_reader(file))
-        if len(offsets) != self.shape[0]:
+        if offsets is None:
+            raise unreadable(self.path, self.what, "the file ends before its last page")
+        if len(offsets) != self.shape[0]:  # changed since it was opened
             raise unreadable(self.path, self.what, f"{len(offsets)} of {self.shape[0]} pages")
         return offsets
 

@@ -61,20 +61,20 @@ def read_tiff(read_at: ReadAt) -> TiffHeader | None:
         return None
 
 
-def page_offsets(read_at: ReadAt) -> list[int]:
-    """Return where the directory of each page lies; without those that are damaged, see `single_page`."""
+def page_offsets(read_at: ReadAt) -> list[int] | None:
+    """Return where the directory of each page lies; None where one of them is missing or damaged."""
     try:
-        return [offset for offset, tags in _directories(read_at) if _is_page(tags)]
+        return [offset for offset, tags in _directories(read_at, all_needed=True) if _is_page(tags)]
     except (struct.error, KeyError):
-        return []
+        return None
 
 
 def _is_page(tags: Mapping[int, int]) -> bool:
     return not tags.get(_SUBFILE, 0) & _REDUCED_OR_MASK
 
 
-def _directories(read_at: ReadAt) -> Iterator[tuple[int, dict[int, int]]]:
-    """Yield offset and tags of each directory."""
+def _directories(read_at: ReadAt, *, all_needed: bool = False) -> Iterator[tuple[int, dict[int, int]]]:
+    """Yield offset and tags of each directory, of those before a damaged one unless all are needed."""
     order, is_big = byte_order(read_at)
     offset = struct.unpack(f"{order}Q", read_at(8, 8))[0] if is_big else _number(read_at, 4, order)
     seen: set[int] = set()
@@ -83,7 +83,7 @@ def _directories(read_at: ReadAt) -> Iterator[tuple[int, dict[int, int]]]:
         try:
             tags, following = _directory(read_at, offset, order, is_big=is_big)
         except struct.error:
-            if len(seen) == 1:
+            if all_needed or len(seen) == 1:
                 raise
             break  # cut off after whole pages: decoding decides
         yield offset, tags

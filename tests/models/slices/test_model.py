@@ -28,7 +28,7 @@ def test_it_takes_all_options_of_the_2d_network_and_four_more():
 def test_the_file_has_all_options_and_builds_the_2d_network():
     content = OmegaConf.load(CONFIG_DIR / "model" / "slice_mask_rcnn.yaml")
     assert {"name", "intensity"} <= set(content.fusion)
-    content.slices = 3
+    content.slices, content.embedding = 3, False
     del content["_target_"], content["defaults"]
     network = build_model(**SMALL, **OmegaConf.to_container(content))
     assert network.fusion.state_dict() == {}
