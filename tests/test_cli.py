@@ -24,7 +24,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         ("model.encoder=resnet18", "Did you mean 'model.encoder_name'?"),
         ("modl.freeze_backbone=true", "Did you mean 'model.freeze_backbone'?"),
         ("dat=demo", "Did you mean 'data'?"),
-        ("data=dema", "data=dema is unknown. Did you mean 'demo'? Allowed: coco, coco_masks, ctc, ctc_demo, demo"),
+        (
+            "data=dema",
+            "data=dema is unknown. Did you mean 'demo'? Allowed: coco, coco_masks, ctc, ctc_demo",
+        ),
         ("experiment=dmo", "Did you mean 'demo'?"),
         ("data={", "data={"),
         ("model.model=unett", "model.model='unett' is unknown. Did you mean 'unet'? Allowed: unet,"),

@@ -11,7 +11,9 @@ from polymask.losses import classification, segmentation
 
 CONFIG = Path(__file__).parents[3] / "config"
 ALL = sorted(path.stem for path in (CONFIG / "loss").glob("*.yaml"))
-PRESETS = [name for name in ALL if name not in ("mask_rcnn", "reconstruction", "volumes")]  # of masks and classes
+PRESETS = [
+    name for name in ALL if name not in ("mask_rcnn", "reconstruction", "volumes")
+]  # of masks and classes
 NO_CLASSES = ("bce",)
 
 all_presets = pytest.mark.parametrize("preset", PRESETS)
