@@ -16,6 +16,8 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 
+from polymask.utils.paths import CONFIG_DIR
+
 
 def quicken_hydra() -> None:
     """Let this process compose once per command, and put files together once, while nobody writes to them.
@@ -37,7 +39,7 @@ def _remembering(load: Any) -> Any:
     loaded: dict[tuple[str, str, int], bytes] = {}
 
     def load_config(self: Any, config_path: str) -> Any:
-        file = Path(self.path.partition("://")[2], self._normalize_file_name(config_path))
+        file = Path(_folder(self.path), self._normalize_file_name(config_path))
         key = (self.path, config_path, file.stat().st_mtime_ns if file.exists() else 0)
         if key not in loaded:
             loaded[key] = pickle.dumps(load(self, config_path))  # Hydra takes parts out of what it gets
@@ -80,7 +82,16 @@ def _choices(overrides: Any) -> dict[str, Any]:
 
 
 def _files(repo: Any) -> tuple[tuple[str, int], ...]:
-    """Return the YAML files that a configuration may be made of, with the times of their last change."""
-    folders = [source.path.partition("://")[2] for source in repo.get_sources() if source.scheme() == "file"]
-    files = [file for folder in folders for file in sorted(Path(folder).rglob("*.yaml"))]
+    """Return the folders of YAML files that a configuration may be made of, and the files in them.
+
+    With the times of their last change, but for the shipped ones, which no test changes.
+    """
+    folders = [_folder(source.path) for source in repo.get_sources() if source.scheme() == "file"]
+    others = [folder for folder in folders if Path(folder) != CONFIG_DIR]
+    files = [file for folder in others for file in sorted(Path(folder).rglob("*.yaml"))]
     return (*((folder, 0) for folder in folders), *((str(file), file.stat().st_mtime_ns) for file in files))
+
+
+def _folder(path: str) -> str:
+    """Return the path of a source, which may or may not be an address."""
+    return path.partition("://")[2] or path
