@@ -68,8 +68,8 @@ class DataModule:
             )
         if samples.windows_each and loading.given_range:
             raise UserError(
-                f"data.intensity_range={loading.intensity_range} is not for volumes, each of which becomes 8 "
-                "bits by percentiles of its own values (data.window); leave it out."
+                f"data.intensity_range={loading.intensity_range} is of no use here, where each sample "
+                "becomes 8 bits by percentiles of its own values (data.window); leave it out."
             )
         self.samples, self._loading = samples, loading
         self._augmentation, self._seed = augmentation, seed
@@ -161,7 +161,7 @@ class DataModule:
             return None
         if num_items != len(records):
             raise UserError(
-                "data.sampler=weighted draws samples by their class, but what is trained on here are slices "
+                "data.sampler=weighted draws samples by their class, but what is trained on here are parts "
                 "of them; use data.sampler=shuffle."
             )
         return _class_balanced(records)

@@ -62,7 +62,7 @@ class Predictor:
         Args:
             run_or_path: Name of a run, path of a `.pt` file, or None for the newest run.
             options: Values of this inference in the place of those of training, by key of the configuration
-                of `infer` or by its last part; None and False ask for nothing.
+                of `infer` or by its last part; None asks for nothing.
             device: See the class.
             precision: See the class.
 
@@ -145,7 +145,7 @@ def _own_options(options: Mapping[str, Any], keys: Sequence[str], run: str) -> d
     chosen = {}
     for name, value in options.items():
         last = name.rpartition(".")[2]
-        if value is None or (value is False and last not in whole_keys):  # but 0 is a value
+        if value is None:  # but false and 0 are values
             continue
         if last not in whole_keys:
             raise UserError(

@@ -90,7 +90,7 @@ def test_the_range_of_intensities_is_each_volumes_own(folder, tmp_path):
         opened = batch["volume"][0].open()
         assert (opened.min(), opened.max()) == (0, 255)
         assert abs(np.median(opened) - 20) < 15
-    with pytest.raises(UserError, match=r"data.intensity_range=\[0, 400\] is not for volumes"):
+    with pytest.raises(UserError, match=r"data.intensity_range=\[0, 400\] is of no use here"):
         built(folder, "+data.intensity_range=[0,400]")
     with pytest.raises(UserError, match=r"data\.sampler=weighted draws samples by their class"):
         built(folder, "+data.sampler=weighted").train_loader()

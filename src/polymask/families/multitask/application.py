@@ -53,8 +53,6 @@ class Application(ImageApplication):
         super().__init__(data, chosen)
         self.class_names, self.multiclass = list(class_names), multiclass
         self.tta = bool(chosen.get("tta", False))
-        if not self.tta:  # results of before have no word of what was not asked for
-            self.settings.pop("tta", None)
         names = [f"probability_{name}" for name in class_names]
         self.columns = ("predicted_class", "lesion_pixels", "lesion_share", *names)
 
