@@ -19,6 +19,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := .venv/.ready
 UV_DIR := .cache/uv-0.13.8
 BENCHMARKS := $(filter-out benchmarks/_%, $(sort $(wildcard benchmarks/*.py)))
+# Looking for marks in all files would load libraries that these tests can do without.
+GPU_TESTS = $(shell grep -rl 'mark\.gpu' tests --include '*.py')
 MLFLOW_STORE := sqlite:///mlruns/mlflow.db
 
 # All that `make clean` removes, besides __pycache__ folders: tool caches, builds, and what `make demo` made.
@@ -39,7 +41,7 @@ test -n "$$python" || { \
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-ui test-gpu lint format ui bench lock clean
+.PHONY: help setup demo test test-slow test-ui test-gpu gpu-check lint format ui bench lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,7 +84,17 @@ test-ui: $(READY)  ## Look at the MLflow UI with Chromium, and take its pictures
 	POLYMASK_UPDATE_DOCS=1 $(BIN)/pytest -m ui $(ARGS)
 
 test-gpu: $(READY)  ## Run the tests that need a CUDA device
-	$(BIN)/pytest -m gpu $(ARGS)
+	$(BIN)/python -m pytest -m gpu $(GPU_TESTS) $(ARGS)
+
+gpu-check: $(READY)  ## Test and measure all families on a CUDA device, in at most 8 minutes
+	@$(BIN)/python -c 'import torch; exit(0 if torch.cuda.is_available() else 2)' || { \
+		echo "make gpu-check needs a CUDA device, and PyTorch finds none here" >&2; exit 2; }
+	@status=0; run() { echo "== $$*"; $(BIN)/python "$$@" || status=1; }; \
+	run benchmarks/families.py; \
+	run benchmarks/training_epoch.py --encoder resnet34 --size 256 --batch 64 --precision bf16; \
+	run benchmarks/inference.py --images 512 --batch 64 --workers 8; \
+	run -m pytest -m gpu $(GPU_TESTS) $(ARGS); \
+	exit $$status
 
 lint: $(READY)  ## Check rules, formatting and types
 	$(BIN)/ruff check .

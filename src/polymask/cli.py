@@ -122,9 +122,7 @@ def run(name: str, overrides: Sequence[str]) -> Any:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Hydra would shorten tracebacks and end with status 1; we tell mistakes from defects ourselves.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    OmegaConf.register_new_resolver("project_root", lambda: str(resolve("")), replace=True)
-    OmegaConf.register_new_resolver("run_dir", _new_run_dir, replace=True, use_cache=True)
-    OmegaConf.register_new_resolver("equal", operator.eq, replace=True)
+    register_resolvers()
     results: list[Any] = []
     failures: list[UserError] = []
     entered: list[bool] = []
@@ -171,6 +169,13 @@ def run(name: str, overrides: Sequence[str]) -> Any:
     if failures:
         raise failures[0]
     return results[0] if results else None
+
+
+def register_resolvers() -> None:
+    """Make known what `config/` writes as `${project_root:}`, `${run_dir:…}` and `${equal:…,…}`."""
+    OmegaConf.register_new_resolver("project_root", lambda: str(resolve("")), replace=True)
+    OmegaConf.register_new_resolver("run_dir", _new_run_dir, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("equal", operator.eq, replace=True)
 
 
 def _with_operands(name: str, words: Sequence[str]) -> list[str]:

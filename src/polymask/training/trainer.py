@@ -17,7 +17,7 @@ from polymask.errors import UserError, listed, nearest, number, whole_number
 from polymask.families.base import Prediction, Scorer, Task
 from polymask.structures.samples import Rows
 from polymask.training.checkpoint import CheckpointFolder, RunRecord, save_checkpoint
-from polymask.training.devices import autocast, select_device, select_precision
+from polymask.training.devices import autocast, move_module, select_device, select_precision
 from polymask.training.distributed import Processes
 from polymask.training.loop import TrainingLoop
 from polymask.training.optimizers import learning_rates
@@ -123,7 +123,7 @@ class Trainer:
     def prepare(self, task: Task) -> Task:
         """Move a task to the device, in the memory layout of the run."""
         own = self.settings
-        task.to(own.device, memory_format=own.memory_format)  # type: ignore[call-overload]
+        move_module(task, own.device, own.memory_format)
         return task
 
     def fit(
