@@ -169,7 +169,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths.PROJECT_ROOT = Path(folder)
         size = (75, 100) if options.small else (450, 600)
-        write_demo_dataset(paths.resolve("lesions"), num_images=448, size=size)
+        write_demo_dataset(paths.resolve("lesions"), num_images=140, size=size)
         for name in options.families.split(","):
             for precision in options.precisions.split(","):
                 words = [*FAMILIES[name], *(SMALL[name] if options.small else [])]

@@ -6,13 +6,7 @@ import pytest
 import torch
 
 from polymask.errors import UserError
-from polymask.training.devices import (
-    autocast,
-    move_batch,
-    move_module,
-    select_device,
-    select_precision,
-)
+from polymask.training.devices import autocast, move_batch, select_device, select_precision
 
 CPU = torch.device("cpu")
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="looks at a machine without CUDA")
@@ -100,18 +94,6 @@ def test_autocast_computes_in_the_type(dtype):
     with autocast(CPU, dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-
-
-def test_modules_with_2d_and_3d_convolutions_take_the_layout_of_2d_ones():
-    module = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Conv3d(2, 3, 3), torch.nn.BatchNorm2d(3))
-    shared = module[0].weight
-    move_module(module, torch.device("cpu"), torch.channels_last)
-    assert module[0].weight is shared  # an optimizer may hold it
-    assert shared.is_contiguous(memory_format=torch.channels_last)
-    assert module[1].weight.is_contiguous()
-    moved = torch.nn.Conv2d(2, 3, 3)
-    move_module(moved, torch.device("meta"), torch.channels_last)
-    assert moved.weight.device.type == moved.bias.device.type == "meta"
 
 
 def test_move_batch_moves_tensors_and_leaves_the_rest():

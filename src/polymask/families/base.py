@@ -56,10 +56,13 @@ class Task(nn.Module, ABC):
     Attributes:
         monitor: Metric key, such as `val/loss`, that decides which checkpoint is the best.
         mode: `min` or `max`: which direction of `monitor` is better.
+        has_fixed_shapes: Whether all batches of one size have the same shapes throughout the network, as they
+            have not where the number of objects is one of them.
     """
 
     monitor: str
     mode: str
+    has_fixed_shapes: ClassVar[bool] = True
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Run `training_step`; the name is what DistributedDataParallel calls."""

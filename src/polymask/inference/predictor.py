@@ -14,13 +14,7 @@ from polymask.errors import UserError
 from polymask.factories import rebuild
 from polymask.families.base import Application, Batch, Task
 from polymask.training.checkpoint import CheckpointFolder, load_checkpoint
-from polymask.training.devices import (
-    autocast,
-    move_batch,
-    move_module,
-    select_device,
-    select_precision,
-)
+from polymask.training.devices import autocast, move_batch, select_device, select_precision
 from polymask.utils.paths import resolve
 
 Case = str | Path | np.ndarray
@@ -52,8 +46,7 @@ class Predictor:
         self.application, self.run_name, self.path = application, run_name, path
         self.device = select_device(device)
         self.precision = select_precision(precision, self.device)
-        move_module(task, self.device, torch.channels_last)
-        self.task = task.eval()
+        self.task = task.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @classmethod
     def from_checkpoint(

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import torch
-from torch import nn
 
 from polymask.errors import UserError, choose
 
@@ -83,17 +82,6 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Return the autocast context for computing in `dtype` (off for fp32)."""
     enabled = dtype != torch.float32
     return torch.autocast(device.type, dtype=dtype if enabled else torch.bfloat16, enabled=enabled)
-
-
-def move_module(module: nn.Module, device: torch.device, memory_format: torch.memory_format) -> None:
-    """Move a module to `device` in a layout of 2-D convolutions.
-
-    `Module.to` refuses the layout where a module also has weights of five dimensions, as 3-D convolutions do.
-    """
-    module.to(device)
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.dim() == 4:
-            tensor.data = tensor.data.to(memory_format=memory_format)
 
 
 def move_batch(batch: Any, device: torch.device) -> Any:

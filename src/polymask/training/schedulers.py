@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -28,8 +29,15 @@ class Schedule:
         self._per_step, self._per_epoch = per_step, per_epoch
 
     def end_step(self) -> None:
-        """Move on after an optimisation step."""
-        if self._per_step is not None:
+        """Move on after an optimisation step, also one that fp16 left out because its gradients were too large."""
+        if self._per_step is None:
+            return
+        if self._per_step.last_epoch > 0:
+            self._per_step.step()
+            return
+        with warnings.catch_warnings():
+            # Left out, the first step looks as if the schedule came before the optimizer.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self._per_step.step()
 
     def end_epoch(self, monitored: float) -> None:

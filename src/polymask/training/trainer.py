@@ -17,7 +17,7 @@ from polymask.errors import UserError, listed, nearest, number, whole_number
 from polymask.families.base import Prediction, Scorer, Task
 from polymask.structures.samples import Rows
 from polymask.training.checkpoint import CheckpointFolder, RunRecord, save_checkpoint
-from polymask.training.devices import autocast, move_module, select_device, select_precision
+from polymask.training.devices import autocast, select_device, select_precision
 from polymask.training.distributed import Processes
 from polymask.training.loop import TrainingLoop
 from polymask.training.optimizers import learning_rates
@@ -111,8 +111,8 @@ class Trainer:
             batches_per_epoch=_batches_per_epoch(steps_per_epoch, accumulate_batches, limit_batches),
             log_every_steps=_at_least_one("trainer.log_every_steps", log_every_steps),
         )
+        self._deterministic = deterministic
         if chosen.type == "cuda":
-            torch.backends.cudnn.benchmark = not deterministic
             torch.set_float32_matmul_precision("high")
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else its products are refused
@@ -123,7 +123,9 @@ class Trainer:
     def prepare(self, task: Task) -> Task:
         """Move a task to the device, in the memory layout of the run."""
         own = self.settings
-        move_module(task, own.device, own.memory_format)
+        # Tried out anew for every shape, kernels would cost a detector far more than the best one saves.
+        torch.backends.cudnn.benchmark = task.has_fixed_shapes and not self._deterministic
+        task.to(own.device, memory_format=own.memory_format)  # type: ignore[call-overload]
         return task
 
     def fit(

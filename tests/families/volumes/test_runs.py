@@ -19,7 +19,7 @@ from polymask.training.checkpoint import load_checkpoint
 from polymask.utils import paths
 
 CPU = ["data.num_workers=0", "trainer.device=cpu", "trainer.precision=fp32", "tracker=none"]
-LEARNED = ["task.linking.name=embedding", "model.fusion.name=level_conv"]
+LEARNED = ["task.linking.name=embedding", "model.fusion.name=level_mlp"]
 
 
 @pytest.fixture(scope="module")

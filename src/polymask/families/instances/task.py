@@ -33,6 +33,8 @@ class Task(base.Task):
         mode: `min` or `max`.
     """
 
+    has_fixed_shapes = False
+
     def __init__(
         self,
         *,

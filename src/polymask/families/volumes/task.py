@@ -41,6 +41,8 @@ class Task(base.Task):
         mode: `min` or `max`.
     """
 
+    has_fixed_shapes = False
+
     def __init__(
         self,
         *,
