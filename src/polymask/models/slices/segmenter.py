@@ -175,7 +175,8 @@ class SliceSegmenter(MaskRCNNSegmenter):
         for image in images:
             if len(image) != self.slices:
                 raise UserError(
-                    f"the network takes data.slices={self.slices} slices at once, but is given {len(image)}."
+                    f"model.slices={self.slices} does not fit stacks of {len(image)} slices; leave it out, and "
+                    f"give data.slices={self.slices}."
                 )
         return super()._features(self.fusion.pictures(images), target)
 
