@@ -129,8 +129,8 @@ def open_stack(path: Path, *, what: str = "volume") -> Stack:
         what: What it is to the user; for messages.
 
     Raises:
-        UserError: The file is missing, damaged or cut off, no TIFF, one 2-D image, has colours, numbers that are not
-            whole or more than 16 bits, or its pages are not the slices.
+        UserError: The file is missing, damaged or cut off, no TIFF, one 2-D image, has colours, numbers that
+            are not whole or more than 16 bits, or its pages are not the slices.
     """
     header = _header(path, what)
     if header.pages == 1 and header.channels > 4:

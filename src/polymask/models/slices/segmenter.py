@@ -175,8 +175,8 @@ class SliceSegmenter(MaskRCNNSegmenter):
         for image in images:
             if len(image) != self.slices:
                 raise UserError(
-                    f"model.slices={self.slices} does not fit stacks of {len(image)} slices; leave it out, and "
-                    f"give data.slices={self.slices}."
+                    f"model.slices={self.slices} does not fit stacks of {len(image)} slices; leave it out, "
+                    f"and give data.slices={self.slices}."
                 )
         return super()._features(self.fusion.pictures(images), target)
 
