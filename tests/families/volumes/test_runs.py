@@ -77,8 +77,9 @@ def test_a_network_without_the_head_is_told(root: Path, capsys: pytest.CaptureFi
 
 
 def test_a_run_that_starts_from_a_2d_network_evaluates_as_it_does(root: Path) -> None:
-    late = ["model.fusion.name=level_conv", "init_from=plain", "run_name=extended", "test_after_training=false"]
+    late = ["model.fusion.name=level_conv", "init_from=plain", "run_name=extended"]
     still = ["optimizer.learning_rate=1.0e-30", "optimizer.weight_decay=0", "epochs=1"]
+    still += ["test_after_training=false"]
     cli.run("train", [f"data.data_dir={root / 'data'}", *TINY, *CPU, *late, *still])
     runs = [root / "models" / "checkpoints" / f"{name}.pt" for name in ("plain", "extended")]
     (before,), (after,) = (load_checkpoint(run)["training"]["history"] for run in runs)

@@ -108,8 +108,8 @@ class SliceSegmenter(MaskRCNNSegmenter):
         losses, proposals = self._losses(batch, targets, features)
         if (self.embedding is None) != (reference is None):
             raise UserError(
-                "data.reference, pairs of neighbouring slices, and model.embedding, what learns from them, go "
-                "together: give both the same value, or none."
+                "data.reference, pairs of neighbouring slices, and model.embedding, what learns from them, "
+                "go together: give both the same value, or none."
             )
         if self.embedding is None or reference is None:
             return losses
