@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
 
 from polymask.data.demo.nuclei import draw_labels, place_nuclei
 from polymask.data.stacks import open_stack
@@ -26,6 +27,7 @@ from polymask.families.volumes.scorer import Scorer
 from polymask.metrics.volumes import match_volume, slice_rows
 from polymask.structures import rle
 from polymask.structures.objects import FoundObjects
+from polymask.structures.overlaps import count_overlaps, intersection_over_union
 from polymask.structures.volumes import FoundVolume
 from polymask.utils.text import align_columns
 
@@ -106,6 +108,29 @@ def linked(**options: object) -> Callable[[np.ndarray], FoundVolume]:
     return link
 
 
+def assigned(sections: np.ndarray, *, min_iou: float = 0.25, gap: int = 1) -> FoundVolume:
+    """Link by the assignment with the largest sum of IoU, with the last slice first, then across the gap."""
+    labels, count = np.zeros_like(sections), 0
+    for z, new in enumerate(sections):
+        numbers = np.zeros(int(new.max()) + 1, labels.dtype)  # of the objects that sections continue
+        for before in range(z - 1, max(z - 2 - gap, -1), -1):
+            old, continued = labels[before], np.append(np.unique(labels[before + 1 : z]), numbers)
+            overlaps = count_overlaps(
+                np.where(np.isin(old, continued), 0, old), np.where(numbers[new] == 0, new, 0)
+            )
+            iou = intersection_over_union(overlaps, np.bincount(old.ravel()), np.bincount(new.ravel()))
+            table = np.zeros((int(old.max()) + 1, len(numbers)))
+            table[overlaps.first, overlaps.second] = np.where(iou >= min_iou, iou, 0)
+            objects, places = linear_sum_assignment(table, maximize=True)
+            is_pair = table[objects, places] > 0
+            numbers[places[is_pair]] = objects[is_pair]
+        begun = np.flatnonzero(numbers == 0)[1:]
+        numbers[begun] = count + 1 + np.arange(len(begun))
+        count += len(begun)
+        labels[z] = numbers[new]
+    return found_volume(labels)
+
+
 def components(sections: np.ndarray) -> FoundVolume:
     """Let every connected component of the foreground be an object."""
     return found_volume(ndimage.label(sections > 0)[0].astype(np.uint16))
@@ -113,6 +138,7 @@ def components(sections: np.ndarray) -> FoundVolume:
 
 RULES = {
     "connected components": components,
+    "largest sum of IoU (Hungarian), IoU >= 0.25, gap 1": assigned,
     "mutual best, IoU >= 0.25": linked(min_iou=0.25, gap=0, convex=False, min_slices=1),
     "mutual best, IoU >= 0.25, gap 1 at >= 0.25": linked(
         gap_iou=0.25, min_iou=0.25, convex=False, min_slices=1

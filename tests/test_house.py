@@ -36,7 +36,7 @@ FLOORS = (
     ("errors",),
 )
 """From top to bottom."""
-SHARED = ("base", "images")
+SHARED = ("base", "images", "network")
 """Modules of `families` that several families stand on."""
 
 

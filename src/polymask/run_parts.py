@@ -69,7 +69,7 @@ def _start_from(task: Task, source: str, checkpoints: CheckpointFolder, *, stric
     weights = inference_weights(load_checkpoint(path))
     absent = new_parts(task, weights)
     if absent:
-        log.info("init_from: %s start anew, %s has nothing of them", ", ".join(absent), path)
+        log.info("init_from: new weights for %s, of which %s has none", ", ".join(absent), path)
     for note in load_weights(task, weights, source=str(path), strict=strict, absent=absent):
         log.warning("init_from: %s", note)
     log.info("weights from %s", path)

@@ -123,8 +123,10 @@ class DataModule:
         by_id = {record.id: record for record in self.records}
         wanted = self.split.subsets[name]
         if not wanted:
+            alone = " Of one sample alone, all subsets are made by data.overfit_samples=1."
             raise UserError(
                 f"the {name} subset is empty; give it a share in data.fractions or samples in the split."
+                f"{alone * (len(by_id) == 1)}"
             )
         missing = [id_ for id_ in wanted if id_ not in by_id]
         if missing:

@@ -76,6 +76,11 @@ class Stack:
             low, high = np.flatnonzero(counts)[[0, -1]].tolist()
         return float(low), float(max(high, low + 1))
 
+    def check_whole(self) -> None:
+        """Raise UserError when the file ends before the directory of its last page."""
+        with self.path.open("rb") as file:
+            self._offsets(file)
+
     def _offsets(self, file: IO[bytes]) -> list[int]:
         offsets = page_offsets(_reader(file))
         if offsets is None:
@@ -124,8 +129,8 @@ def open_stack(path: Path, *, what: str = "volume") -> Stack:
         what: What it is to the user; for messages.
 
     Raises:
-        UserError: The file is missing or damaged, no TIFF, one 2-D image, has colours, numbers that are not
-            whole or more than 16 bits, or its pages are not the slices.
+        UserError: The file is missing, damaged or cut off, no TIFF, one 2-D image, has colours, numbers that
+            are not whole or more than 16 bits, or its pages are not the slices.
     """
     header = _header(path, what)
     if header.pages == 1 and header.channels > 4:
@@ -147,7 +152,9 @@ def open_stack(path: Path, *, what: str = "volume") -> Stack:
             "first axis were not that of the slices. Save it with one page per slice (axes z, y, x), or pad "
             "slices that are so narrow."
         )
-    return Stack(path, shape, header.bits, what)
+    stack = Stack(path, shape, header.bits, what)
+    stack.check_whole()
+    return stack
 
 
 def read_label_slice(path: Path, what: str = "label map") -> np.ndarray:

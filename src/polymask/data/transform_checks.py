@@ -95,7 +95,7 @@ def _fault(transforms: list[Any], probe: Probe, keep_size: bool, tries: int) -> 
         try:
             result = compose(image=image.copy(), mask=mask.copy())
         except Exception as error:  # whatever a transform says of an image like the user's
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             shown = f"{_shown(image)} pixels{_kind(image)}"
             return f"cannot be applied to an image of {shown}: {reason}. Leave it out."
         for rule in (_type_fault, _channel_fault, _size_fault, _label_fault):

@@ -18,7 +18,7 @@ from polymask.data.intensity import Range
 from polymask.data.reading import read_ahead
 from polymask.data.records import Record
 from polymask.data.stacks import PERCENTILES, open_stack, windowed
-from polymask.data.volume_truth import VolumeTruth
+from polymask.data.volume_truth import VolumeTruth, volume_truth
 from polymask.errors import UserError
 from polymask.structures.volumes import LoadedVolume, VolumeView
 from polymask.utils.files import write_atomically
@@ -109,7 +109,7 @@ class VolumeCache:
         if self._folder is None:
             return self._loaded(record, shape)
         if record.id not in self._known:  # files are asked for their times once, not for every slice
-            truth, path = _truth(record), record.image_path
+            truth, path = volume_truth(record), record.image_path
 
             def pages() -> Iterator[np.ndarray]:
                 return volume_pages(path, image_size=self._size, percentiles=self._percentiles)
@@ -121,7 +121,7 @@ class VolumeCache:
         return self._known[record.id]
 
     def _loaded(self, record: Record, shape: Shape) -> tuple[View, View]:
-        truth, path = _truth(record), record.image_path
+        truth, path = volume_truth(record), record.image_path
         return (
             _loaded_volume(file_key(path), path, self._size, self._percentiles),
             _loaded_labels(truth.content_key(), truth, shape),
@@ -136,17 +136,12 @@ class VolumeCache:
         return self._view(key, own, "uint8")
 
     def _label_view(self, record: Record, shape: Shape) -> VolumeView:
-        return self._view(_truth(record).content_key(), shape, "uint16")
+        return self._view(volume_truth(record).content_key(), shape, "uint16")
 
     def _view(self, key: str, shape: Shape, dtype: str) -> VolumeView:
         assert self._folder is not None
         name = hashlib.sha256(f"{_FORMAT}\n{key}\n{shape}{dtype}".encode()).hexdigest()[:32]
         return VolumeView(self._folder / f"{name}.npy", shape, dtype)
-
-
-def _truth(record: Record) -> VolumeTruth:
-    assert isinstance(record.truth, VolumeTruth), record.id
-    return record.truth
 
 
 def _is_whole(view: VolumeView) -> bool:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from polymask.data.cache import file_key, file_status
+from polymask.data.records import Record
 from polymask.data.stacks import Stack, label_slice, open_stack
 from polymask.data.truth import Truth
 from polymask.errors import UserError
@@ -124,3 +125,17 @@ class VolumeTruth(Truth):
             return file_key(self.path)
         keys = "|".join(f"{z} {file_key(path)}" for z, path in self.slices)
         return hashlib.sha256(keys.encode()).hexdigest()
+
+
+def volume_truth(record: Record) -> VolumeTruth:
+    """Return the truth of a record, which must be that of a volume.
+
+    Raises:
+        UserError: It is another one.
+    """
+    if not isinstance(record.truth, VolumeTruth):
+        raise UserError(
+            f"{record.image_path} has no labels of a volume; choose a data.reader that finds some, such "
+            "as that of data=ctc."
+        )
+    return record.truth

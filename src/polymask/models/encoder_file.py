@@ -45,13 +45,14 @@ def encoder_file(encoder: nn.Module, mean: Tensor, std: Tensor) -> EncoderFile |
     """Return an encoder of segmentation-models-pytorch as such a file.
 
     Args:
-        encoder: The encoder.
+        encoder: The encoder, or what holds it as `encoder`.
         mean: (3,) of pixels in [0, 1].
         std: (3,), likewise.
 
     Returns:
         None unless the encoder is a plain vision transformer of timm.
     """
+    encoder = getattr(encoder, "encoder", encoder)
     if not isinstance(encoder, TimmViTEncoder) or not isinstance(encoder.model, VisionTransformer):
         return None
     vit: Any = encoder.model

@@ -29,7 +29,7 @@ class Schedule:
         self._per_step, self._per_epoch = per_step, per_epoch
 
     def end_step(self) -> None:
-        """Move on after an optimisation step, also one that fp16 left out because its gradients were too large."""
+        """Move on after an optimisation step, also one that fp16 left out for its large gradients."""
         if self._per_step is None:
             return
         if self._per_step.last_epoch > 0:

@@ -130,7 +130,7 @@ def test_missing_frames_and_other_digits_are_refused(folder):
     (folder / "01/t0002.tif").rename(folder / "01/t002.tif")
     for number in range(5):
         (folder / f"02/t00{number}.tif").rename(folder / f"02/t0{number}.tif")
-    refused(folder, "02 has t00.tif")
+    refused(folder, "02 has t00.tif; all numbers")
 
 
 def test_truth_must_be_of_a_frame(folder):

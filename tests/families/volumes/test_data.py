@@ -77,6 +77,8 @@ def test_one_volume_can_be_learned_by_heart(tmp_path):
     data = built(folder, overfit_samples=1, every_slice=2)
     assert list(data.split.subsets.values()) == [["01/t000"]] * 3
     assert [len(batch["ids"]) for batch in data.train_loader()] == [3]
+    with pytest.raises(UserError, match=r"val subset is empty; .* data\.overfit_samples=1"):
+        built(folder).subset("val")
 
 
 def test_the_range_of_intensities_is_each_volumes_own(folder, tmp_path):

@@ -172,6 +172,7 @@ def test_transforms_for_colours_are_refused_whatever_the_number_of_slices(folder
     with pytest.raises(UserError, match=type(transform).__name__) as caught:
         slices(folder, slicing=Slicing(slices=n), augmentation=Augmentation([transform]))
     assert "\n" not in str(caught.value)
+    assert ".." not in str(caught.value)
 
 
 def test_mirrored_borders_are_refused(folder):

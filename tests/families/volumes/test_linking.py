@@ -323,7 +323,7 @@ def test_labels_must_fit():
         ({"convex": "yes"}, r"task\.linking\.convex='yes' is not valid; give true or false"),
         ({"fill_gaps": 1}, r"task\.linking\.fill_gaps=1"),
         ({"iou_weight": -2}, r"task\.linking\.iou_weight=-2"),
-        ({"gaps": 1}, r"task\.linking='gaps' is unknown\. Did you mean 'gap'\?"),
+        ({"gaps": 1}, r"task\.linking\.gaps is unknown\. Did you mean 'gap'\?"),
     ],
 )
 def test_mistakes_are_one_line(options, message):

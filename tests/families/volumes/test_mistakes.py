@@ -36,6 +36,16 @@ def folder(project: Path) -> Path:
     return write_ctc(project / "data" / "ctc", frames=4, shape=(4, 40, 40))
 
 
+def cut(name: str) -> Callable[[Path], None]:
+    """Return what leaves the first half of a file."""
+
+    def apply(folder: Path) -> None:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+
+    return apply
+
+
 def rewrite(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[Path], None]:
     """Return what replaces a stack by what `change` makes of it: pages."""
 
@@ -75,8 +85,9 @@ def rewrite(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[Path], 
             "as if its first axis were not that of the slices",
         ),
         (rewrite("01/t000.tif", lambda volume: volume[:1]), "is a 2-D image of 40 x 40 pixels"),
+        (cut("01/t001.tif"), "01/t001.tif: the file is missing, empty or damaged (the file ends before its"),
     ],
-    ids=["missing", "digits", "shape", "bits", "colours", "axes", "flat"],
+    ids=["missing", "digits", "shape", "bits", "colours", "axes", "flat", "cut"],
 )
 def test_files(
     edit: Callable[[Path], Any], message: str, folder: Path, project: Path, capsys: pytest.CaptureFixture[str]
@@ -96,7 +107,9 @@ def test_files(
         (["+task.linking.min_uoi=0.5"], "Did you mean 'min_iou'?"),
         (["task.linking.min_iou=2"], "task.linking.min_iou=2 is not valid"),
         (["task.linking.name=embedding", "model.embedding=false"], "set model.embedding=true, or"),
-        (["model.embedding=true", "data.reference=false"], "use data.reference=true"),
+        (["model.embedding=true", "data.reference=false"], "go together: give both the same value"),
+        (["data.reference=true"], "go together: give both the same value"),
+        (["model.slices=5"], "model.slices=5 does not fit stacks of 3 slices; leave it out"),
         (["task.score_threshold=2"], "task.score_threshold=2 is not valid"),
         (["loss.loss_embedding=-1"], "loss.loss_embedding=-1 is not valid"),
         (["task.monitor=val/sec"], "Did you mean 'val/seg'?"),

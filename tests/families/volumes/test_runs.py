@@ -76,6 +76,17 @@ def test_a_network_without_the_head_is_told(root: Path, capsys: pytest.CaptureFi
     assert not (root / "none").exists()
 
 
+def test_a_run_that_starts_from_a_2d_network_evaluates_as_it_does(root: Path) -> None:
+    late = ["model.fusion.name=level_conv", "init_from=plain", "run_name=extended"]
+    still = ["optimizer.learning_rate=1.0e-30", "optimizer.weight_decay=0", "epochs=1"]
+    still += ["test_after_training=false"]
+    cli.run("train", [f"data.data_dir={root / 'data'}", *TINY, *CPU, *late, *still])
+    runs = [root / "models" / "checkpoints" / f"{name}.pt" for name in ("plain", "extended")]
+    (before,), (after,) = (load_checkpoint(run)["training"]["history"] for run in runs)
+    measured = {name: value for name, value in before.items() if name.startswith("val/")}
+    assert {name: after[name] for name in measured} == pytest.approx(measured, rel=1e-6, nan_ok=True)
+
+
 def test_two_runs_are_compared_by_frames(root: Path) -> None:
     cli.run("compare", ["run_a=learned", "run_b=plain", "num_pictures=1", "tracker=none"])
     folder = root / "results" / "comparison" / "learned_vs_plain"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from slice_networks import SMALL
 from torch import Tensor
@@ -212,3 +213,16 @@ def test_the_surer_section_lies_on_top_and_those_that_do_not_count_are_left_out(
     assert sections.labels[10, 25] == 2
     assert sections.scores.shape == sections.classes.shape == (2,)
     assert sections.embedding is None
+
+
+def test_the_encoder_is_exported_where_it_is_a_vision_transformer() -> None:
+    options = SMALL | {"backbone": "test_vit", "taps": [1, 3, 4, 6], "slices": 3}
+    model = build_model(fusion={"name": "level_mlp"}, **options)
+    found = Task(model=model, loss=Loss(), linking=Linking()).exported_encoder()
+    assert found is not None
+    assert found.facts["architecture"] == "test_vit"
+    # Nothing of fusion, pyramid and heads: just what timm's own network takes.
+    weights = {name: value for name, value in found.weights.items() if not name.startswith("pixel_")}
+    size = found.facts["image_size"]
+    timm.create_model("test_vit", num_classes=0, img_size=size).load_state_dict(weights, strict=True)
+    assert make_task().exported_encoder() is None

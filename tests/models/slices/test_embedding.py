@@ -128,7 +128,7 @@ def test_a_step_trains_the_head():
     stacks, _, target = stacks_of()
     network = build("conv", embedding=True)
     before = copies(network.embedding)
-    with pytest.raises(UserError, match=r"model\.embedding=true learns from pairs .* data\.reference=true"):
+    with pytest.raises(UserError, match=r"data\.reference, .* model\.embedding, .* go together"):
         network(stacks, target)
     network.forward = lambda images, objects: type(network).forward(
         network, images, objects, references(target)

@@ -70,6 +70,16 @@ def test_numbers_of_parameters(name, options, of_three, of_five):
             assert sum(parameter.numel() for parameter in fusion.parameters()) == expected
 
 
+@pytest.mark.parametrize("name", [*EARLY, *LATE])
+def test_all_take_the_layout_that_a_trainer_gives_to_networks(name):
+    fusion, maps = disturbed(fusion_of(name)), maps_of(3)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        fusion.to(memory_format=layout)
+        results += [fusion.maps(maps)["1"] if fusion.is_late else fusion.pictures([maps[0]["0"][0, :3]])[0]]
+    torch.testing.assert_close(*results)
+
+
 def test_intensity_adds_three_parameters():
     assert len(list(fusion_of("centre", intensity=True).parameters())) == 3
 
@@ -197,7 +207,8 @@ def test_level_conv_is_a_convolution_of_three_dimensions(depthwise):
     for level, name in zip(fusion.rule.levels, maps[0], strict=True):
         volume = torch.stack([one[name] for one in maps], dim=2)  # (B, C, n, H, W)
         groups = 4 if depthwise else 1
-        expected = F.conv3d(volume, level.weight, level.bias, padding=(0, 1, 1), groups=groups)[:, :, 0]
+        weight = level.weight.unflatten(1, (-1, 5))  # (C, 1 or C, n, k, k)
+        expected = F.conv3d(volume, weight, level.bias, padding=(0, 1, 1), groups=groups)[:, :, 0]
         torch.testing.assert_close(result[name], expected)
 
 

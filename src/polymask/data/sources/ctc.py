@@ -223,8 +223,10 @@ class _Numbered:
         digits = len(matches[0][0])
         for text, path in matches:
             if len(text) not in _DIGITS or len(text) != digits:
+                first = matches[0][1].name
+                beside = "" if path.name == first else f" beside {first}"
                 raise UserError(
-                    f"{folder} has {path.name} beside {matches[0][1].name}; all numbers of a sequence must "
+                    f"{folder} has {path.name}{beside}; all numbers of a sequence must "
                     "have 3 digits, or all 4: t000.tif, t001.tif, …. Rename the files."
                 )
         files = {int(text): path for text, path in matches}

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from polymask.families import base
 from polymask.families.base import Batch
 from polymask.families.instances.loss import Loss
 from polymask.families.instances.truth import truth_of
+from polymask.families.network import NetworkTask
 from polymask.metrics.instance_matching import match_image
 from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
 from polymask.structures.objects import FoundObjects
 
 if TYPE_CHECKING:
-    from polymask.models.encoder_file import EncoderFile
+    pass
 
 
-class Task(base.Task):
+class Task(NetworkTask):
     """Finds objects with Mask R-CNN. Images keep their own sizes, so a batch holds a list of them.
 
     Args:
@@ -34,6 +34,8 @@ class Task(base.Task):
     """
 
     has_fixed_shapes = False
+    model: MaskRCNNSegmenter
+    loss: Loss
 
     def __init__(
         self,
@@ -51,24 +53,6 @@ class Task(base.Task):
         self.num_classes, self.max_detections = num_classes, max_detections
         self.score_threshold = score_threshold
         self.monitor, self.mode = monitor, mode
-
-    def start_epoch(self, epoch: int) -> None:
-        """Switch to training mode; frozen layers stay frozen."""
-        self.train()
-        self.model.start_epoch(epoch)
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the backbone's parameters and all others."""
-        return {
-            "encoder": list(self.model.encoder_parameters()),
-            "rest": list(self.model.other_parameters()),
-        }
-
-    def encoder_layers(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of the embeddings and of each block of a plain transformer."""
-        from polymask.models.encoders import encoder_layers  # late, as its libraries are: compare needs none
-
-        return encoder_layers(self.model.encoder)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss` and the five terms."""
@@ -93,13 +77,6 @@ class Task(base.Task):
         compared = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
         self.accumulator.update(batch["ids"], **losses, **compared)
         return predictions
-
-    def exported_encoder(self) -> EncoderFile | None:
-        """Return the encoder where it is a vision transformer."""
-        from polymask.models.encoder_file import encoder_file
-
-        body = self.model.encoder
-        return encoder_file(getattr(body, "encoder", body), self.model.pixel_mean, self.model.pixel_std)
 
     def images(self, batch: Batch) -> list[Tensor]:
         """Return (3, H, W) float32 images in [0, 1]; the network normalises them itself."""

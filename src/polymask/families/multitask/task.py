@@ -6,12 +6,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from polymask.families import base
 from polymask.families.base import Batch
 from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
+from polymask.families.network import NetworkTask
 from polymask.metrics.segmentation import confusion_per_sample, lesion_confusion_per_sample
 from polymask.models.mask_class.classifier import SegmentationClassifier
 from polymask.structures.pixels import normalized
@@ -19,10 +19,9 @@ from polymask.structures.samples import Rows
 
 if TYPE_CHECKING:
     from polymask.metrics.accumulator import Accumulator
-    from polymask.models.encoder_file import EncoderFile
 
 
-class Task(base.Task):
+class Task(NetworkTask):
     """Predicts a mask and a class of each image; which of the two follows from the model's outputs.
 
     Args:
@@ -34,6 +33,9 @@ class Task(base.Task):
         mode: `min` or `max`.
         training_metrics: Also keep the rows of the training batches.
     """
+
+    model: SegmentationClassifier
+    loss: Loss
 
     def __init__(
         self,
@@ -54,21 +56,9 @@ class Task(base.Task):
 
     def start_epoch(self, epoch: int) -> None:
         """Switch to training mode, with the backbone frozen if it is so in this epoch."""
-        self.train()
-        self.model.start_epoch(epoch)
+        super().start_epoch(epoch)
         if self.training_metrics:
             self.training_accumulator.reset()
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the encoder's parameters and all others, those of the loss included."""
-        rest = [*self.model.other_parameters(), *self.loss.parameters()]
-        return {"encoder": list(self.model.encoder_parameters()), "rest": rest}
-
-    def encoder_layers(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of the embeddings and of each block of a plain transformer."""
-        from polymask.models.encoders import encoder_layers  # late, as its libraries are: compare needs none
-
-        return encoder_layers(self.model.encoder)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, `loss_segmentation`, `loss_classification` and the named terms."""
@@ -124,12 +114,6 @@ class Task(base.Task):
         """Return (B, 3, H, W) float32 normalised images of a (B, H, W, 3) uint8 batch."""
         # Read anew from the model's buffers, because a checkpoint may bring its own normalisation.
         return normalized(batch["image"], self.model.pixel_mean, self.model.pixel_std)
-
-    def exported_encoder(self) -> EncoderFile | None:
-        """Return the encoder where it is a vision transformer."""
-        from polymask.models.encoder_file import encoder_file
-
-        return encoder_file(self.model.encoder, self.model.pixel_mean, self.model.pixel_std)
 
 
 def _with_integer_mask(batch: Batch) -> Batch:

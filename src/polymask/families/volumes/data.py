@@ -17,7 +17,7 @@ from polymask.data.records import Reader, Record
 from polymask.data.stacks import PERCENTILES, check_percentiles, open_stack, windowed
 from polymask.data.transforms import Augmentation
 from polymask.data.volume_cache import Shape, VolumeCache
-from polymask.data.volume_truth import VolumeTruth
+from polymask.data.volume_truth import volume_truth
 from polymask.errors import UserError, whole_number
 from polymask.families.volumes.dataset import FrameDataset, SliceDataset, Slicing, collate
 from polymask.families.volumes.voxel_size import parse_voxel_size
@@ -87,7 +87,7 @@ class Samples(samples.Samples):
             "volumes",
             self.records,
             name=lambda record: str(record.image_path),
-            stamp=lambda record: f"{file_key(record.image_path)}|{_truth(record).content_key()}",
+            stamp=lambda record: f"{file_key(record.image_path)}|{volume_truth(record).content_key()}",
             look=_look_at,
         )
         for record, found in zip(self.records, looks, strict=True):
@@ -103,7 +103,7 @@ class Samples(samples.Samples):
         sizes = sorted(set(shapes))
         shown = " to ".join(" x ".join(map(str, size)) for size in dict.fromkeys((sizes[0], sizes[-1])))
         annotated = sum(
-            int(_truth(record).annotated(shape[0]).sum())
+            int(volume_truth(record).annotated(shape[0]).sum())
             for record, shape in zip(self.records, shapes, strict=True)
         )
         return (
@@ -116,10 +116,10 @@ class Samples(samples.Samples):
         """Stop when no volume of a subset holds an object, see `Samples.check_truth`."""
         for name, records in subsets.items():
             # Nearly always there is one in the first volume, so that no other one is decoded.
-            if not any(read_ahead(lambda record: _truth(record).has_objects(), records)):
+            if not any(read_ahead(lambda record: volume_truth(record).has_objects(), records)):
                 raise UserError(
                     f"none of the {len(records)} {name} volumes of {self.data_dir} holds an object: all "
-                    f"labels are 0, e.g. in {_truth(records[0]).path}; check the truth, or choose the "
+                    f"labels are 0, e.g. in {volume_truth(records[0]).path}; check the truth, or choose the "
                     "subsets otherwise (data.split_file)."
                 )
 
@@ -156,7 +156,7 @@ class Samples(samples.Samples):
 
     def original(self, record: Record, subset: str) -> OriginalSample:
         """Return a volume as one picture: its middle annotated slice; the objects are those of all slices."""
-        stack, truth = open_stack(record.image_path), _truth(record)
+        stack, truth = open_stack(record.image_path), volume_truth(record)
         places = np.flatnonzero(truth.annotated(stack.shape[0]))
         z = int(places[len(places) // 2])
         image = windowed(stack.read(z), *stack.window(self.window))
@@ -197,17 +197,8 @@ class Samples(samples.Samples):
 def _look_at(record: Record) -> Sequence[object]:
     """Return (Z, H, W) and bits of a volume whose truth has the same shape."""
     stack = open_stack(record.image_path)
-    _truth(record).check_shape(stack.shape)
+    volume_truth(record).check_shape(stack.shape)
     return [*stack.shape, stack.bits]
-
-
-def _truth(record: Record) -> VolumeTruth:
-    if not isinstance(record.truth, VolumeTruth):
-        raise UserError(
-            f"{record.image_path} has no labels of a volume; choose a data.reader that finds some, such "
-            "as that of data=ctc."
-        )
-    return record.truth
 
 
 def _three_channels(image: np.ndarray) -> np.ndarray:

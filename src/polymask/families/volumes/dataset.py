@@ -14,7 +14,7 @@ from polymask.data.images import resize_mask
 from polymask.data.records import Record
 from polymask.data.transforms import Augmentation
 from polymask.data.volume_cache import Shape, VolumeCache
-from polymask.data.volume_truth import VolumeTruth
+from polymask.data.volume_truth import volume_truth
 from polymask.structures.layers import Layers
 from polymask.structures.samples import SampleKey
 from polymask.structures.volumes import slice_stack
@@ -83,7 +83,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self.slicing, self.augmentation, self.seed = slicing, augmentation, seed
         self._cache = cache
         self._annotated = [
-            _truth(record).annotated(shape[0]) for record, shape in zip(records, shapes, strict=True)
+            volume_truth(record).annotated(shape[0]) for record, shape in zip(records, shapes, strict=True)
         ]
         self._places = [
             (number, z) for number, mask in enumerate(self._annotated) for z in slicing.chosen(mask).tolist()
@@ -147,7 +147,7 @@ class FrameDataset(Dataset[dict[str, Any]]):
         index = key[1]
         record, shape = self.records[index], self.shapes[index]
         volume, truth = self._cache.views(record, shape)
-        annotated = _truth(record).annotated(shape[0])
+        annotated = volume_truth(record).annotated(shape[0])
         return {"id": record.id, "index": index, "volume": volume, "truth": truth, "annotated": annotated}
 
 
@@ -193,11 +193,6 @@ def _tensors(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _tensors(part) for name, part in value.items()}
     return torch.from_numpy(np.ascontiguousarray(value))
-
-
-def _truth(record: Record) -> VolumeTruth:
-    assert isinstance(record.truth, VolumeTruth), record.id
-    return record.truth
 
 
 def _check(augmentation: Augmentation, slicing: Slicing, shapes: Sequence[Shape]) -> None:

@@ -1,4 +1,4 @@
-"""LinkedSections of neighbouring slices become one object of the volume.
+"""Sections of neighbouring slices become one object of the volume.
 
 A section continues the one of the last slice that it overlaps most, if that one overlaps it most in turn; one
 that continues none may continue a section of an earlier slice, which closes gaps; and a convex object that
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from polymask.errors import UserError, choose, number, whole_number
+from polymask.errors import UserError, choose, listed, nearest, number, whole_number
 from polymask.families.volumes.gaps import fill_gap, find_gaps
 from polymask.families.volumes.matching import QUALITIES, LinkedSections, continue_sections
 
@@ -86,8 +86,10 @@ class Linking:
         Raises:
             UserError: A key is unknown, or a value out of range.
         """
+        known = [field.name for field in fields(cls)]
         for key in options:
-            choose("task.linking", key, [field.name for field in fields(cls)])
+            if key not in known:
+                raise UserError(f"task.linking.{key} is unknown.{nearest(key, known)} {listed(key, known)}")
         return cls(**options)
 
 

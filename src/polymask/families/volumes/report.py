@@ -14,7 +14,7 @@ import pandas as pd
 from polymask.data.images import read_image, write_image
 from polymask.data.module import DataModule
 from polymask.data.records import Record
-from polymask.data.volume_truth import VolumeTruth
+from polymask.data.volume_truth import volume_truth
 from polymask.families.volumes import ctc
 from polymask.families.volumes.drawing import volume_panel
 from polymask.families.volumes.scene import Scene, scene_of
@@ -166,8 +166,8 @@ class Report:
         sequence = ctc.sequence_of(name)
         if sequence is None:
             return 0
-        assert isinstance(record.truth, VolumeTruth)
-        files = [path for _, path in record.truth.slices] or [record.truth.path]
+        truth = volume_truth(record)
+        files = [path for _, path in truth.slices] or [truth.path]
         labels = np.array([], np.int64)
         if scene.true_shapes is not None:
             labels = np.flatnonzero(scene.true_shapes.voxels) + 1

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polymask.data.images import resize_mask
-from polymask.families import base
 from polymask.families.base import Batch
+from polymask.families.network import NetworkTask
 from polymask.families.volumes.dataset import Slicing, numbered_target
 from polymask.families.volumes.finding import find_volume
 from polymask.families.volumes.linking import Linking
@@ -26,7 +26,7 @@ View = VolumeView | LoadedVolume
 _SLICES_AT_ONCE = 4
 
 
-class Task(base.Task):
+class Task(NetworkTask):
     """Finds sections of objects in slices and links them to objects.
 
     Args:
@@ -42,6 +42,8 @@ class Task(base.Task):
     """
 
     has_fixed_shapes = False
+    model: SliceSegmenter
+    loss: Loss
 
     def __init__(
         self,
@@ -60,24 +62,6 @@ class Task(base.Task):
         self.every_slice, self.num_classes = every_slice, num_classes
         self.score_threshold = score_threshold
         self.monitor, self.mode = monitor, mode
-
-    def start_epoch(self, epoch: int) -> None:
-        """Switch to training mode; frozen layers stay frozen."""
-        self.train()
-        self.model.start_epoch(epoch)
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the backbone's parameters and all others."""
-        return {
-            "encoder": list(self.model.encoder_parameters()),
-            "rest": list(self.model.other_parameters()),
-        }
-
-    def encoder_layers(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of the embeddings and of each block of a plain transformer."""
-        from polymask.models.encoders import encoder_layers  # late, as its libraries are: compare needs none
-
-        return encoder_layers(self.model.encoder)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss` and its terms; with a head that tells sections, of pairs of slices."""

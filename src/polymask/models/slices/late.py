@@ -112,17 +112,16 @@ class LevelConv(nn.Module):
         identity = torch.ones(channels, 1) if depthwise else torch.eye(channels)
         start = torch.zeros(*identity.shape, slices, kernel, kernel)
         start[..., kernel // 2, kernel // 2] = identity[..., None] * torch.tensor(self.shares)
-        self.register_buffer("start", start, persistent=False)
-        self.weight = nn.Parameter(start.clone())  # (C, 1 or C, n, k, k)
+        # The kernel spans all slices, so a convolution in 2-D of (C n) channels does; weights of five axes
+        # have no place in a network whose layout is channels_last.
+        self.register_buffer("start", start.flatten(1, 2), persistent=False)
+        self.weight = nn.Parameter(self.start.clone())  # (C, n or C n, k, k)
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return (B, C, H, W)."""
-        weight = (self.weight - self.start).flatten(1, 2)
-        images = maps.transpose(1, 2).flatten(
-            1, 2
-        )  # (B, C n, H, W): the kernel spans all slices, so 2-D does
-        learned = F.conv2d(images, weight, self.bias, padding="same", groups=self.groups)
+        images = maps.transpose(1, 2).flatten(1, 2)  # (B, C n, H, W)
+        learned = F.conv2d(images, self.weight - self.start, self.bias, padding="same", groups=self.groups)
         return blend(maps, self.shares) + learned
 
 

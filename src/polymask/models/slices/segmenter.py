@@ -102,16 +102,17 @@ class SliceSegmenter(MaskRCNNSegmenter):
             The five losses of the 2-D network, and `loss_embedding` if there is an embedding.
 
         Raises:
-            UserError: There is an embedding, and no reference.
+            UserError: There is an embedding and no reference, or a reference and no embedding.
         """
         batch, targets, features = self._features(images, target)
         losses, proposals = self._losses(batch, targets, features)
-        if self.embedding is None:
-            return losses
-        if reference is None:
+        if (self.embedding is None) != (reference is None):
             raise UserError(
-                "model.embedding=true learns from pairs of neighbouring slices; use data.reference=true."
+                "data.reference, pairs of neighbouring slices, and model.embedding, what learns from them, "
+                "go together: give both the same value, or none."
             )
+        if self.embedding is None or reference is None:
+            return losses
         boxes, numbers = boxes_to_match(proposals, [own["boxes"] for own in targets], _numbers(target))
         vectors = self._embed(self.embedding, batch, features, boxes)
         stacks, known = [one["image"] for one in reference], [one["target"] for one in reference]
@@ -175,7 +176,8 @@ class SliceSegmenter(MaskRCNNSegmenter):
         for image in images:
             if len(image) != self.slices:
                 raise UserError(
-                    f"the network takes data.slices={self.slices} slices at once, but is given {len(image)}."
+                    f"model.slices={self.slices} does not fit stacks of {len(image)} slices; leave it out, "
+                    f"and give data.slices={self.slices}."
                 )
         return super()._features(self.fusion.pictures(images), target)
 
