@@ -53,6 +53,7 @@ TEST_MAY_CHANGE = (
     "task.linking",
     "trainer.precision",
     "trainer.limit_batches",
+    "out_of_fold",
 )
 """Keys that a test may set, because the weights stay what they are."""
 _OF_EVERY_INFERENCE = {"data.data_dir", "data.file_list", "data.batch_size", "data.num_workers"}

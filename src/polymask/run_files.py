@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -13,11 +15,12 @@ from polymask.families.base import Family, Task
 from polymask.reporting.course import Course
 from polymask.reporting.previews import EpochPreviews
 from polymask.run_config import write_config
+from polymask.structures.samples import Rows
 from polymask.tracking.base import Tracker
 from polymask.training.checkpoint import CheckpointFolder, RunRecord
 from polymask.training.state import TrainingState
 from polymask.training.trainer import Trainer
-from polymask.utils.files import check_report_folder, report_folder
+from polymask.utils.files import check_report_folder, report_folder, write_text
 from polymask.utils.outputs import output_dir
 from polymask.utils.paths import resolve
 
@@ -94,14 +97,40 @@ def evaluate_test(
     course: Course,
     tracker: Tracker,
 ) -> dict[str, float]:
+    """Evaluate the test subset with one task, and do what `report_test` does."""
+    evaluate = partial(trainer.evaluate, task, data.evaluation_loader("test"), title="test")
+    return report_test(family, evaluate, data, folder, course, tracker)
+
+
+def report_test(
+    family: Family,
+    evaluate: Callable[..., Rows],
+    data: DataModule,
+    folder: Path,
+    course: Course,
+    tracker: Tracker,
+    *,
+    files: Mapping[str, str] | None = None,
+) -> dict[str, float]:
     """Evaluate the test subset, write the report to `folder` and record it; return the metrics.
+
+    Args:
+        family: Its family.
+        evaluate: Returns the rows; it gives the predictions of each batch to `consume`.
+        data: The data set.
+        folder: Of the report.
+        course: Of the training.
+        tracker: The tracker.
+        files: Texts that shall lie in the folder, too, by name.
 
     Raises:
         UserError: `folder` holds something else than an earlier report, which must not be replaced.
     """
     with report_folder(folder) as staging:
         report = family.report(staging, data)
-        rows = trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=report.add)
+        for name, text in (files or {}).items():
+            write_text(staging / name, text)
+        rows = evaluate(consume=report.add)
         lines = report.finish(rows, course)
     for line in lines:
         log.info("%s", line)
@@ -109,7 +138,8 @@ def evaluate_test(
     metrics = family.scorer.point_estimates(rows)
     # MLflow compares values of step 0 as bars, one per run; at the best epoch they would be single dots.
     tracker.log_metrics({f"test/{name}": value for name, value in metrics.items()}, step=0)
-    tracker.set_tags({"best_epoch": str(course.best_epoch)})
+    if course.history:
+        tracker.set_tags({"best_epoch": str(course.best_epoch)})
     for path in sorted(folder.iterdir()):
         if path.name not in report.bulk_folders:  # too many files for a tracker
             # Figures lie at the top: its comparison shows only those of the runs side by side.

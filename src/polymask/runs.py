@@ -187,9 +187,16 @@ def train(cfg: DictConfig) -> TrainResult:
 
 
 def test(cfg: DictConfig) -> TestResult:
-    """Evaluate a checkpoint on the test subset of its own split."""
+    """Evaluate a checkpoint on the test subset of its own split, or several together."""
+    from polymask.inference.members import find_checkpoints
+
     checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
-    path = checkpoints.find(cfg.run_name)
+    path, *others = find_checkpoints(cfg.run_name, checkpoints, files=False)
+    if others or cfg.out_of_fold:
+        from polymask.run_ensemble import test_ensemble
+
+        tested = test_ensemble(cfg, [path, *others])
+        return TestResult(run_name=tested.name, metrics=tested.metrics, folder=tested.folder)
     content = load_checkpoint(path)
     record = run_record(content)
     cfg = stored_config(content, cfg, may_change=TEST_MAY_CHANGE, command="test")
@@ -242,7 +249,8 @@ def infer(cfg: DictConfig) -> InferResult:
     files = find_cases(predictor.application, source, file_list)
     folder = resolve(cfg.local_save_dir or INFERENCE_RESULTS) / predictor.run_name
     check_writable(folder, remedy="choose another local_save_dir")
-    log.info("predicting %d images of %s with %s", len(files), source, predictor.path)
+    paths = ", ".join(map(str, predictor.paths))
+    log.info("predicting %d images of %s with %s", len(files), source, paths)
     write_config(cfg, output_dir() / "config.yaml")
     summary = predict_files(
         predictor,

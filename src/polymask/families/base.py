@@ -102,6 +102,17 @@ class Task(nn.Module, ABC):
     def evaluation_step(self, batch: Batch) -> Sequence[Prediction]:
         """Return one prediction per sample, and keep a row of each, its losses among them."""
 
+    def compared(self, predictions: Sequence[Any], batch: Batch) -> dict[str, Any]:
+        """Return the rows that predictions alone make: those of `evaluation_step` but for the losses.
+
+        They are what a test of several networks together measures, after `Application.merge`.
+
+        Args:
+            predictions: One per sample of the batch.
+            batch: With the truth.
+        """
+        raise NotImplementedError("a task of a family whose application merges predictions has it")
+
     def exported_encoder(self) -> EncoderFile | None:
         """Return the encoder as a file that others may start from; None unless it is a vision transformer."""
         return None
@@ -274,6 +285,16 @@ class Application(ABC):
             batch: What `collate` returned.
         """
 
+    def merge(self, predictions: Sequence[Any]) -> Any:
+        """Return what several networks say of one case together; of one alone its prediction as it is.
+
+        Ensembles of a family whose application has no such method are refused.
+
+        Args:
+            predictions: What `predict` returned of the case with the task of each.
+        """
+        raise NotImplementedError("whoever merges predictions asks before whether there is such a method")
+
     @abstractmethod
     def result(self, prediction: Any, case: Any) -> Any:
         """Return a prediction in plain containers, at the case's own size."""
@@ -335,6 +356,15 @@ class Family(ABC):
     def predicts(self) -> frozenset[str]:
         """What a network and a loss must give: all that is needed but for the image itself."""
         return self.needs - {"image"}
+
+    @property
+    def answers(self) -> dict[str, Any]:
+        """What is predicted, by the words for it: the members of an ensemble must agree in all."""
+        return {
+            "what they predict": ", ".join(sorted(self.predicts)),
+            "classes": ", ".join(self.class_names) or "none",
+            "family": type(self).__module__,
+        }
 
     @abstractmethod
     def build_task(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from polymask.data.splits.split import split_from_csv
-from polymask.errors import UserError, nearest
+from polymask.errors import UserError
 from polymask.factories import build_data, build_tracker
 from polymask.run_config import chosen_groups, flatten, plain, write_config
 from polymask.run_files import CHECKPOINTS
@@ -112,10 +111,15 @@ def summarize(cfg: DictConfig) -> StudyResult:
     """Gather the folds of cross-validations into one table, and put their runs below one in the tracker."""
     from polymask.studies.folds.gathering import gather_folds
     from polymask.studies.folds.report import write_summary
+    from polymask.studies.tested_run import is_ensemble
 
     checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
-    names = _matching_runs([str(name) for name in cfg.runs], checkpoints.folder)
-    runs = [_read_fold(cfg, checkpoints.find(name)) for name in names]
+    names = dict.fromkeys(
+        name
+        for pattern in map(str, cfg.runs)
+        for name in ([pattern] if is_ensemble(pattern, cfg.test_dir) else checkpoints.matching(pattern))
+    )
+    runs = [_read_fold(cfg, name) for name in names]
     studies = gather_folds(runs, num_replicates=cfg.num_replicates, seed=cfg.seed)
     folder = resolve(cfg.local_save_dir or SUMMARIES) / cfg.run_name
     write_config(cfg, output_dir() / "config.yaml")
@@ -131,28 +135,12 @@ def summarize(cfg: DictConfig) -> StudyResult:
     return StudyResult(folder=folder, metrics=metrics)
 
 
-def _matching_runs(patterns: Sequence[str], folder: Path) -> list[str]:
-    """Return the names of the runs with a best checkpoint that match any of `patterns`, `*` for any text.
-
-    Raises:
-        UserError: A pattern matches no run.
-    """
-    known = sorted(path.stem for path in folder.glob("*.pt") if not path.stem.endswith(".last"))
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        matching = [name for name in known if fnmatchcase(name, pattern)]
-        if not matching:
-            raise UserError(f"no run in {folder} is called {pattern!r}.{nearest(pattern, known)}")
-        found |= dict.fromkeys(matching)
-    return list(found)
-
-
-def _read_fold(cfg: DictConfig, path: Path) -> FoldRun:
+def _read_fold(cfg: DictConfig, run: str) -> FoldRun:
     """Read a tested run as one of a study."""
     from polymask.studies.folds.gathering import FoldRun
     from polymask.studies.tested_run import read_tested_run
 
-    tested = read_tested_run(path, test_dir=cfg.test_dir)
+    tested = read_tested_run(run, test_dir=cfg.test_dir)
     content = tested.run.content
     return FoldRun(
         name=tested.name,
@@ -170,8 +158,7 @@ def _read_side(cfg: DictConfig, run: str) -> Side:
     from polymask.studies.comparison.sides import make_side
     from polymask.studies.tested_run import read_tested_run
 
-    path = CheckpointFolder(resolve(CHECKPOINTS)).find(run)
-    tested = read_tested_run(path, test_dir=cfg.test_dir, data_dir=cfg.data_dir)
+    tested = read_tested_run(run, test_dir=cfg.test_dir, data_dir=cfg.data_dir)
     try:
         data = tested.run.build_data(split=split_from_csv(tested.run.content["split"]))
     except UserError as error:

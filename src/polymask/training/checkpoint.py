@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,21 @@ class CheckpointFolder:
                 os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # it is no newer than before
             except (OSError, UserError) as error:
                 log.warning("%s does not know the tracker's run %s: %s", path, run_id, error)
+
+    def matching(self, pattern: str) -> list[str]:
+        """Return the names of the runs with a best checkpoint that match a pattern, sorted.
+
+        Args:
+            pattern: `*` stands for any text.
+
+        Raises:
+            UserError: There is none.
+        """
+        known = sorted(self.run_names())
+        found = [name for name in known if fnmatchcase(name, pattern)]
+        if not found:
+            raise UserError(f"no run in {self.folder} is called {pattern!r}.{nearest(pattern, known)}")
+        return found
 
     def find(self, run_name: str | None, *, resumable: bool = False) -> Path:
         """Return the checkpoint of a run, of the newest run when `run_name` is None.

@@ -18,6 +18,7 @@ from polymask.families.multitask.predictions import (
     ImageResult,
     image_predictions,
     image_result,
+    merged,
     probabilities,
 )
 from polymask.families.multitask.task import Task
@@ -67,6 +68,10 @@ class Application(ImageApplication):
                 found["mask"] = found["mask"].flip(axes)
             sums = {name: sums[name] + value if sums else value for name, value in found.items()}
         return image_predictions(batch["ids"], {name: value / len(flips) for name, value in sums.items()})
+
+    def merge(self, predictions: Sequence[ImagePrediction]) -> ImagePrediction:
+        """Return the mean of the probabilities of several networks."""
+        return merged(predictions)
 
     def result(self, prediction: ImagePrediction, case: ImageCase) -> ImageResult:
         """Return a prediction with its mask at the image's own size."""

@@ -70,6 +70,11 @@ class Family(base.Family):
         self.needs = frozenset({"image", *(word for word, is_wanted in wanted.items() if is_wanted)})
         self.scorer: Scorer = Scorer(self.class_names, multiclass=self.multiclass)
 
+    @property
+    def answers(self) -> dict[str, Any]:
+        """What is predicted, and whether a mask tells the classes apart."""
+        return super().answers | {"task.segmentation": SEGMENTATIONS[self.multiclass]}
+
     def build_task(
         self,
         *,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,15 +98,33 @@ class Task(NetworkTask):
         self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch))
         return image_predictions(batch["ids"], found)
 
+    def compared(self, predictions: Sequence[ImagePrediction], batch: Batch) -> dict[str, Tensor]:
+        """Return the rows of predictions, their masks on the grid of the batch's own."""
+        batch, rows = _with_integer_mask(batch), {}
+        height, width = batch["mask"].shape[1:]
+        masks = [mask for each in predictions if (mask := each.mask((height, width))) is not None]
+        if masks:
+            predicted = torch.from_numpy(np.stack(masks)).to(batch["mask"])
+            rows |= self._mask_rows(predicted, batch)
+        classes = [each.class_probabilities for each in predictions if each.class_probabilities is not None]
+        if classes:
+            rows |= {"class_probabilities": torch.stack(classes), "label": batch["label"]}
+        return rows
+
+    def _mask_rows(self, predicted: Tensor, batch: Batch) -> dict[str, Tensor]:
+        num_classes = self.num_classes + 1 if self.multiclass else 2
+        return {
+            "confusion": confusion_per_sample(predicted, batch["mask"], num_classes),
+            "lesion_confusion": lesion_confusion_per_sample(predicted, batch["mask"]),
+        }
+
     def _rows(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return what the metrics need of each sample, without waiting for the device."""
         rows = {}
         if "mask" in found:
             # From probabilities as in `mask_from_probabilities`, so that counts and mask files always agree.
             predicted = found["mask"].argmax(dim=1) if self.multiclass else (found["mask"][:, 0] > 0.5).long()
-            num_classes = self.num_classes + 1 if self.multiclass else 2
-            rows["confusion"] = confusion_per_sample(predicted, batch["mask"], num_classes)
-            rows["lesion_confusion"] = lesion_confusion_per_sample(predicted, batch["mask"])
+            rows |= self._mask_rows(predicted, batch)
         if "label" in found:
             rows["class_probabilities"] = found["label"]
             rows["label"] = batch["label"]
