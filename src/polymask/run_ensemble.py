@@ -203,8 +203,8 @@ def _out_of_fold(members: Sequence[Member], trainer: Trainer) -> _Plan:
     missing = sorted({record.id for record in data.records} - set(everything.subsets["test"]))
     if missing:
         notes.append(
-            f"{len(missing)} of {len(data.records)} samples are tested by none of the runs, e.g. {missing[0]!r}: "
-            "the numbers are of the others"
+            f"{len(missing)} of {len(data.records)} samples are tested by none of the runs, e.g. "
+            f"{missing[0]!r}: the numbers are of the others"
         )
     data.check_truth(members[0].run.family.needs, ("test",))
     folds = [
@@ -233,14 +233,14 @@ def _parts(members: Sequence[Member], splits: Sequence[Split]) -> tuple[list[lis
         seen = set(ids) & set(_stored_split(member).subsets["train"])
         if seen:
             raise UserError(
-                f"{len(seen)} test samples of {member.run_name} were training samples of it, e.g. {min(seen)!r}; "
-                "leave data.split_file= out."
+                f"{len(seen)} test samples of {member.run_name} were training samples of it, e.g. "
+                f"{min(seen)!r}; leave data.split_file= out."
             )
         twice |= taken & set(ids)
         parts.append([id_ for id_ in ids if id_ not in taken])
         taken |= set(ids)
     notes = [
-        f"{len(twice)} samples are tested by several runs, e.g. {id_!r}: what the first of them predicts counts"
+        f"{len(twice)} samples are tested by several runs, e.g. {id_!r}: the first of these counts"
         for id_ in sorted(twice)[:1]
     ]
     return parts, notes
@@ -260,7 +260,7 @@ def _evaluate_folds(
 
 
 def join_rows(parts: Sequence[Mapping[str, np.ndarray]]) -> Rows:
-    """Return the rows of different samples as one table, sorted by id; columns that not all have are left out."""
+    """Return the rows of different samples, sorted by id; columns that not all parts have are left out."""
     names = [name for name in parts[0] if all(name in part for part in parts)]
     order = np.argsort(np.concatenate([part["ids"] for part in parts]), kind="stable")
     return {name: np.concatenate([part[name] for part in parts])[order] for name in names}
