@@ -64,7 +64,9 @@ def test_a_case_by_hand() -> None:
     np.testing.assert_allclose(fused.boxes[0], [10.8, 10, 20.8, 20], rtol=1e-6)
     np.testing.assert_allclose(fused.scores, [0.75, 0.3, 0.15], rtol=1e-6)
     assert fused.labels.tolist() == [0, 1, 0]
-    np.testing.assert_array_equal(decode(fused.masks[0]), decode(one.masks[0]))  # has more than half of the weight
+    np.testing.assert_array_equal(
+        decode(fused.masks[0]), decode(one.masks[0])
+    )  # has more than half of the weight
     np.testing.assert_array_equal(decode(fused.masks[1]), decode(one.masks[1]))
     assert (fused.id, fused.size) == ("a", SIZE)
 
@@ -85,7 +87,9 @@ def test_masks_that_share_nothing_leave_the_best() -> None:
     masks = [np.zeros(SIZE, bool) for _ in range(3)]
     for number, mask in enumerate(masks):
         mask[10 + 3 * number : 13 + 3 * number, 10:20] = True
-    each = [make_prediction("a", SIZE, [m], [0], [s], box) for m, s in zip(masks, (0.4, 0.39, 0.38), strict=True)]
+    each = [
+        make_prediction("a", SIZE, [m], [0], [s], box) for m, s in zip(masks, (0.4, 0.39, 0.38), strict=True)
+    ]
     (fused,) = fuse_objects(each).masks
     np.testing.assert_array_equal(decode(fused), masks[0])
 
@@ -100,7 +104,9 @@ def test_boxes_and_scores_are_those_of_the_published_algorithm(num_models: int) 
         middle = centres[chosen] + rng.normal(0, 4, (len(chosen), 2))
         half = rng.uniform(12, 25, (len(chosen), 2))
         scores = rng.uniform(0.05, 1, len(chosen))
-        models.append(np.column_stack([middle - half, middle + half, scores, rng.integers(0, 2, len(chosen))]))
+        models.append(
+            np.column_stack([middle - half, middle + half, scores, rng.integers(0, 2, len(chosen))])
+        )
     expected = published([model.tolist() for model in models], 0.55)
     rows = np.concatenate(models)
     clusters, boxes = cluster_boxes(rows[:, :4], rows[:, 5].astype(int), rows[:, 4])
