@@ -69,7 +69,9 @@ def test_ensemble(cfg: DictConfig, paths: Sequence[Path]) -> EnsembleTest:
     Raises:
         UserError: The runs do not predict the same, or there is no test subset that none was trained on.
     """
-    out_of_fold = bool(cfg.out_of_fold)
+    out_of_fold = cfg.out_of_fold
+    if not isinstance(out_of_fold, bool):
+        raise UserError(f"out_of_fold={out_of_fold} is not allowed; give true or false.")
     members = in_order([_read(path, cfg) for path in paths])
     names = [member.run_name for member in members]
     name = ensemble_name(names, out_of_fold=out_of_fold)

@@ -113,6 +113,8 @@ class InferResult:
 
 def train(cfg: DictConfig) -> TrainResult:
     """Train a model, or go on with an interrupted run; then test its best checkpoint."""
+    if cfg.out_of_fold:
+        raise UserError(f"out_of_fold={cfg.out_of_fold} is for a test of several runs; leave it out.")
     checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
     with processes() as own, claim_run(cfg, checkpoints, own) as name:
         previous = load_checkpoint(checkpoints.last(name)) if cfg.resume else None

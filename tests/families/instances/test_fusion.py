@@ -22,8 +22,8 @@ def found(*objects: tuple[tuple[int, int, int, int], float, int]) -> FoundObject
 
 
 def published(boxes: list[list[list[float]]], min_iou: float) -> list[tuple[list[float], float, int]]:
-    """Steps 1 to 7 of section 3 of the paper, in its words: lists B, L and F; a box ends in score and class."""
-    (b,) = [sorted((box for model in boxes for box in model), key=lambda box: -box[4])]
+    """The steps of section 3 of the paper, one box after the other; a box ends in score and class."""
+    b = sorted((box for model in boxes for box in model), key=lambda box: -box[4])
     clusters: list[list[list[float]]] = []
     fused: list[list[float]] = []
     for box in b:
@@ -60,7 +60,7 @@ def test_a_case_by_hand() -> None:
     one = found(((10, 10, 20, 20), 0.9, 0), ((30, 5, 40, 15), 0.6, 1))
     two = found(((12, 10, 22, 20), 0.6, 0), ((30, 5, 40, 15), 0.3, 0))
     fused = fuse_objects([one, two])
-    # Two that overlap by 80 of 120 pixels, weights 0.6 and 0.4; of the same place but other classes: not fused.
+    # Two that overlap by 80 of 120 pixels, weights 0.6 and 0.4; of one place but two classes: not fused.
     np.testing.assert_allclose(fused.boxes[0], [10.8, 10, 20.8, 20], rtol=1e-6)
     np.testing.assert_allclose(fused.scores, [0.75, 0.3, 0.15], rtol=1e-6)
     assert fused.labels.tolist() == [0, 1, 0]
