@@ -45,7 +45,7 @@ class EnsembleTest(NamedTuple):
     folder: Path
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """What is tested.
 
     Attributes:
@@ -72,14 +72,14 @@ def test_ensemble(cfg: DictConfig, paths: Sequence[Path]) -> EnsembleTest:
     out_of_fold = cfg.out_of_fold
     if not isinstance(out_of_fold, bool):
         raise UserError(f"out_of_fold={out_of_fold} is not allowed; give true or false.")
-    members = in_order([_read(path, cfg) for path in paths])
+    members = in_order([read_for_test(path, cfg) for path in paths])
     names = [member.run_name for member in members]
     name = ensemble_name(names, out_of_fold=out_of_fold)
     first = members[0].run
     for member in members:
         check_fit(member.run.cfg, member.run.family)
     trainer = build_trainer(first.cfg)
-    plan = (_out_of_fold if out_of_fold else _together)(members, trainer)
+    plan = (plan_folds if out_of_fold else plan_ensemble)(members, trainer)
     for note in plan.notes:
         log.warning("%s", note)
     log.info("testing %s: %s; %s", name, ", ".join(names), plan.data.description())
@@ -114,7 +114,7 @@ def read_ensemble(folder: Path) -> list[str]:
     return [str(member) for member in members]
 
 
-def _read(path: Path, cfg: DictConfig) -> Member:
+def read_for_test(path: Path, cfg: DictConfig) -> Member:
     """Return a run with its own configuration but for what was typed for the test."""
     content = load_checkpoint(path)
     own = stored_config(content, cfg, may_change=TEST_MAY_CHANGE, command="test")
@@ -125,7 +125,7 @@ def _read(path: Path, cfg: DictConfig) -> Member:
     return Member(run_name=content["run_name"], path=path, run=run, application=application)
 
 
-def _together(members: Sequence[Member], trainer: Trainer) -> _Plan:
+def plan_ensemble(members: Sequence[Member], trainer: Trainer) -> Plan:
     """Plan the test of an ensemble: all members predict all samples."""
     check_can_merge(members)
     split = _common_split(members)
@@ -134,7 +134,7 @@ def _together(members: Sequence[Member], trainer: Trainer) -> _Plan:
     data.check_truth(members[0].run.family.needs, ("test",))
     task = trainer.prepare(EnsembleTask([member.run.build_task() for member in members], application))
     loader = data.evaluation_loader("test", beside=beside)
-    return _Plan(data, partial(trainer.evaluate, task, loader, title="test"), [])
+    return Plan(data, partial(trainer.evaluate, task, loader, title="test"), [])
 
 
 def _common_split(members: Sequence[Member]) -> Split:
@@ -185,7 +185,7 @@ def _tested_only(split: Split, ids: Sequence[str]) -> Split:
     return replace(split, subsets={"train": [], "val": [], "test": sorted(ids)})
 
 
-def _out_of_fold(members: Sequence[Member], trainer: Trainer) -> _Plan:
+def plan_folds(members: Sequence[Member], trainer: Trainer) -> Plan:
     """Plan the test of folds: each sample is predicted by the member whose test subset it is in."""
     check_agreement(members)
     members = sorted(members, key=lambda member: member.run_name)
@@ -214,7 +214,7 @@ def _out_of_fold(members: Sequence[Member], trainer: Trainer) -> _Plan:
         for member, split, ids in zip(members, splits, parts, strict=True)
         if ids
     ]
-    return _Plan(data, partial(_evaluate_folds, folds, trainer), notes)
+    return Plan(data, partial(_evaluate_folds, folds, trainer), notes)
 
 
 def _parts(members: Sequence[Member], splits: Sequence[Split]) -> tuple[list[list[str]], list[str]]:

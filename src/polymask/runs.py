@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -128,7 +129,7 @@ def train(cfg: DictConfig) -> TrainResult:
             log.info("%s", data.description())
         family, task = build_family_and_task(cfg, data, previous, checkpoints)
         trainer.prepare(task)
-        share = {"rank": own.rank, "world_size": own.world_size}
+        share: dict[str, Any] = {"rank": own.rank, "world_size": own.world_size}
         in_epoch = trainer.settings.batches_per_epoch
         train_loader = data.train_loader(**share, batches_per_epoch=in_epoch)
         val_loader = data.evaluation_loader("val", **share)

@@ -28,6 +28,7 @@ from polymask.inference.ensemble import EnsembleApplication, EnsembleTask
 from polymask.inference.members import ensemble_name, read_member
 from polymask.inference.predictor import Predictor
 from polymask.reporting.rows import read_samples
+from polymask.run_ensemble import plan_folds
 from polymask.training.checkpoint import load_checkpoint
 from polymask.utils import paths
 
@@ -132,9 +133,14 @@ def test_an_ensemble_of_one_is_that_run_bit_for_bit(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("alike_a", "alike_b"), ("alike_a", "fine"), ("alike_a", "alike_b", "fine")]
+    ("names", "tta"),
+    [
+        (("alike_a", "alike_b"), None),
+        (("alike_a", "fine"), None),
+        (("alike_a", "alike_b", "fine"), None),
+        (("alike_b", "fine"), True),
+    ],
 )
-@pytest.mark.parametrize("tta", [None, True])
 def test_several_predict_the_mean_of_their_probabilities(
     root: Path, names: tuple[str, ...], tta: bool
 ) -> None:
@@ -247,9 +253,17 @@ def test_the_test_of_one_alone_is_its_own_test_bit_for_bit(root: Path) -> None:
     np.testing.assert_equal(rows, without_losses(own_rows(root, "fine")))
 
 
-def test_the_test_of_several_measures_their_mean(root: Path, tmp_path: Path) -> None:
-    folder = run_test(root, tmp_path, "[fine,alike_a,alike_b]")
-    assert folder.name == "alike_a+alike_b+fine"
+@pytest.fixture
+def together(root: Path) -> Path:
+    """The folder of the test of three, of which one sees larger images; made once."""
+    folder = root / "results" / "test" / "alike_a+alike_b+fine"
+    if not folder.exists():
+        assert cli.run("test", ["run_name=[fine,alike_a,alike_b]", "tracker=none"]).folder == folder
+    return folder
+
+
+def test_the_test_of_several_measures_their_mean(root: Path, together: Path) -> None:
+    folder = together
     rows, _ = read_samples(folder)
     names = ("alike_a", "alike_b", "fine")
     mean = np.mean([own_rows(root, name)["class_probabilities"] for name in names], axis=0)
@@ -271,22 +285,21 @@ def test_the_test_of_several_measures_their_mean(root: Path, tmp_path: Path) -> 
         assert mask.sum() == counts[0] + counts[1]
 
 
-def test_compare_and_summarize_take_an_ensemble_beside_single_runs(root: Path) -> None:
-    cli.run("test", ["run_name=alike_*", "tracker=none"])
+def test_compare_and_summarize_take_an_ensemble_beside_single_runs(root: Path, together: Path) -> None:
     few = ["tracker=none", "num_replicates=20"]
     options = [*few, "num_permutations=20", "num_pictures=1"]
-    compared = cli.run("compare", ["alike_a", "alike_a+alike_b", *options])
-    rows = [own_rows(root, name) for name in ("alike_a", "alike_b")]
+    compared = cli.run("compare", ["alike_a", together.name, *options])
+    rows = [own_rows(root, name) for name in ("alike_a", "alike_b", "fine")]
     label = rows[0]["label"]
     probabilities = [each["class_probabilities"] for each in rows]
     single, both = (
         (p.argmax(axis=1) == label).mean() for p in (probabilities[0], np.mean(probabilities, axis=0))
     )
     assert compared.metrics["difference/accuracy"] == pytest.approx(both - single)
-    summary = cli.run("summarize", ["alike_a+alike_b", "alike_a", *few])
+    summary = cli.run("summarize", [together.name, "alike_a", *few])
     text = (summary.folder / "summary.txt").read_text()
     assert text.count("one run") == 2
-    assert "alike_a+alike_b" in text
+    assert together.name in text
 
 
 def test_a_test_on_what_a_member_was_trained_on_is_refused(root: Path) -> None:
@@ -297,7 +310,7 @@ def test_a_test_on_what_a_member_was_trained_on_is_refused(root: Path) -> None:
     assert not list((root / "results" / "test").glob("*ensemble*"))
 
 
-def test_out_of_fold_rows_are_those_of_each_folds_own_test(root: Path, tmp_path: Path, caplog: Any) -> None:
+def test_out_of_fold_rows_are_those_of_each_folds_own_test(root: Path, tmp_path: Path) -> None:
     folder = run_test(root, tmp_path, "fold*", "out_of_fold=true")
     assert folder.name == "fold0+fold1+fold2_out_of_fold"
     rows, _ = read_samples(folder)
@@ -307,21 +320,24 @@ def test_out_of_fold_rows_are_those_of_each_folds_own_test(root: Path, tmp_path:
         np.testing.assert_equal({name: values[places] for name, values in rows.items()}, each)
     assert len(rows["ids"]) == sum(len(each["ids"]) for each in own) == 24
     assert len(list((folder / "masks").iterdir())) == 24
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert json.loads((folder / "ensemble.json").read_text())["notes"] == []
 
 
-def test_missing_folds_and_overlaps_are_said(root: Path, tmp_path: Path, caplog: Any) -> None:
-    folder = run_test(root, tmp_path, "[fold0,fold2,alike_a]", "out_of_fold=true")
-    notes = json.loads((folder / "ensemble.json").read_text())["notes"]
-    names = ("fold0", "fold2", "alike_a")
-    splits = [split_from_csv(load_checkpoint(path_of(root, name))["split"]) for name in names]
-    own = {name: set(split.subsets["test"]) for name, split in zip(names, splits, strict=True)}
-    both = own["alike_a"] & (own["fold0"] | own["fold2"])
-    missing = 24 - len(own["alike_a"] | own["fold0"] | own["fold2"])
+def test_missing_folds_and_overlaps_are_said(root: Path) -> None:
+    names = ("alike_a", "fold0", "fold2")
+    members = [read_member(path_of(root, name), {}) for name in names]
+    splits = [split_from_csv(member.run.content["split"]) for member in members]
+    first, *folds = [set(split.subsets["test"]) for split in splits]
+    both, missing = len(first & set.union(*folds)), 24 - len(first | set.union(*folds))
     assert both
     assert missing
-    assert [note.split()[0] for note in notes] == [str(len(both)), str(missing)]
-    assert all(note in caplog.text for note in notes)
+    plan = plan_folds(members, build_trainer(members[0].run.cfg))
+    assert re.match(rf"{both} samples are tested by several runs, e\.g\. ", plan.notes[0])
+    assert re.match(rf"{missing} of 24 samples are tested by none of the runs, e\.g\. ", plan.notes[1])
+    assert set(plan.data.split.subsets["test"]) == first | set.union(*folds)
+
+
+def test_runs_that_test_the_same_are_no_folds(root: Path) -> None:
     with pytest.raises(UserError, match="test the same samples, so there are no folds"):
         cli.run("test", ["run_name=alike_*", "tracker=none", "out_of_fold=true"])
 

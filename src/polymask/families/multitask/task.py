@@ -100,7 +100,8 @@ class Task(NetworkTask):
 
     def compared(self, predictions: Sequence[ImagePrediction], batch: Batch) -> dict[str, Tensor]:
         """Return the rows of predictions, their masks on the grid of the batch's own."""
-        batch, rows = _with_integer_mask(batch), {}
+        batch = _with_integer_mask(batch)
+        rows: dict[str, Tensor] = {}
         height, width = batch["mask"].shape[1:]
         masks = [mask for each in predictions if (mask := each.mask((height, width))) is not None]
         if masks:
@@ -120,7 +121,7 @@ class Task(NetworkTask):
 
     def _rows(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return what the metrics need of each sample, without waiting for the device."""
-        rows = {}
+        rows: dict[str, Tensor] = {}
         if "mask" in found:
             # From probabilities as in `mask_from_probabilities`, so that counts and mask files always agree.
             predicted = found["mask"].argmax(dim=1) if self.multiclass else (found["mask"][:, 0] > 0.5).long()
