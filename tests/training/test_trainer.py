@@ -430,3 +430,17 @@ def test_previews_see_the_predictions_of_their_epochs_after_the_checkpoint_is_sa
 def test_bad_arguments_are_user_errors(options, message):
     with pytest.raises(UserError, match=message):
         make_trainer(**options)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "deterministic", "expected"), [(True, False, True), (False, False, False), (True, True, False)]
+)
+def test_kernels_are_tried_out_where_shapes_stay_the_same(fixed, deterministic, expected, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not expected)
+    task = StubTask()
+    task.has_fixed_shapes = fixed
+    try:
+        make_trainer(deterministic=deterministic).prepare(task)
+        assert torch.backends.cudnn.benchmark == expected
+    finally:
+        torch.set_deterministic_debug_mode("default")
