@@ -101,11 +101,15 @@ def plain_volume(task: Task, volume: np.ndarray, size: tuple[int, int], linking:
         (raw,) = task.model.predict([stack])
         sure = raw["scores"] >= task.score_threshold
         masks = paste_masks(raw["masks"][sure], raw["boxes"][sure] * scale, size)
-        page = np.zeros(size, np.uint16)
-        for number, mask in reversed(list(enumerate(masks, start=1))):
-            page[rle.decode(mask)] = number
-        embedding = raw["embedding"][sure].numpy() if "embedding" in raw else None
-        linker.add(page, raw["scores"][sure].numpy(), raw["labels"][sure].numpy(), embedding)
+        page, kept = np.zeros(size, np.uint16), []
+        for number, mask in enumerate(masks):
+            whole = rle.decode(mask)
+            left = whole & (page == 0)
+            if left.any() and left.sum() / whole.sum() >= linking.min_visible:
+                kept.append(number)
+                page[left] = len(kept)
+        embedding = raw["embedding"][sure][kept].numpy() if "embedding" in raw else None
+        linker.add(page, raw["scores"][sure][kept].numpy(), raw["labels"][sure][kept].numpy(), embedding)
         pages.append(page)
     return np.stack([numbers[page] for page, numbers in zip(pages, linker.finish().numbers, strict=True)])
 
