@@ -181,27 +181,44 @@ class Scorer(ABC):
         return mean_losses(rows) | metrics | self.counts(rows)
 
 
-class Report(Protocol):
-    """Consumes a test run's predictions batch by batch, so that memory does not grow with the data."""
+class Report(ABC):
+    """Consumes a test run's predictions batch by batch, so that memory does not grow with the data.
 
-    @property
-    def bulk_folders(self) -> Sequence[str]:
-        """Return the folders with a file per sample, too many for a tracker."""
+    Attributes:
+        bulk_folders: Folders with a file per sample, too many for a tracker.
+    """
 
+    bulk_folders: ClassVar[Sequence[str]] = ()
+
+    @abstractmethod
     def add(self, predictions: Sequence[Any]) -> None:
         """Take the predictions of one batch."""
 
+    def complete(self, rows: Rows) -> Rows:
+        """Return the rows with what only `add` could tell, such as scores at a sample's own size.
+
+        Args:
+            rows: The rows of the samples that were added.
+
+        Returns:
+            The same rows, and columns whose names end in `polymask.metrics.rows.ORIGINAL`. Old tests lack
+            them, and a scorer leaves out what is made of them.
+        """
+        return rows
+
+    @abstractmethod
     def finish(self, rows: Rows, course: Course) -> list[str]:
         """Write tables and figures of everything taken.
 
         Args:
-            rows: The rows of the same samples.
+            rows: The rows of the same samples, as `complete` returned them.
             course: Course of the training.
 
         Returns:
             The few lines that a person wants to see first.
         """
 
+    @abstractmethod
     def picture(self, id_: str) -> np.ndarray:
         """Draw one test sample beside its truth, also when an earlier process wrote the report.
 
