@@ -10,11 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import torch
+
+import polymask
 from polymask import cli
 from polymask.errors import UserError
 from polymask.families.multitask import Family, original_size
 from polymask.families.multitask.original_size import OriginalScores, count_pixels, parse_pixel_size
 from polymask.reporting.rows import read_samples
+from polymask.utils import paths
 
 HD95, NSD = "hd95_px_lesion_image_original", "nsd_2px_lesion_image_original"
 
@@ -134,3 +138,44 @@ def test_a_test_of_an_old_run_may_ask_for_tolerances_and_millimetres(trained: Pa
     assert 0 < near < far < 1
     mask = cv2.imread(str(tmp_path / "tiny" / "masks" / f"{rows['ids'][0]}.png"), cv2.IMREAD_UNCHANGED)
     assert mask.shape == (48, 64)
+
+
+@pytest.fixture
+def boxed(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project root with `tiny` as the run `boxed`, which takes images in letterboxes of 64 x 64 pixels."""
+    content = torch.load(trained / "models" / "checkpoints" / "tiny.pt", weights_only=True)
+    content["run_name"] = "boxed"
+    own = {"fit": "letterbox", "image_size": [64, 64], "data_dir": str(trained / "lesions")}
+    content["config"]["data"] |= own
+    content["config"]["task"]["fit"] = "letterbox"
+    folder = tmp_path / "models" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(content, folder / "boxed.pt")
+    monkeypatch.setattr(paths, "PROJECT_ROOT", tmp_path)
+    return trained / "lesions"
+
+
+def test_a_letterbox_is_undone_in_tests_and_inferences(boxed: Path, tmp_path: Path) -> None:
+    """Images are 48 x 64, so that they lie unchanged in rows 8 to 55."""
+    tested = cli.run("test", ["run_name=boxed"])
+    rows, _ = read_samples(tested.folder)
+    np.testing.assert_array_equal(rows["lesion_confusion"], rows["lesion_confusion_original"])
+    np.testing.assert_array_equal(rows["confusion"].sum(axis=1)[:, [0, 2]].sum(axis=1), [48 * 64] * 9)
+    options = ["run_name=boxed", f"data.data_dir={boxed / 'images'}", "data.num_workers=0", "overlay=false"]
+    folder = cli.run("infer", [*options, "trainer.device=cpu", "trainer.precision=fp32"]).folder
+    predictor = polymask.load("boxed", device="cpu", precision="fp32")
+    for id_ in rows["ids"]:
+        image = cv2.imread(str(boxed / "images" / f"{id_}.jpg"))[..., ::-1]
+        padded = np.zeros((1, 64, 64, 3), np.uint8)
+        padded[0, 8:56] = image
+        (found,) = predictor.predict_batch({"ids": [id_], "image": torch.from_numpy(padded)})
+        wanted = found.mask_probabilities[0, 8:56].numpy()
+        for place in (tested.folder, folder):
+            mask = cv2.imread(str(place / "masks" / f"{id_}.png"), cv2.IMREAD_UNCHANGED) == 255
+            assert not (mask != (wanted > 0.5))[abs(wanted - 0.5) > 1e-4].any()
+
+
+def test_an_unknown_fit_is_refused(trained: Path) -> None:
+    options = ["data=demo", "data.reader.num_images=14", "data.fit=leterbox"]
+    with pytest.raises(UserError, match=r"data\.fit='leterbox' is unknown\. Did you mean 'letterbox'"):
+        cli.run("train", options)
