@@ -73,8 +73,8 @@ def test_a_square_that_is_moved_is_off_by_as_much() -> None:
     hd95, nsd = boundary_scores(moved, true, tolerances=[2.9, 3.0])
     assert hd95 == 3
     assert nsd[1] == 1
-    # Of each 36 points, the ten of the side that is left behind lie 3 off, and so do the four in the middle of
-    # the other side; those above and below them are nearer to the other square's top or bottom.
+    # Of each 36 points, the ten of the outer side lie 3 off, and so do the four in the middle of the inner
+    # one; those above and below them are nearer to the other square's top or bottom.
     assert nsd[0] == 1 - 14 / 36
     assert boundary_scores(moved, true, spacing=(5.0, 0.5))[0] == 1.5
 

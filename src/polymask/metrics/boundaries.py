@@ -3,12 +3,12 @@
 The boundary of a mask are its pixels that have one of their four neighbours outside of it; what lies beyond
 the image is outside. Each of its points has a distance to the nearest boundary point of the other mask.
 
-- `hd95`: the larger of the two 95th percentiles of these distances, one per direction: the Hausdorff distance
-  without its outliers (Taha and Hanbury, "Metrics for evaluating 3D medical image segmentation", BMC Medical
-  Imaging 15, 2015).
+- `hd95`: the larger of the two 95th percentiles of these distances, one per direction: the Hausdorff
+  distance without its outliers (Taha and Hanbury, "Metrics for evaluating 3D medical image segmentation",
+  BMC Medical Imaging 15, 2015).
 - `nsd`: the share of the points of both boundaries whose distance is at most a tolerance, the normalised
-  surface Dice (Nikolov et al., "Clinically applicable segmentation of head and neck anatomy for radiotherapy",
-  Journal of Medical Internet Research 23(7), 2021), by points as MONAI counts it.
+  surface Dice (Nikolov et al., "Clinically applicable segmentation of head and neck anatomy for
+  radiotherapy", Journal of Medical Internet Research 23(7), 2021), by points as MONAI counts it.
 
 Values are those of `monai.metrics`. Where both masks are empty neither is defined; where one is, `nsd` is 0 and
 `hd95`, which would be infinite, is not defined. What is not defined is NaN and left out of means.
@@ -49,7 +49,8 @@ def boundary_points(mask: np.ndarray) -> np.ndarray:
         inner = cv2.erode(strip, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
         own = slice(start - top, start - top + min(step, height - start))
         points = np.argwhere((strip != inner)[own])
-        found.append(points + [start, 0])
+        points[:, 0] += start
+        found.append(points)
     return np.concatenate(found)
 
 
@@ -78,7 +79,11 @@ def surface_distances(points: np.ndarray, others: np.ndarray, spacing: Spacing =
 
 
 def boundary_scores(
-    predicted: np.ndarray, true: np.ndarray, *, spacing: Spacing = (1.0, 1.0), tolerances: Sequence[float] = ()
+    predicted: np.ndarray,
+    true: np.ndarray,
+    *,
+    spacing: Spacing = (1.0, 1.0),
+    tolerances: Sequence[float] = (),
 ) -> tuple[float, list[float]]:
     """Compare the outlines of two masks.
 

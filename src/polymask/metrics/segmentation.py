@@ -79,10 +79,10 @@ def segmentation_metrics(
 
     With N images, C classes and R replicates. `_image` is the mean over images, `_pooled` takes the pixels
     of all images together, `_macro_pooled` is the mean of the pooled values over the classes that occur in
-    truth or prediction. `lesion` is the foreground as a whole. One class gives `{dice,iou}_lesion_image`
-    and `{dice,iou}_lesion_pooled`, and `iou_thresholded_lesion_image`; several give also `{dice,iou}_macro_pooled` and, for each class,
-    `{dice,iou}_{name}_pooled` and `{dice,iou}_{name}_image` (images where the class occurs in truth or
-    prediction).
+    truth or prediction. `lesion` is the foreground as a whole. One class gives `{dice,iou}_lesion_image`,
+    `iou_thresholded_lesion_image` and `{dice,iou}_lesion_pooled`; several give also
+    `{dice,iou}_macro_pooled` and, for each class, `{dice,iou}_{name}_pooled` and `{dice,iou}_{name}_image`
+    (images where the class occurs in truth or prediction).
 
     Args:
         counts: (N, C, 3) int64 of `confusion_per_sample`, class 0 = background.

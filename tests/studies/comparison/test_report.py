@@ -233,7 +233,9 @@ def test_a_test_of_an_older_version(tiny: Side, random: Side, tmp_path: Path, ca
     assert any(result.name.endswith("_original") for result in both)
     caplog.clear()
     results = write_comparison(tmp_path / "old", tiny, without_own_size(random), **NUMBERS)
-    check_note(tmp_path / "old", caplog, "confusion_original, hd95_px_lesion_image_original, ", "polymask test")
+    check_note(
+        tmp_path / "old", caplog, "confusion_original, hd95_px_lesion_image_original, ", "polymask test"
+    )
     on_grid = [result for result in both if not result.name.endswith("_original")]
     assert defined(results) == defined(on_grid)
     assert [result.name for result in results] == [result.name for result in on_grid]

@@ -60,8 +60,8 @@ class OriginalScores:
     def complete(self, rows: Rows) -> Rows:
         """Return the rows of the samples with their scores, as they are where there were no masks.
 
-        The columns are `confusion_original` (N, C, 3) and `lesion_confusion_original` (N, 3) int64, as the ones
-        on the grid of the network, and (N,) scores called as `score_names` says.
+        The columns are `confusion_original` (N, C, 3) and `lesion_confusion_original` (N, 3) int64, as the
+        ones on the grid of the network, and (N,) scores called as `score_names` says.
         """
         if not self._counts:
             return rows

@@ -56,7 +56,7 @@ class Scorer(base.Scorer):
         return metrics
 
     def _of_masks(self, rows: Rows, weights: np.ndarray | None, end: str = "") -> dict[str, np.ndarray]:
-        """Return the metrics of the masks on the grid, or at their own size; their names have the same end."""
+        """Return the metrics of masks on the grid, or at their own size; their names end as the columns."""
         counts, lesion = rows[f"confusion{end}"], rows[f"lesion_confusion{end}"]
         names = self.class_names if self.multiclass else ["lesion"]
         metrics = segmentation_metrics(counts, weights, names, lesion) | pixel_accuracy(counts, weights)

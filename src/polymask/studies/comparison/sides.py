@@ -163,7 +163,7 @@ def align_all(sides: Sequence[Side]) -> tuple[list[Side], list[list[str]]]:
 
 
 def _same_columns(sides: Sequence[Side]) -> tuple[list[Side], list[str]]:
-    """Return runs without what not all of them measured at the samples' own size, and a note if there is such.
+    """Return runs without what not all of them measured at the samples' own size, and a note on it.
 
     Older tests have nothing of it, and others ask for other distances.
     """
@@ -172,8 +172,8 @@ def _same_columns(sides: Sequence[Side]) -> tuple[list[Side], list[str]]:
     if not partly:
         return list(sides), []
     note = (
-        f"Left out is what was not measured in all tests: {', '.join(sorted(partly))}; polymask test, with the "
-        "same settings for all, measures it."
+        f"Left out is what was not measured in all tests: {', '.join(sorted(partly))}; polymask test, with "
+        "the same settings for all, measures it."
     )
     kept = [{name: values for name, values in side.rows.items() if name not in partly} for side in sides]
     return [replace(side, rows=rows) for side, rows in zip(sides, kept, strict=True)], [note]
