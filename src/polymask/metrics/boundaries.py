@@ -10,8 +10,8 @@ the image is outside. Each of its points has a distance to the nearest boundary 
   surface Dice (Nikolov et al., "Clinically applicable segmentation of head and neck anatomy for
   radiotherapy", Journal of Medical Internet Research 23(7), 2021), by points as MONAI counts it.
 
-Values are those of `monai.metrics`. Where both masks are empty neither is defined; where one is, `nsd` is 0 and
-`hd95`, which would be infinite, is not defined. What is not defined is NaN and left out of means.
+Values are those of `monai.metrics`. Where both masks are empty neither is defined; where one is, `nsd` is 0
+and `hd95`, which would be infinite, is not defined. What is not defined is NaN and left out of means.
 """
 
 from __future__ import annotations
