@@ -127,6 +127,12 @@ def score_columns(rows: Rows) -> list[str]:
     return [name for name in rows if name.startswith(_KINDS) and name.endswith(ORIGINAL)]
 
 
+def count_defined(rows: Rows) -> dict[str, int]:
+    """Return `num_hd95`, the number of samples whose HD95 is defined; nothing of rows without it."""
+    columns = [name for name in score_columns(rows) if name.startswith("hd95_")]
+    return {"num_hd95": int(np.count_nonzero(~np.isnan(rows[name]))) for name in columns}
+
+
 def boundary_metrics(rows: Rows, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Return the mean over images of each boundary score that rows hold, where it is defined.
 

@@ -214,6 +214,7 @@ def test_empty_true_masks_are_counted_in_metrics_table_and_summary(
     content = json.loads((written.folder / "metrics.json").read_text())
     assert (content["num_masks"], content["num_empty_masks"]) == (len(ids_of_test), 3)
     assert written.metrics["num_empty_masks"] == 3
+    assert content["num_hd95"] == written.table["hd95_px_lesion_original"].count() <= len(ids_of_test) - 3
     assert "num_empty_masks" not in written.values
     assert set(written.table["id"][written.table["true_mask_empty"] == 1]) == set(ids_of_test[:3])
     assert f"test/num_empty_masks 3 of {len(ids_of_test)}" in written.summary[-1]

@@ -23,7 +23,7 @@ from polymask.families.multitask.original_size import OriginalScores
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
 from polymask.metrics.bootstrap import ratio
-from polymask.metrics.boundaries import score_columns
+from polymask.metrics.boundaries import count_defined, score_columns
 from polymask.metrics.classification import confusion_matrix
 from polymask.metrics.rows import ORIGINAL, mean_losses
 from polymask.metrics.segmentation import lesion_scores
@@ -103,6 +103,7 @@ class Report(base.Report):
                 "fit": self.fit,
                 "split_sha256": self.data.split.sha256,
                 **counts,
+                **count_defined(rows),
             },
         )
         write_samples(self.folder, rows, groups)
