@@ -182,48 +182,34 @@ class Scorer(ABC):
 
 
 class Report(ABC):
-    """Consumes a test run's predictions batch by batch, so that memory does not grow with the data.
-
-    Attributes:
-        bulk_folders: Folders with a file per sample, too many for a tracker.
-    """
+    """Consumes a test run's predictions batch by batch, so that memory does not grow with the data."""
 
     bulk_folders: ClassVar[Sequence[str]] = ()
+    """Folders with a file per sample, too many for a tracker."""
 
     @abstractmethod
     def add(self, predictions: Sequence[Any]) -> None:
         """Take the predictions of one batch."""
 
     def complete(self, rows: Rows) -> Rows:
-        """Return the rows with what only `add` could tell, such as scores at a sample's own size.
+        """Return the rows of all that was added with what only `add` could tell: columns named `…_original`.
 
-        Args:
-            rows: The rows of the samples that were added.
-
-        Returns:
-            The same rows, and columns whose names end in `polymask.metrics.rows.ORIGINAL`. Old tests lack
-            them, and a scorer leaves out what is made of them.
+        Older tests lack them, and a scorer then leaves out what is made of them.
         """
         return rows
 
     @abstractmethod
     def finish(self, rows: Rows, course: Course) -> list[str]:
-        """Write tables and figures of everything taken.
+        """Write tables and figures of everything taken; return the few lines that a person wants to see first.
 
         Args:
             rows: The rows of the same samples, as `complete` returned them.
             course: Course of the training.
-
-        Returns:
-            The few lines that a person wants to see first.
         """
 
     @abstractmethod
     def picture(self, id_: str) -> np.ndarray:
-        """Draw one test sample beside its truth, also when an earlier process wrote the report.
-
-        Args:
-            id_: Its id.
+        """Draw the test sample `id_` beside its truth, also when an earlier process wrote the report.
 
         Returns:
             (H, W, 3) uint8 RGB, made from the files of the report's folder and the data set.

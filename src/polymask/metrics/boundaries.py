@@ -129,8 +129,8 @@ def score_columns(rows: Rows) -> list[str]:
 
 def count_defined(rows: Rows) -> dict[str, int]:
     """Return `num_hd95`, the number of samples whose HD95 is defined; nothing of rows without it."""
-    columns = [name for name in score_columns(rows) if name.startswith("hd95_")]
-    return {"num_hd95": int(np.count_nonzero(~np.isnan(rows[name]))) for name in columns}
+    hd95 = next((rows[name] for name in score_columns(rows) if name.startswith("hd95_")), None)
+    return {} if hd95 is None else {"num_hd95": int(np.count_nonzero(~np.isnan(hd95)))}
 
 
 def boundary_metrics(rows: Rows, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
