@@ -192,15 +192,12 @@ class Report(ABC):
         """Take the predictions of one batch."""
 
     def complete(self, rows: Rows) -> Rows:
-        """Return the rows of all that was added with what only `add` could tell: columns named `…_original`.
-
-        Older tests lack them, and a scorer then leaves out what is made of them.
-        """
+        """Return rows with columns `…_original` that only `add` could tell; older tests lack them."""
         return rows
 
     @abstractmethod
     def finish(self, rows: Rows, course: Course) -> list[str]:
-        """Write tables and figures of everything taken; return the few lines that a person wants to see first.
+        """Write tables and figures of everything taken; return the lines that a person wants to see first.
 
         Args:
             rows: The rows of the same samples, as `complete` returned them.
