@@ -51,6 +51,7 @@ TEST_MAY_CHANGE = (
     "data.mask_values",
     "data.mask_orientation",
     "task.linking",
+    "task.surface_tolerances",
     "trainer.precision",
     "trainer.limit_batches",
 )

@@ -264,6 +264,7 @@ def test_one_class_has_no_keys_of_its_own():
             "count_bias",
         ),
         *("dice_lesion_image", "iou_lesion_image", "dice_lesion_pooled", "iou_lesion_pooled"),
+        "iou_thresholded_lesion_image",
     }
 
 

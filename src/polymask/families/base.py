@@ -181,32 +181,32 @@ class Scorer(ABC):
         return mean_losses(rows) | metrics | self.counts(rows)
 
 
-class Report(Protocol):
+class Report(ABC):
     """Consumes a test run's predictions batch by batch, so that memory does not grow with the data."""
 
-    @property
-    def bulk_folders(self) -> Sequence[str]:
-        """Return the folders with a file per sample, too many for a tracker."""
+    bulk_folders: ClassVar[Sequence[str]] = ()
+    """Folders with a file per sample, too many for a tracker."""
 
+    @abstractmethod
     def add(self, predictions: Sequence[Any]) -> None:
         """Take the predictions of one batch."""
 
+    def complete(self, rows: Rows) -> Rows:
+        """Return rows with columns `…_original` that only `add` could tell; older tests lack them."""
+        return rows
+
+    @abstractmethod
     def finish(self, rows: Rows, course: Course) -> list[str]:
-        """Write tables and figures of everything taken.
+        """Write tables and figures of everything taken; return the lines that a person wants to see first.
 
         Args:
-            rows: The rows of the same samples.
+            rows: The rows of the same samples, as `complete` returned them.
             course: Course of the training.
-
-        Returns:
-            The few lines that a person wants to see first.
         """
 
+    @abstractmethod
     def picture(self, id_: str) -> np.ndarray:
-        """Draw one test sample beside its truth, also when an earlier process wrote the report.
-
-        Args:
-            id_: Its id.
+        """Draw the test sample `id_` beside its truth, also when an earlier process wrote the report.
 
         Returns:
             (H, W, 3) uint8 RGB, made from the files of the report's folder and the data set.

@@ -13,6 +13,7 @@ import pandas as pd
 from polymask.data.images import read_image, write_image
 from polymask.data.module import DataModule
 from polymask.data.records import Record
+from polymask.families import base
 from polymask.families.instances.drawing import add_caption, instance_panel
 from polymask.families.instances.figures import plot_object_confusion, plot_object_pr_curves
 from polymask.families.instances.files import InstanceFiles
@@ -33,7 +34,7 @@ from polymask.utils.files import write_text
 _EXAMPLES = 8
 
 
-class Report:
+class Report(base.Report):
     """Writes the objects of each image as they come, and everything else at the end.
 
     `instances.json` holds all objects, as COCO's average precision needs them, with the image and category

@@ -70,7 +70,7 @@ class Application(ImageApplication):
 
     def result(self, prediction: ImagePrediction, case: ImageCase) -> ImageResult:
         """Return a prediction with its mask at the image's own size."""
-        return image_result(prediction, case.size, self.class_names, multiclass=self.multiclass)
+        return image_result(prediction, case.size, self.class_names, multiclass=self.multiclass, fit=self.fit)
 
     def write_result(
         self, folder: Path, name: Path, result: ImageResult, original: np.ndarray | None

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from polymask.data.cache import SampleCache
-from polymask.data.images import resize_image, resize_mask
+from polymask.data.images import fit_image, fit_mask
 from polymask.data.records import Record
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
@@ -28,6 +28,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
     Args:
         records: The samples.
         image_size: (height, width) of the network's input in pixels.
+        fit: `stretch` images to that size, or `letterbox`: keep their aspect, pad and ignore the padding.
         multiclass: Give pixels 1 + their class instead of 1; pixels of unknown class are ignored.
         augmentation: Applied to image and mask, None for evaluation.
         cache_dir: Folder for the decoded samples, None to decode each time.
@@ -43,6 +44,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         records: Sequence[Record],
         *,
         image_size: tuple[int, int],
+        fit: str = "stretch",
         multiclass: bool = False,
         augmentation: Augmentation | None = None,
         cache_dir: Path | None = None,
@@ -52,14 +54,14 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         if augmentation is not None:
             augmentation.check(lambda: image_size)
         self.records = list(records)
-        self.image_size = image_size
+        self.image_size, self.fit = image_size, fit
         self.multiclass = multiclass
         self.augmentation = augmentation
         self.seed = seed
         self._cache: SampleCache | None = None
         if cache_dir is not None:
             cached = self.records if cache_records is None else cache_records
-            self._cache = _open_cache(cached, image_size, cache_dir, multiclass=multiclass)
+            self._cache = _open_cache(cached, image_size, cache_dir, fit=fit, multiclass=multiclass)
             row_of = {record.id: row for row, record in enumerate(cached)}
             self._rows = [row_of[record.id] for record in self.records]
 
@@ -88,8 +90,8 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         """Return image and binary mask as one (H, W, 4) array, so that one cache row holds the sample."""
         image, mask = read_original(record, classes=self.multiclass)
         pixels = np.empty((*self.image_size, 4), np.uint8)
-        pixels[..., :3] = resize_image(image, self.image_size)
-        pixels[..., 3] = IGNORE if mask is None else resize_mask(mask, self.image_size)
+        pixels[..., :3] = fit_image(image, self.image_size, self.fit)
+        pixels[..., 3] = IGNORE if mask is None else fit_mask(mask, self.image_size, self.fit)
         return pixels
 
 
@@ -107,16 +109,22 @@ def read_original(record: Record, *, classes: bool = False) -> tuple[np.ndarray,
         UserError: A file cannot be read, or image and mask differ in size.
     """
     image = record.read_image()
-    if record.truth is None:
-        return image, None
-    mask = record.read_class_mask() if classes else record.read_mask()
-    if mask.shape != image.shape[:2]:
+    mask = read_true_mask(record, classes=classes)
+    if mask is not None and mask.shape != image.shape[:2]:
+        assert record.truth is not None
         raise UserError(
             f"mask {record.truth.mask_file or 'of ' + record.id} is {mask.shape[1]} x {mask.shape[0]} pixels "
             f"but its image {record.image_path.name} is {image.shape[1]} x {image.shape[0]}; both must have "
             "one size."
         )
     return image, mask
+
+
+def read_true_mask(record: Record, *, classes: bool) -> np.ndarray | None:
+    """Decode the mask of a sample, see `read_original`, without its image; None when there is none."""
+    if record.truth is None:
+        return None
+    return record.read_class_mask() if classes else record.read_mask()
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -144,8 +152,10 @@ def _rows(present: list[bool]) -> torch.Tensor | None:
 
 
 def _open_cache(
-    records: Sequence[Record], image_size: tuple[int, int], folder: Path, *, multiclass: bool
+    records: Sequence[Record], image_size: tuple[int, int], folder: Path, *, fit: str, multiclass: bool
 ) -> SampleCache:
     # The label decides the values of class masks, and nothing of binary ones.
     key = [f"{record.content_key()}|{record.label if multiclass else ''}" for record in records]
+    if fit != "stretch":  # which older caches do not name
+        key.append(fit)
     return SampleCache(folder, key=key, num_samples=len(records), shape=(*image_size, 4))

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from polymask.data.images import FITS
 from polymask.errors import UserError, choose
 from polymask.families import base
+from polymask.families.multitask.original_size import parse_tolerances
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
 
@@ -32,6 +34,9 @@ class Family(base.Family):
         segmentation: `binary` (lesion or not), or `multiclass`: the mask tells the classes apart.
         predict_masks: Whether the network has a decoder.
         predict_classes: Whether the network has a classification head.
+        fit: How images come to the network's size, see `polymask.data.images.fit_window`.
+        surface_tolerances: Distances of outlines that a test counts as none (NSD), in pixels, or in
+            millimetres where `data.pixel_size` is known.
         monitor: Metric that decides the best checkpoint, such as `val/loss` or `val/dice_lesion_image`.
         mode: `min`, `max`, or `auto`: min for losses, max for everything else.
         training_metrics: Also collect the metrics of the training batches.
@@ -50,6 +55,8 @@ class Family(base.Family):
         segmentation: str = "binary",
         predict_masks: bool = True,
         predict_classes: bool = True,
+        fit: str = "stretch",
+        surface_tolerances: Sequence[float] = (),
         monitor: str = "val/loss",
         mode: str = "auto",
         training_metrics: bool = False,
@@ -66,6 +73,8 @@ class Family(base.Family):
         self.multiclass = choose("task.segmentation", segmentation, SEGMENTATIONS) == "multiclass"
         self.predict_masks, self.predict_classes = predict_masks, predict_classes
         self.class_weights, self.training_metrics = class_weights, training_metrics
+        self.fit = choose("data.fit", fit, FITS)
+        self.surface_tolerances = parse_tolerances(surface_tolerances)
         wanted = {"mask": predict_masks, "label": predict_classes}
         self.needs = frozenset({"image", *(word for word, is_wanted in wanted.items() if is_wanted)})
         self.scorer: Scorer = Scorer(self.class_names, multiclass=self.multiclass)
@@ -100,14 +109,18 @@ class Family(base.Family):
         """Return the writer of a test run's tables and figures."""
         from polymask.families.multitask.report import Report
 
-        return Report(folder, scorer=self.scorer, data=data)
+        return Report(
+            folder, scorer=self.scorer, data=data, fit=self.fit, surface_tolerances=self.surface_tolerances
+        )
 
     def picture(self, prediction: ImagePrediction, record: Record) -> np.ndarray:
         """Return the panel of one sample: image, predicted mask, outlines of truth and prediction."""
         from polymask.reporting.canvas import prediction_panel
 
         image = record.read_image()
-        result = image_result(prediction, image.shape[:2], self.class_names, multiclass=self.multiclass)
+        result = image_result(
+            prediction, image.shape[:2], self.class_names, multiclass=self.multiclass, fit=self.fit
+        )
         true = (record.read_mask() == 1).astype(np.uint8) if record.has_mask else None
         mask = result.mask if result.mask is not None else np.zeros(image.shape[:2], np.uint8)
         caption = " | ".join(filter(None, [record.id, result.predicted_class]))

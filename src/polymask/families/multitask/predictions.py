@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from polymask.data.images import fit_window
+
 _STRIP_VALUES = 2**22  # probabilities enlarged at a time
 
 
@@ -68,12 +70,17 @@ class ImageResult:
 
 
 def image_result(
-    prediction: ImagePrediction, size: tuple[int, int], class_names: Sequence[str], *, multiclass: bool
+    prediction: ImagePrediction,
+    size: tuple[int, int],
+    class_names: Sequence[str],
+    *,
+    multiclass: bool,
+    fit: str,
 ) -> ImageResult:
-    """Bring a prediction to the image's own (height, width)."""
+    """Bring a prediction to the image's own (height, width); `fit` says how it came to the network's."""
     mask, probabilities = None, None
     if prediction.mask_probabilities is not None:
-        mask = mask_from_probabilities(prediction.mask_probabilities.cpu().numpy(), size)
+        mask = mask_from_probabilities(prediction.mask_probabilities.cpu().numpy(), size, fit)
     if prediction.class_probabilities is not None:
         values = prediction.class_probabilities.tolist()
         probabilities = dict(zip(class_names, values, strict=True))
@@ -83,17 +90,21 @@ def image_result(
     )
 
 
-def mask_from_probabilities(probabilities: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Decide the class of each pixel.
+def mask_from_probabilities(
+    probabilities: np.ndarray, size: tuple[int, int], fit: str = "stretch"
+) -> np.ndarray:
+    """Decide the class of each pixel of an image, for a test and an inference alike.
 
     Args:
         probabilities: (C, H, W) float32, see `ImagePrediction.mask_probabilities`.
-        size: (height, width) of the result; the probabilities are interpolated to it before the decision.
+        size: (height, width) of the image; the probabilities are interpolated to it before the decision.
+        fit: How the image came to the network's size, see `fit_window`: padding is cut off first.
 
     Returns:
         (height, width) uint8: 0 = background, 1 = lesion or class + 1.
     """
-    if size is None or probabilities.shape[1:] == size:
+    probabilities = probabilities[:, *fit_window(size, probabilities.shape[1:], fit)]
+    if probabilities.shape[1:] == size:
         return _decide(probabilities)
     mask = np.empty(size, np.uint8)
     for rows, enlarged in _enlarged_strips(probabilities, size):

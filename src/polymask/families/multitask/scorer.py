@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from polymask.families import base
+from polymask.metrics.boundaries import boundary_metrics
 from polymask.metrics.classification import classification_metrics, per_class_metrics
+from polymask.metrics.rows import ORIGINAL
 from polymask.metrics.segmentation import (
     count_masks,
     lesion_scores,
@@ -22,7 +24,7 @@ class Scorer(base.Scorer):
 
     The rows of N samples are `confusion` (N, C, 3) and `lesion_confusion` (N, 3) of the masks, see
     `polymask.metrics.segmentation`; `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the
-    classes.
+    classes. Those of a test also hold what `OriginalScores` measured, in columns that end in `_original`.
 
     Args:
         class_names: Names of the K classes.
@@ -43,16 +45,22 @@ class Scorer(base.Scorer):
         """
         metrics: dict[str, np.ndarray] = {}
         if "confusion" in rows:
-            names = self.class_names if self.multiclass else ["lesion"]
-            lesion = rows["lesion_confusion"]
-            metrics |= segmentation_metrics(rows["confusion"], weights, names, lesion)
-            metrics |= pixel_accuracy(rows["confusion"], weights)
+            metrics |= self._of_masks(rows, weights)
+        if f"confusion{ORIGINAL}" in rows:
+            metrics |= self._of_masks(rows, weights, ORIGINAL) | boundary_metrics(rows, weights)
         if "class_probabilities" in rows and (rows["label"] >= 0).any():
             labels, probabilities = rows["label"], rows["class_probabilities"]
             metrics |= classification_metrics(labels, probabilities, weights)
             if per_class:
                 metrics |= per_class_metrics(labels, probabilities, self.class_names, weights)
         return metrics
+
+    def _of_masks(self, rows: Rows, weights: np.ndarray | None, end: str = "") -> dict[str, np.ndarray]:
+        """Return the metrics of masks on the grid, or at their own size; their names end as the columns."""
+        counts, lesion = rows[f"confusion{end}"], rows[f"lesion_confusion{end}"]
+        names = self.class_names if self.multiclass else ["lesion"]
+        metrics = segmentation_metrics(counts, weights, names, lesion) | pixel_accuracy(counts, weights)
+        return {f"{name}{end}": values for name, values in metrics.items()}
 
     def scores(self, rows: Rows) -> dict[str, np.ndarray]:
         """Return the Dice of each lesion mask and the probability of each true class, where there are any."""
@@ -66,10 +74,13 @@ class Scorer(base.Scorer):
         return scores
 
     def truth(self, rows: Rows, *, same_grid: bool) -> dict[str, np.ndarray]:
-        """Return the true classes, and on one grid the areas of the true masks in pixels."""
+        """Return the true classes and, on one grid and at their own size, the areas of the true masks."""
         truth = {"classes": rows["label"]} if "label" in rows else {}
-        if "lesion_confusion" in rows and same_grid:
-            truth["masks"] = rows["lesion_confusion"][..., 0] + rows["lesion_confusion"][..., 2]
+        ends = {"masks": "", "masks at their own size": ORIGINAL}
+        for what, end in ends.items():
+            counts = rows.get(f"lesion_confusion{end}")
+            if counts is not None and (end or same_grid):
+                truth[what] = counts[..., 0] + counts[..., 2]
         return truth
 
     def counts(self, rows: Rows) -> dict[str, float]:
