@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from polymask.data.attributes import Attributes
 from polymask.data.headers import NumberFormat
 from polymask.data.inspection import FileMemory, image_facts
 from polymask.data.intensity import EIGHT_BIT, Range, check_depth, find_range
@@ -39,6 +40,7 @@ class DataModule:
         samples: The samples.
         plan: How they are split.
         loading: How they are loaded.
+        attributes: Which columns of a table matter.
         split: A split from a checkpoint; it wins over what `plan` would draw or read.
         augmentation: For training samples.
         seed: Seed of order and augmentation.
@@ -53,6 +55,7 @@ class DataModule:
         plan: SplitPlan,
         loading: Loading,
         *,
+        attributes: Attributes | None = None,
         split: Split | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
@@ -72,6 +75,8 @@ class DataModule:
                 "becomes 8 bits by percentiles of its own values (data.window); leave it out."
             )
         self.samples, self._loading = samples, loading
+        self.attributes = attributes or Attributes()
+        samples.records = self.attributes.attach(samples.records, str(samples.data_dir))
         self._augmentation, self._seed = augmentation, seed
         self.split = plan.split(samples.records, samples.classes, stored=split)
         cache = loading.cache_folder
@@ -188,6 +193,10 @@ class DataModule:
         """Return the group (patient, photograph) of each sample."""
         group = {record.id: record.group for record in self.records}
         return [group[id_] for id_ in ids]
+
+    def subgroups(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the subgroup of each sample, a column (N,) str per name of `data.subgroups`."""
+        return self.attributes.rows(self.records, ids)
 
     def class_counts(self, subset: str) -> list[int]:
         """Return the number of labelled samples per class."""
