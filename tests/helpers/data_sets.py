@@ -15,7 +15,7 @@ MASKS = frozenset({"image", "mask", "objects"})
 
 
 def build(samples: type, **options: Any) -> DataModule:
-    """Return the data set of a `Samples` class; `options` are its own, and those of split, loading and attributes."""
+    """Return the data set of a `Samples` class; `options` are its own, or of split, loading, attributes."""
     plan, loading, attributes, rest = (
         {name: options.pop(name) for name in names if name in options}
         for names in (

@@ -1,8 +1,9 @@
-"""What a table says of each sample beside its class, such as age, sex and site, and the subgroups made of it."""
+"""What a table says of each sample beside its class: age, sex, site; and the subgroups made of it."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -33,8 +34,8 @@ class Attributes:
         attribute_table: CSV with a column of ids or file names and any others, which are added to those of
             the data set's own table. None for none.
         subgroups: Columns whose values are the subgroups of a test.
-        subgroup_bands: Edges of the bands of a column of numbers, by its name; a band includes its lower edge.
-            Columns of numbers without an entry have bands of one round width, see `band_edges`.
+        subgroup_bands: Edges of the bands of a column of numbers, by its name; a band includes its lower
+            edge. Columns of numbers without an entry have bands of one round width, see `band_edges`.
         smallest_subgroup: Of subgroups with fewer groups of samples only the counts are shown.
         inputs: Columns that the network takes.
 
@@ -59,8 +60,8 @@ class Attributes:
         for name, edges in (self.subgroup_bands or {}).items():
             if name not in names:
                 raise UserError(
-                    f"data.subgroup_bands has edges for {name!r}, which data.subgroups={list(names)} does not "
-                    "name; add it there, or leave the edges out."
+                    f"data.subgroup_bands has edges for {name!r}, which data.subgroups={list(names)} does "
+                    "not name; add it there, or leave the edges out."
                 )
             _check_edges(name, edges)
 
@@ -114,8 +115,8 @@ class Attributes:
             wrong = next((id_ for id_, value in numbers.items() if math.isnan(value)), None)
             if wrong is not None:
                 raise UserError(
-                    f"data.subgroup_bands has edges for {name!r}, but {texts[wrong]!r} of {wrong} is no number; "
-                    "mend the table, or leave the edges out."
+                    f"data.subgroup_bands has edges for {name!r}, but {texts[wrong]!r} of {wrong} is no "
+                    "number; mend the table, or leave the edges out."
                 )
         elif len(set(texts.values()) - {""}) <= _MOST_BANDS or any(map(math.isnan, numbers.values())):
             return {id_: text or UNKNOWN for id_, text in texts.items()}
@@ -149,7 +150,7 @@ def band_names(values: Sequence[float], edges: Sequence[float]) -> list[str]:
     """
     whole = all(float(value).is_integer() for value in (*values, *edges))
     names = [f"<{edges[0]:g}"]
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         end = (f" to {high - 1:g}" if high - 1 > low else "") if whole else f" to <{high:g}"
         names.append(f"{low:g}{end}")
     names.append(f">={edges[-1]:g}")
@@ -208,8 +209,8 @@ def _check_columns(records: Sequence[Record], names: Sequence[str], key: str, wh
                 "columns id and any others as data.attribute_table."
             )
         raise UserError(
-            f"{key} names {name!r}, which is no column of the samples of {where}.{nearest(name, known)} Found: "
-            f"{', '.join(known)}."
+            f"{key} names {name!r}, which is no column of the samples of {where}.{nearest(name, known)} "
+            f"Found: {', '.join(known)}."
         )
 
 

@@ -61,7 +61,7 @@ class SubgroupMetric:
         difference: Value - that of all samples with another known value of the column.
         difference_low: Lower end of its 95 % interval.
         difference_high: Upper end.
-        p_value: How probable a difference at least as large, of either sign, would be if it made no difference
+        p_value: How probable a difference at least as large, of either sign, would be if it did not matter
             which groups are in the subgroup.
         p_value_holm: The same, corrected for the number of differences that were tested.
     """

@@ -55,8 +55,8 @@ def read_ham10000(
 
     Returns:
         One record per image, sorted by id, and `classes`. The group is the lesion, or the image itself where
-        the table names no lesion. Attributes are all other columns of the table. There is no truth where `masks/` or the image's mask is absent, and
-        `mask_hint` says what was looked for.
+        the table names no lesion. Attributes are all other columns of the table. There is no truth where
+        `masks/` or the image's mask is absent, and `mask_hint` says what was looked for.
 
     Raises:
         UserError: A folder, the table, a column or an image is missing, the table is unreadable or names

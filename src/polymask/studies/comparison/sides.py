@@ -10,6 +10,7 @@ from functools import reduce
 
 import numpy as np
 
+from polymask.data.attributes import Attributes
 from polymask.data.module import DataModule
 from polymask.errors import UserError
 from polymask.families.base import Family, Report
@@ -31,6 +32,7 @@ class Side:
         split_sha256: Hash of the split that it was tested on.
         grid: (height, width) on which masks were scored, None where that is their own size.
         report: Draws its test samples.
+        smallest_subgroup: Of subgroups with fewer groups only the counts are shown.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Side:
     split_sha256: str
     grid: tuple[int, ...] | None
     report: Report
+    smallest_subgroup: int = Attributes.smallest_subgroup
 
     @property
     def class_names(self) -> list[str]:
@@ -67,6 +70,7 @@ def make_side(run: RunOnDisk, data: DataModule) -> Side:
         split_sha256=content["split_sha256"],
         grid=tuple(content["grid"]) if "grid" in content else None,
         report=family.report(run.folder, _tested(data, run.rows["ids"].tolist(), run.name)),
+        smallest_subgroup=data.attributes.smallest_subgroup,
     )
 
 
