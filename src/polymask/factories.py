@@ -42,7 +42,7 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
     """Build the data set of a run.
 
     Args:
-        cfg: The whole configuration.
+        cfg: The whole configuration; it takes up what was measured of metadata in the training samples.
         split: From a checkpoint, or None to make one as configured.
         allow_absent: Whether the data set may lack some of the classes, which a training needs all of.
 
@@ -55,7 +55,6 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
     from polymask.data.splits.plan import SplitPlan
 
     general = [field.name for part in (SplitPlan, Loading, Attributes) for field in fields(part)]
-    general.remove("inputs")  # those of the network, which its own section names
     target_of(cfg.data, "data")
     _check_options(cfg.data, "data", besides=general)
     own: Any = OmegaConf.to_container(cfg.data, resolve=True)
@@ -69,9 +68,12 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
     # What is left says what the samples are.
     samples = _partial(OmegaConf.create(own))(allow_absent=allow_absent)
     augmentation = build_augmentation(cfg.transforms)
-    return DataModule(
+    data = DataModule(
         samples, plan, loading, attributes=attributes, split=split, augmentation=augmentation, seed=cfg.seed
     )
+    if data.metadata is not None:  # of the training samples: part of the model
+        OmegaConf.update(cfg, "data.metadata_statistics", dict(data.metadata.statistics), force_add=True)
+    return data
 
 
 def _check_reader(data: DictConfig) -> None:

@@ -15,6 +15,9 @@ from polymask.data.sources import read_ham10000
 from polymask.errors import UserError
 
 IDS = ("a", "b", "c", "d")
+PEOPLE = {"sex": ["f"] * 4, "age": ["1"] * 4}
+X, OLD = {"x": list("1234")}, {"x": ["1", "old", "3", "4"]}
+MANY = {"x": [f"patient {number}" for number in range(60)]}
 
 
 def records(**columns: list[str]) -> list[Record]:
@@ -129,18 +132,19 @@ def test_attributes_change_no_fingerprint(lesion_folder: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("columns", "options", "message"),
     [
-        ({"sex": ["f"] * 4, "age": ["1"] * 4}, {"subgroups": ["sexe"]}, r"'sexe', .* Did you mean 'sex'\? Found: sex, age"),
-        ({}, {"subgroups": ["sex"]}, r"data.subgroups names 'sex', but nothing is known of the samples of here: give"),
-        ({"sex": ["f"] * 4}, {"inputs": ["age"]}, r"model.metadata names 'age', which is no column"),
-        ({"x": list("1234")}, {"subgroups": "x"}, r"data.subgroups='x' must be a list of different columns"),
-        ({"x": list("1234")}, {"subgroups": ["x", "x"]}, r"must be a list of different columns"),
-        ({"x": list("1234")}, {"subgroups": ["x"], "smallest_subgroup": 1}, r"data.smallest_subgroup=1 .* at least 2"),
-        ({"x": list("1234")}, {"subgroups": ["x"], "subgroup_bands": {"y": [1]}}, r"edges for 'y', which .* does not name"),
-        ({"x": list("1234")}, {"subgroups": ["x"], "subgroup_bands": {"x": [3, 1]}}, r"subgroup_bands.x=\[3, 1\] must be"),
-        ({"x": ["1", "old", "3", "4"]}, {"subgroups": ["x"], "subgroup_bands": {"x": [2]}}, r"'old' of b is no number"),
-        ({"x": [f"p{n}" for n in range(60)]}, {"subgroups": ["x"]}, r"'x', which has 60 different values; at most 50"),
+        (PEOPLE, {"subgroups": ["sexe"]}, r"'sexe', .* Did you mean 'sex'\? Found: sex, age"),
+        ({}, {"subgroups": ["sex"]}, r"names 'sex', but nothing is known of the samples of here: give a CSV"),
+        ({"sex": ["f"] * 4}, {"metadata": {"age": "number"}}, r"model.metadata names 'age', which is no"),
+        (X, {"subgroups": "x"}, r"data.subgroups='x' must be a list of different columns"),
+        (X, {"subgroups": ["x", "x"]}, r"must be a list of different columns"),
+        (X, {"subgroups": [1]}, r"must be a list of different columns"),
+        (X, {"subgroups": ["x"], "smallest_subgroup": 1}, r"data.smallest_subgroup=1 .* at least 2"),
+        (X, {"subgroups": ["x"], "subgroup_bands": {"y": [1]}}, r"edges for 'y', which .* does not name"),
+        (X, {"subgroups": ["x"], "subgroup_bands": {"x": [3, 1]}}, r"subgroup_bands.x=\[3, 1\] must be"),
+        (OLD, {"subgroups": ["x"], "subgroup_bands": {"x": [2]}}, r"'old' of b is no number"),
+        (MANY, {"subgroups": ["x"]}, r"'x', which has 60 different values; at most 50"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_told_in_one_line(columns: dict, options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         Attributes(**options).attach(records(**columns), "here")

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from polymask.data.tables import id_column, read_csv, some
 from polymask.errors import UserError, nearest, whole_number
 from polymask.metrics.subgroups import ROWS_PREFIX
 from polymask.structures.attributes import UNKNOWN, as_number, known_text
+from polymask.structures.metadata import MetadataEncoding, check_kinds, measure_metadata
 from polymask.utils.paths import resolve
 from polymask.utils.text import same_name
 
@@ -37,7 +39,8 @@ class Attributes:
         subgroup_bands: Edges of the bands of a column of numbers, by its name; a band includes its lower
             edge. Columns of numbers without an entry have bands of one round width, see `band_edges`.
         smallest_subgroup: Of subgroups with fewer groups of samples only the counts are shown.
-        inputs: Columns that the network takes.
+        metadata: Columns that the network takes, with their kinds: `number` or `category`.
+        metadata_statistics: What makes features of them, see `MetadataEncoding`; None to measure it.
 
     Raises:
         UserError: A value is not allowed.
@@ -47,10 +50,12 @@ class Attributes:
     subgroups: Sequence[str] = ()
     subgroup_bands: Mapping[str, Sequence[float]] | None = None
     smallest_subgroup: int = 10
-    inputs: Sequence[str] = ()
+    metadata: Mapping[str, str] | None = None
+    metadata_statistics: Mapping[str, Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
         whole_number("data.smallest_subgroup", self.smallest_subgroup, least=2)
+        check_kinds(self.metadata)
         names = self.subgroups
         is_list = isinstance(names, Sequence) and not isinstance(names, str)
         if not is_list or any(not isinstance(name, str) for name in names) or len({*names}) != len(names):
@@ -65,12 +70,12 @@ class Attributes:
                 )
             _check_edges(name, edges)
 
-    def attach(self, records: Sequence[Record], classes_of: str) -> list[Record]:
+    def attach(self, records: Sequence[Record], where: str) -> list[Record]:
         """Return the records with the values of `attribute_table`.
 
         Args:
             records: All samples, with the attributes that their reader found.
-            classes_of: Where the samples are from, for messages.
+            where: Where the samples are from, for messages.
 
         Raises:
             UserError: The table cannot be read or has no sample, or a column that is wanted does not exist
@@ -78,9 +83,8 @@ class Attributes:
         """
         if self.attribute_table is not None:
             records = _with_table(records, self.attribute_table)
-        wanted = {"data.subgroups": self.subgroups, "model.metadata": self.inputs}
-        for key, names in wanted.items():
-            _check_columns(records, names, key, classes_of)
+        _check_columns(records, self.subgroups, "data.subgroups", where)
+        self._check_metadata(records, where)
         for name in self.subgroups:
             self._check_subgroups(records, name)
         return list(records)
@@ -97,6 +101,24 @@ class Attributes:
             own = self._subgroups(records, name)
             columns[f"{ROWS_PREFIX}{name}"] = np.array([own[id_] for id_ in ids], dtype=str)
         return columns
+
+    def encoding(self, training: Sequence[Record]) -> MetadataEncoding | None:
+        """Return what makes features of metadata, measured of the training samples; None without any."""
+        if not self.metadata:
+            return None
+        if self.metadata_statistics is None:
+            return measure_metadata(self.metadata, [record.attributes for record in training])
+        return MetadataEncoding(kinds=self.metadata, statistics=self.metadata_statistics)
+
+    def _check_metadata(self, records: Sequence[Record], where: str) -> None:
+        """Refuse a training without a column of metadata; a trained network can do without."""
+        for name in self.metadata or {}:
+            try:
+                _check_columns(records, [name], "model.metadata", where)
+            except UserError as error:
+                if self.metadata_statistics is None:
+                    raise
+                log.warning("%s It counts as not known.", error)
 
     def _check_subgroups(self, records: Sequence[Record], name: str) -> None:
         number = len(set(self._subgroups(records, name).values()) - {UNKNOWN})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -81,6 +81,9 @@ class DataModule:
         self.split = plan.split(samples.records, samples.classes, stored=split)
         cache = loading.cache_folder
         memory = FileMemory(cache / "facts" if cache else None, samples.data_dir)
+        in_training = set(self.split.subsets["train"])
+        training = [record for record in samples.records if record.id in in_training]
+        self.metadata = self.attributes.encoding(training)
         self.intensity_range = loading.given_range or self._find_intensity_range(memory)
         with_range = partial(dataclasses.replace, intensity_range=self.intensity_range)
         samples.look([with_range(record) for record in samples.records], memory)
@@ -275,6 +278,12 @@ class DataModule:
             records, augmentation=augmentation, cache_dir=cache_dir, seed=self._seed
         )
 
+    def _collate(self) -> Callable[..., dict[str, Any]]:
+        if self.metadata is None:
+            return self.samples.collate
+        features = {record.id: self.metadata.encode(record.attributes) for record in self.records}
+        return _CollateWithMetadata(self.samples.collate, features)
+
     def _loader(
         self, dataset: Dataset[dict[str, Any]], batches: TrainBatches | EvaluationBatches
     ) -> EpochLoader:
@@ -282,12 +291,25 @@ class DataModule:
             dataset,
             batch_sampler=batches,
             num_workers=self._loading.num_processes,
-            collate_fn=self.samples.collate,
+            collate_fn=self._collate(),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self._loading.num_processes > 0,
             # Its own generator: iterating must not draw from the global one, which dropout draws from.
             generator=torch.Generator().manual_seed(self._seed),
         )
+
+
+class _CollateWithMetadata:
+    """Adds `metadata` (B, F) float32 to batches."""
+
+    def __init__(self, collate: Callable[..., dict[str, Any]], features: Mapping[str, np.ndarray]) -> None:
+        self.collate, self.features = collate, features
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch of some items."""
+        batch = self.collate(items)
+        features = np.stack([self.features[id_] for id_ in batch["ids"]])
+        return {**batch, "metadata": torch.from_numpy(features)}
 
 
 class EpochLoader(DataLoader[dict[str, Any]]):
