@@ -43,7 +43,7 @@ def write_subgroups(
         return
     lines, gaps = measure_subgroups(rows, groups, metrics, names, smallest=smallest)
     for file, kind, entries in ((TABLE, SubgroupMetric, lines), (GAPS, Gap, gaps)):
-        cells = [[*map(none_for_nan, asdict(entry).values())] for entry in entries]  # type: ignore[call-overload]
+        cells = [[*map(none_for_nan, asdict(entry).values())] for entry in entries]
         write_text(folder / file, csv_text([field.name for field in fields(kind)], cells))
     of_all = {name: float(values[0]) for name, values in metrics(rows, None).items()}
     plot_subgroups(lines, of_all, folder / FIGURE)
