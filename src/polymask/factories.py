@@ -42,31 +42,38 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
     """Build the data set of a run.
 
     Args:
-        cfg: The whole configuration.
+        cfg: The whole configuration; it takes up what was measured of metadata in the training samples.
         split: From a checkpoint, or None to make one as configured.
         allow_absent: Whether the data set may lack some of the classes, which a training needs all of.
 
     Raises:
         UserError: A key of `data` is unknown or its value not allowed, or the files are not sound.
     """
+    from polymask.data.attributes import Attributes
     from polymask.data.loading import Loading
     from polymask.data.module import DataModule
     from polymask.data.splits.plan import SplitPlan
 
-    general = [field.name for part in (SplitPlan, Loading) for field in fields(part)]
+    general = [field.name for part in (SplitPlan, Loading, Attributes) for field in fields(part)]
     target_of(cfg.data, "data")
     _check_options(cfg.data, "data", besides=general)
     own: Any = OmegaConf.to_container(cfg.data, resolve=True)
 
-    def taken(part: type[SplitPlan] | type[Loading]) -> dict[str, Any]:
+    def taken(part: type[SplitPlan] | type[Loading] | type[Attributes]) -> dict[str, Any]:
         return {field.name: own.pop(field.name) for field in fields(part) if field.name in own}
 
     plan, loading = SplitPlan(**taken(SplitPlan)), Loading(**taken(Loading))
+    attributes = Attributes(**taken(Attributes))
     _check_reader(cfg.data)
     # What is left says what the samples are.
     samples = _partial(OmegaConf.create(own))(allow_absent=allow_absent)
     augmentation = build_augmentation(cfg.transforms)
-    return DataModule(samples, plan, loading, split=split, augmentation=augmentation, seed=cfg.seed)
+    data = DataModule(
+        samples, plan, loading, attributes=attributes, split=split, augmentation=augmentation, seed=cfg.seed
+    )
+    if data.metadata is not None:  # of the training samples: part of the model
+        OmegaConf.update(cfg, "data.metadata_statistics", dict(data.metadata.statistics), force_add=True)
+    return data
 
 
 def _check_reader(data: DictConfig) -> None:

@@ -12,6 +12,7 @@ from polymask.errors import whole_number
 from polymask.families.base import Family, Task
 from polymask.reporting.course import Course
 from polymask.reporting.previews import EpochPreviews
+from polymask.reporting.subgroups import write_subgroups
 from polymask.run_config import write_config
 from polymask.tracking.base import Tracker
 from polymask.training.checkpoint import CheckpointFolder, RunRecord
@@ -103,11 +104,15 @@ def evaluate_test(
         report = family.report(staging, data)
         rows = trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=report.add)
         rows = report.complete(rows)
+        ids, scorer = list(rows["ids"]), family.scorer
+        rows |= data.subgroups(ids)
         lines = report.finish(rows, course)
+        smallest = data.attributes.smallest_subgroup
+        write_subgroups(staging, rows, data.groups(ids), scorer.metrics, scorer.headline, smallest=smallest)
     for line in lines:
         log.info("%s", line)
     log.info("test results in %s", folder)
-    metrics = family.scorer.point_estimates(rows)
+    metrics = scorer.point_estimates(rows)
     # MLflow compares values of step 0 as bars, one per run; at the best epoch they would be single dots.
     tracker.log_metrics({f"test/{name}": value for name, value in metrics.items()}, step=0)
     tracker.set_tags({"best_epoch": str(course.best_epoch)})

@@ -25,6 +25,7 @@ TEXT_KEYS = frozenset(
         "target",
         "data_dir",
         "test_dir",
+        "data.attribute_table",
         "data.data_dir",
         "data.file_list",
         "data.cache_dir",
@@ -72,7 +73,9 @@ TEXT_KEYS = frozenset(
 )
 """Keys of one text. A test looks at the arguments of all that the YAML files build for missing ones."""
 
-TEXT_LIST_KEYS = frozenset({"classes", "data.classes", "data.reader.sequences", "runs", "running_metrics"})
+TEXT_LIST_KEYS = frozenset(
+    {"classes", "data.classes", "data.reader.sequences", "data.subgroups", "runs", "running_metrics"}
+)
 """Keys of a list of texts."""
 
 _OVERRIDE = re.compile(r"(?P<key>\+{0,2}(?P<name>[\w.]+))=(?P<value>.*)", re.DOTALL)

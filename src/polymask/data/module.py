@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from polymask.data.attributes import Attributes
 from polymask.data.headers import NumberFormat
 from polymask.data.inspection import FileMemory, image_facts
 from polymask.data.intensity import EIGHT_BIT, Range, check_depth, find_range
@@ -39,6 +40,7 @@ class DataModule:
         samples: The samples.
         plan: How they are split.
         loading: How they are loaded.
+        attributes: Which columns of a table matter.
         split: A split from a checkpoint; it wins over what `plan` would draw or read.
         augmentation: For training samples.
         seed: Seed of order and augmentation.
@@ -53,6 +55,7 @@ class DataModule:
         plan: SplitPlan,
         loading: Loading,
         *,
+        attributes: Attributes | None = None,
         split: Split | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
@@ -72,10 +75,15 @@ class DataModule:
                 "becomes 8 bits by percentiles of its own values (data.window); leave it out."
             )
         self.samples, self._loading = samples, loading
+        self.attributes = attributes or Attributes()
+        samples.records = self.attributes.attach(samples.records, str(samples.data_dir))
         self._augmentation, self._seed = augmentation, seed
         self.split = plan.split(samples.records, samples.classes, stored=split)
         cache = loading.cache_folder
         memory = FileMemory(cache / "facts" if cache else None, samples.data_dir)
+        in_training = set(self.split.subsets["train"])
+        training = [record for record in samples.records if record.id in in_training]
+        self.metadata = self.attributes.encoding(training)
         self.intensity_range = loading.given_range or self._find_intensity_range(memory)
         with_range = partial(dataclasses.replace, intensity_range=self.intensity_range)
         samples.look([with_range(record) for record in samples.records], memory)
@@ -189,6 +197,10 @@ class DataModule:
         group = {record.id: record.group for record in self.records}
         return [group[id_] for id_ in ids]
 
+    def subgroups(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the subgroup of each sample, a column (N,) str per name of `data.subgroups`."""
+        return self.attributes.rows(self.records, ids)
+
     def class_counts(self, subset: str) -> list[int]:
         """Return the number of labelled samples per class."""
         labels = [record.label for record in self.subset(subset)]
@@ -266,6 +278,12 @@ class DataModule:
             records, augmentation=augmentation, cache_dir=cache_dir, seed=self._seed
         )
 
+    def _collate(self) -> Callable[..., dict[str, Any]]:
+        if self.metadata is None:
+            return self.samples.collate
+        features = {record.id: self.metadata.encode(record.attributes) for record in self.records}
+        return _CollateWithMetadata(self.samples.collate, features)
+
     def _loader(
         self, dataset: Dataset[dict[str, Any]], batches: TrainBatches | EvaluationBatches
     ) -> EpochLoader:
@@ -273,12 +291,25 @@ class DataModule:
             dataset,
             batch_sampler=batches,
             num_workers=self._loading.num_processes,
-            collate_fn=self.samples.collate,
+            collate_fn=self._collate(),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self._loading.num_processes > 0,
             # Its own generator: iterating must not draw from the global one, which dropout draws from.
             generator=torch.Generator().manual_seed(self._seed),
         )
+
+
+class _CollateWithMetadata:
+    """Adds `metadata` (B, F) float32 to batches."""
+
+    def __init__(self, collate: Callable[..., dict[str, Any]], features: Mapping[str, np.ndarray]) -> None:
+        self.collate, self.features = collate, features
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch of some items."""
+        batch = self.collate(items)
+        features = np.stack([self.features[id_] for id_ in batch["ids"]])
+        return {**batch, "metadata": torch.from_numpy(features)}
 
 
 class EpochLoader(DataLoader[dict[str, Any]]):

@@ -11,6 +11,8 @@ from pathlib import Path
 from polymask.errors import UserError
 from polymask.utils.text import same_name
 
+_ID_COLUMNS = ("id", "image_id", "image", "file_name", "isic_id")
+
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
     """Read a CSV file; see `parse_csv`.
@@ -55,6 +57,22 @@ def parse_csv(text: str, source: str) -> list[dict[str, str]]:
             found = f"{len(cells)} values for {len(columns)} columns"
             raise UserError(f"{source} is malformed in line {number}: {found}. Mend the line.")
     return [dict(zip(columns, cells, strict=True)) for _, cells in lines[1:]]
+
+
+def id_column(columns: Sequence[str], source: str) -> str:
+    """Return the column that names the samples: their ids or the names of their files.
+
+    Args:
+        columns: All columns, in lower case.
+        source: Where they come from, for the message.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = next((name for name in _ID_COLUMNS if name in columns), None)
+    if found is None:
+        raise UserError(f"{source} has no column {' or '.join(_ID_COLUMNS)}. Found: {', '.join(columns)}.")
+    return found
 
 
 def some(names: Sequence[str]) -> str:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from polymask.data.images import write_image
 from polymask.errors import UserError
 from polymask.families.base import Batch
 from polymask.families.images import ImageApplication, ImageCase, MainMask
+from polymask.families.multitask.metadata import of_inference
 from polymask.families.multitask.predictions import (
     ImagePrediction,
     ImageResult,
@@ -32,7 +34,8 @@ class Application(ImageApplication):
     Args:
         data: The `data` section of the stored configuration.
         chosen: Values that take the place of those of training: `data.intensity_range`, and `tta`: average
-            over the four flips of each image.
+            over the four flips of each image; `data.attribute_table`: what is known of them, for networks
+            with metadata, see `CaseMetadata`.
         class_names: Names of the classes.
         multiclass: The mask tells the classes apart.
 
@@ -52,9 +55,22 @@ class Application(ImageApplication):
     ) -> None:
         super().__init__(data, chosen)
         self.class_names, self.multiclass = list(class_names), multiclass
+        self._metadata = of_inference(data, self.settings)
         self.tta = bool(chosen.get("tta", False))
         names = [f"probability_{name}" for name in class_names]
         self.columns = ("predicted_class", "lesion_pixels", "lesion_share", *names)
+
+    def read(self, source: str | Path | np.ndarray, *, draw: bool = False) -> tuple[Any, ImageCase]:
+        """Decode an image, see `ImageApplication.read`; with metadata it comes with its features."""
+        image, case = super().read(source, draw=draw)
+        return (image if self._metadata is None else (image, self._metadata.features(source))), case
+
+    def collate(self, ids: Sequence[str], inputs: Sequence[Any]) -> Batch:
+        """Return `ids`, `image` (B, H, W, 3) uint8 and, with metadata, `metadata` (B, F) float32."""
+        if self._metadata is None:
+            return super().collate(ids, inputs)
+        images, features = zip(*inputs, strict=True)
+        return {**super().collate(ids, images), "metadata": torch.stack(features)}
 
     def predict(self, task: Task, batch: Batch) -> list[ImagePrediction]:
         """Return one prediction per image; with `tta` the mean over the image and its three flips."""
@@ -62,7 +78,7 @@ class Application(ImageApplication):
         sums: dict[str, Tensor] = {}
         flips = _FLIPS if self.tta else _FLIPS[:1]
         for axes in flips:
-            found = probabilities(task.model(images.flip(axes)))
+            found = probabilities(task.model(images.flip(axes), **task.metadata(batch)))
             if "mask" in found:
                 found["mask"] = found["mask"].flip(axes)
             sums = {name: sums[name] + value if sums else value for name, value in found.items()}

@@ -45,7 +45,7 @@ class Family(base.Family):
         UserError: Neither masks nor classes are predicted, or there are no classes to predict.
     """
 
-    options = ("data.intensity_range", "tta")
+    options = ("data.intensity_range", "data.attribute_table", "tta")
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class Task(NetworkTask):
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, `loss_segmentation`, `loss_classification` and the named terms."""
         batch = _with_integer_mask(batch)
-        outputs = self.model(self.images(batch))
+        outputs = self.model(self.images(batch), **self.metadata(batch))
         if self.training_metrics:
             with torch.no_grad():
                 rows = self._rows(probabilities(outputs), batch)
@@ -82,7 +82,7 @@ class Task(NetworkTask):
     def evaluation_step(self, batch: Batch) -> list[ImagePrediction]:
         """Collect confusions, class probabilities and losses of the batch."""
         batch = _with_integer_mask(batch)
-        outputs = self.model(self.images(batch))
+        outputs = self.model(self.images(batch), **self.metadata(batch))
         size = len(batch["ids"])
         # Every sample carries its batch's loss: the mean over samples then weighs a short batch rightly.
         rows = {name: value.expand(size) for name, value in self.loss(outputs, batch).items()}
@@ -109,6 +109,11 @@ class Task(NetworkTask):
             rows["class_probabilities"] = found["label"]
             rows["label"] = batch["label"]
         return rows
+
+    @staticmethod
+    def metadata(batch: Batch) -> dict[str, Tensor]:
+        """Return what the model takes beside images: `metadata` where the batch has some."""
+        return {"metadata": batch["metadata"]} if "metadata" in batch else {}
 
     def images(self, batch: Batch) -> Tensor:
         """Return (B, 3, H, W) float32 normalised images of a (B, H, W, 3) uint8 batch."""

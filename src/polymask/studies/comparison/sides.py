@@ -10,6 +10,7 @@ from functools import reduce
 
 import numpy as np
 
+from polymask.data.attributes import Attributes
 from polymask.data.module import DataModule
 from polymask.errors import UserError
 from polymask.families.base import Family, Report
@@ -33,6 +34,7 @@ class Side:
         grid: (height, width) on which masks were scored, None where that is their own size.
         report: Draws its test samples.
         fit: How images came to the size of that grid, `stretch` or `letterbox`.
+        smallest_subgroup: Of subgroups with fewer groups only the counts are shown.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Side:
     grid: tuple[int, ...] | None
     report: Report
     fit: str = "stretch"
+    smallest_subgroup: int = Attributes.smallest_subgroup
 
     @property
     def place(self) -> str:
@@ -77,6 +80,7 @@ def make_side(run: RunOnDisk, data: DataModule) -> Side:
         grid=tuple(content["grid"]) if "grid" in content else None,
         report=family.report(run.folder, _tested(data, run.rows["ids"].tolist(), run.name)),
         fit=content.get("fit", "stretch"),  # reports of old do not say
+        smallest_subgroup=data.attributes.smallest_subgroup,
     )
 
 
