@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from polymask.errors import UserError, nearest
 from polymask.fitting import target_of
-from polymask.training.checkpoint import inference_weights, load_weights
+from polymask.training.checkpoint import decisions_of, inference_weights, load_weights
 
 log = logging.getLogger(__name__)
 # It writes what it raises, too; one line about a mistake is enough.
@@ -184,7 +184,10 @@ def rebuild(content: Mapping[str, Any], cfg: DictConfig | None = None) -> Rebuil
         cfg: Its configuration with changes, None for the stored one.
     """
     cfg = OmegaConf.create(content["config"]) if cfg is None else cfg
-    return Rebuilt(cfg=cfg, family=build_family(cfg, content["class_names"]), content=content)
+    family = build_family(cfg, content["class_names"])
+    if content.get("decisions"):
+        family.decide(decisions_of(content))
+    return Rebuilt(cfg=cfg, family=family, content=content)
 
 
 def build_optimizer(cfg: DictConfig, task: Task) -> Optimizer:

@@ -102,6 +102,7 @@ def evaluate_test(
     with report_folder(folder) as staging:
         report = family.report(staging, data)
         rows = trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=report.add)
+        rows = family.decided(rows)
         lines = report.finish(rows, course)
     for line in lines:
         log.info("%s", line)

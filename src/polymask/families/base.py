@@ -315,6 +315,7 @@ class Family(ABC):
 
     Attributes:
         needs: What a data set must give.
+        validation: What `decide` was given.
         options: Keys of an inference's configuration that `application` takes.
         scorer: Computes the metrics.
         encoder_path: Where a training leaves the encoder of its best checkpoint, for families that train it
@@ -328,6 +329,7 @@ class Family(ABC):
 
     def __init__(self, *, class_names: Sequence[str], monitor: str, mode: str) -> None:
         self.class_names, self.monitor = list(class_names), monitor
+        self.validation: Rows = {}
         choose("task.mode", mode, ("auto", "min", "max"))
         self.mode = mode if mode != "auto" else ("min" if "loss" in monitor else "max")
 
@@ -351,6 +353,40 @@ class Family(ABC):
             build_loss: The configured loss, likewise.
             class_counts: Training images per class, None when the task will not be trained.
         """
+
+    @property
+    def undecided(self) -> str:
+        """Return what was asked for and must still be decided on validation samples, "" for nothing.
+
+        As key=value, for messages.
+        """
+        return ""
+
+    def decisions(self, rows: Rows) -> Rows:
+        """Return what must be known of validation rows to decide how predictions are taken.
+
+        It is kept in the best checkpoint: thresholds and the like follow from it whenever somebody asks.
+
+        Args:
+            rows: Those of the validation subset with the weights that are kept.
+
+        Returns:
+            Arrays of numbers by name; nothing unless a family has something to decide.
+        """
+        return {}
+
+    def decide(self, validation: Rows, task: Task | None = None) -> None:
+        """Decide by what `decisions` returned.
+
+        Args:
+            validation: Its result.
+            task: The task that is tested next, where it was built before.
+        """
+        self.validation = validation
+
+    def decided(self, rows: Rows) -> Rows:
+        """Return the rows of a test with what was decided: as they are, unless a family decides something."""
+        return rows
 
     @abstractmethod
     def report(self, folder: Path, data: DataModule) -> Report:

@@ -147,14 +147,15 @@ def test_every_interval_is_one(values: dict[str, dict[str, float]], results: Pat
     for name, entry in values.items():
         assert (entry["low"] is None) == (entry["value"] is None), name
         if entry["value"] is not None:
-            assert 0 <= entry["low"] <= entry["high"] <= 1, name
+            assert 0 <= entry["low"] <= entry["high"] <= (2 if name == "brier" else 1), name
     content = json.loads((results / "metrics.json").read_text())
     assert (content["num_samples"], content["num_groups"], content["grid"]) == (9, 6, list(GRID))
 
 
 def test_all_files_are_there_and_no_picture_is_blank(results: Path, table: pd.DataFrame) -> None:
     pictures = ["confusion_matrix.png", "roc_curves.png", "pr_curves.png", "training_curves.png"]
-    tables = ["classification_report.txt", "metrics.json", "per_sample.csv", "samples.npz"]
+    pictures += ["calibration.png", "calibration_pixels.png", "risk_coverage.png"]
+    tables = ["classification_report.txt", "metrics.json", "per_sample.csv", "samples.npz", "calibration.csv"]
     assert sorted(path.name for path in results.iterdir()) == sorted(
         [*pictures, *tables, "masks", "predictions"]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from polymask.data.images import write_image
-from polymask.errors import UserError
+from polymask.errors import UserError, number
 from polymask.families.base import Batch
 from polymask.families.images import ImageApplication, ImageCase, MainMask
+from polymask.families.multitask.decisions import Calibration
 from polymask.families.multitask.predictions import (
     ImagePrediction,
     ImageResult,
@@ -32,9 +34,11 @@ class Application(ImageApplication):
     Args:
         data: The `data` section of the stored configuration.
         chosen: Values that take the place of those of training: `data.intensity_range`, and `tta`: average
-            over the four flips of each image.
+            over the four flips of each image; `abstain_below`: leave images undecided whose most probable
+            class is less probable; and `calibration`, see there.
         class_names: Names of the classes.
         multiclass: The mask tells the classes apart.
+        calibration: What is done to probabilities; None for nothing.
 
     Raises:
         UserError: A value is not allowed.
@@ -49,12 +53,15 @@ class Application(ImageApplication):
         *,
         class_names: Sequence[str],
         multiclass: bool,
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__(data, chosen)
         self.class_names, self.multiclass = list(class_names), multiclass
+        self.calibration, self.abstain_below = calibration, _share(chosen.get("abstain_below"))
         self.tta = bool(chosen.get("tta", False))
         names = [f"probability_{name}" for name in class_names]
-        self.columns = ("predicted_class", "lesion_pixels", "lesion_share", *names)
+        abstained = () if self.abstain_below is None else ("abstained",)
+        self.columns = ("predicted_class", *abstained, "lesion_pixels", "lesion_share", *names)
 
     def predict(self, task: Task, batch: Batch) -> list[ImagePrediction]:
         """Return one prediction per image; with `tta` the mean over the image and its three flips."""
@@ -66,11 +73,13 @@ class Application(ImageApplication):
             if "mask" in found:
                 found["mask"] = found["mask"].flip(axes)
             sums = {name: sums[name] + value if sums else value for name, value in found.items()}
-        return image_predictions(batch["ids"], {name: value / len(flips) for name, value in sums.items()})
+        found = {name: value / len(flips) for name, value in sums.items()}
+        return image_predictions(batch["ids"], self.calibration.applied(found) if self.calibration else found)
 
     def result(self, prediction: ImagePrediction, case: ImageCase) -> ImageResult:
-        """Return a prediction with its mask at the image's own size."""
-        return image_result(prediction, case.size, self.class_names, multiclass=self.multiclass)
+        """Return a prediction with its mask at the image's own size, without a class where it abstains."""
+        result = image_result(prediction, case.size, self.class_names, multiclass=self.multiclass)
+        return replace(result, predicted_class=None) if self._abstains(result) else result
 
     def write_result(
         self, folder: Path, name: Path, result: ImageResult, original: np.ndarray | None
@@ -78,7 +87,9 @@ class Application(ImageApplication):
         """Write the files of one image; return its row for `predictions.csv`."""
         row: dict[str, Any] = {}
         if result.class_probabilities is not None:
-            row["predicted_class"] = result.predicted_class
+            row["predicted_class"] = result.predicted_class or ""
+            if self.abstain_below is not None:
+                row["abstained"] = int(self._abstains(result))
             row |= {f"probability_{k}": f"{v:.6f}" for k, v in result.class_probabilities.items()}
         if result.mask is not None:
             lesion = int(np.count_nonzero(result.mask))
@@ -102,6 +113,15 @@ class Application(ImageApplication):
 
     def finish(self, folder: Path) -> None:
         """Do nothing: each image has files of its own."""
+
+    def _abstains(self, result: ImageResult) -> bool:
+        if self.abstain_below is None or not result.class_probabilities:
+            return False
+        return max(result.class_probabilities.values()) < self.abstain_below
+
+
+def _share(value: float | None) -> float | None:
+    return None if value is None else number("abstain_below", value, least=0, most=1, what="a probability")
 
 
 def mask_file_values(result: ImageResult) -> np.ndarray:

@@ -16,6 +16,8 @@ from polymask.data.images import resize_mask, write_image
 from polymask.data.module import DataModule
 from polymask.data.records import Record
 from polymask.families.multitask.application import mask_file_values
+from polymask.families.multitask.decision_report import DecisionReport
+from polymask.families.multitask.decisions import Decisions
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
 from polymask.metrics.bootstrap import ratio
@@ -41,12 +43,13 @@ class Report:
         folder: Where to write; for `picture` alone, where an earlier report lies.
         scorer: Computes the metrics; it knows the classes.
         data: The data set, for groups and file names.
+        choices: What validation samples decided.
     """
 
     bulk_folders = ("masks",)
 
-    def __init__(self, folder: Path, *, scorer: Scorer, data: DataModule) -> None:
-        self.folder, self.scorer, self.data = folder, scorer, data
+    def __init__(self, folder: Path, *, scorer: Scorer, data: DataModule, choices: Decisions) -> None:
+        self.folder, self.scorer, self.data, self.choices = folder, scorer, data, choices
 
     def add(self, predictions: Sequence[ImagePrediction]) -> None:
         """Write the masks of one batch to `masks/{id}.png`."""
@@ -67,6 +70,7 @@ class Report:
             groups,
             losses=mean_losses(rows),
             details={
+                "calibration": self.choices.calibration,
                 "grid": list(self.data.image_size or ()),
                 "split_sha256": self.data.split.sha256,
                 **counts,
@@ -76,6 +80,7 @@ class Report:
         write_text(self.folder / "per_sample.csv", self._table.to_csv(index=False))
         if "class_probabilities" in rows and (rows["label"] >= 0).any():
             self._write_classification(rows)
+        DecisionReport(self.folder, scorer.class_names, self.choices).write(rows, groups, measured)
         plot_course(course, self.folder)
         self._write_examples()
         lines = measured.lines(self.scorer.headline)

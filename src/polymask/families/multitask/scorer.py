@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from polymask.families import base
+from polymask.metrics.calibration import calibration_metrics, per_class_calibration
 from polymask.metrics.classification import classification_metrics, per_class_metrics
+from polymask.metrics.operating_points import operating_metrics
+from polymask.metrics.pixel_calibration import pixel_calibration
 from polymask.metrics.segmentation import (
     count_masks,
     lesion_scores,
@@ -21,7 +24,8 @@ class Scorer(base.Scorer):
     """Scores masks, classes, or both, whichever the rows hold.
 
     The rows of N samples are `confusion` (N, C, 3) and `lesion_confusion` (N, 3) of the masks, see
-    `polymask.metrics.segmentation`; `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the
+    `polymask.metrics.segmentation`; `pixel_histogram` and `pixel_squared_error`, see
+    `polymask.metrics.pixel_calibration`; `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the
     classes.
 
     Args:
@@ -39,7 +43,8 @@ class Scorer(base.Scorer):
     ) -> dict[str, np.ndarray]:
         """Compute Dice, IoU and pixel accuracy of masks; accuracy, F1, AUROC and the like of classes.
 
-        `per_class` adds recall, precision, F1 and AUROC of each class.
+        And of both, how far their probabilities can be believed; of classes, also what decisions at operating
+        points are worth. `per_class` adds recall, precision, F1, AUROC and calibration of each class.
         """
         metrics: dict[str, np.ndarray] = {}
         if "confusion" in rows:
@@ -47,11 +52,17 @@ class Scorer(base.Scorer):
             lesion = rows["lesion_confusion"]
             metrics |= segmentation_metrics(rows["confusion"], weights, names, lesion)
             metrics |= pixel_accuracy(rows["confusion"], weights)
+        if "pixel_histogram" in rows:  # which results of earlier versions lack
+            pixels = rows["pixel_histogram"], rows["pixel_squared_error"]
+            metrics |= pixel_calibration(*pixels, weights, "lesion")
         if "class_probabilities" in rows and (rows["label"] >= 0).any():
             labels, probabilities = rows["label"], rows["class_probabilities"]
             metrics |= classification_metrics(labels, probabilities, weights)
+            metrics |= calibration_metrics(labels, probabilities, weights)
+            metrics |= operating_metrics(rows, weights)
             if per_class:
                 metrics |= per_class_metrics(labels, probabilities, self.class_names, weights)
+                metrics |= per_class_calibration(labels, probabilities, self.class_names, weights)
         return metrics
 
     def scores(self, rows: Rows) -> dict[str, np.ndarray]:

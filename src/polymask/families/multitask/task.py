@@ -12,6 +12,7 @@ from polymask.families.base import Batch
 from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
 from polymask.families.network import NetworkTask
+from polymask.metrics.pixel_calibration import pixel_rows
 from polymask.metrics.segmentation import confusion_per_sample, lesion_confusion_per_sample
 from polymask.models.mask_class.classifier import SegmentationClassifier
 from polymask.structures.pixels import normalized
@@ -93,7 +94,7 @@ class Task(NetworkTask):
                     if name in rows:
                         rows[name] = torch.full_like(rows[name], float("nan"))
         found = probabilities(outputs)
-        self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch))
+        self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch), **_pixels(found, batch))
         return image_predictions(batch["ids"], found)
 
     def _rows(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -114,6 +115,14 @@ class Task(NetworkTask):
         """Return (B, 3, H, W) float32 normalised images of a (B, H, W, 3) uint8 batch."""
         # Read anew from the model's buffers, because a checkpoint may bring its own normalisation.
         return normalized(batch["image"], self.model.pixel_mean, self.model.pixel_std)
+
+
+def _pixels(found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    """Return how probable the lesion was where it is and where it is not; {} without masks."""
+    if "mask" not in found:
+        return {}
+    mask = found["mask"]
+    return pixel_rows(mask[:, 0] if mask.shape[1] == 1 else 1 - mask[:, 0], batch["mask"])
 
 
 def _with_integer_mask(batch: Batch) -> Batch:
