@@ -19,13 +19,31 @@ from polymask.metrics.object_threshold import metrics_at
 from polymask.training.checkpoint import decisions_of, load_checkpoint
 
 TINY = [
-    "experiment=mask_rcnn", "scheduler=none", "data.batch_size=2", "data.num_workers=0", "data.cache_dir=null",
-    "data.fractions=[0.4,0.3,0.3]", "model.backbone=test_efficientnet", "model.weights=null", "model.min_size=64",
-    "model.max_size=64", "model.channels=32", "model.hidden_size=16", "model.anchor_sizes=[8,12,16,24,32]",
-    "model.aspect_ratios=[1.0]", "model.boxes_per_image=32", "model.detections_per_image=10",
-    "model.score_threshold=0.01", "optimizer.learning_rate=3.0e-3", "trainer.device=cpu",
-    "trainer.precision=fp32", "tracker=none", "epochs=2", "run_name=ruled", "task.score_threshold=best_f1",
-]  # fmt: skip
+    "experiment=mask_rcnn",
+    "scheduler=none",
+    "data.batch_size=2",
+    "data.num_workers=0",
+    "data.cache_dir=null",
+    "data.fractions=[0.4,0.3,0.3]",
+    "model.backbone=test_efficientnet",
+    "model.weights=null",
+    "model.min_size=64",
+    "model.max_size=64",
+    "model.channels=32",
+    "model.hidden_size=16",
+    "model.anchor_sizes=[8,12,16,24,32]",
+    "model.aspect_ratios=[1.0]",
+    "model.boxes_per_image=32",
+    "model.detections_per_image=10",
+    "model.score_threshold=0.01",
+    "optimizer.learning_rate=3.0e-3",
+    "trainer.device=cpu",
+    "trainer.precision=fp32",
+    "tracker=none",
+    "epochs=2",
+    "run_name=ruled",
+    "task.score_threshold=best_f1",
+]
 
 
 def test_a_rule_is_decided_on_val_and_used_by_test_and_inference(project: Path, tmp_path: Path) -> None:
