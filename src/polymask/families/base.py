@@ -356,36 +356,19 @@ class Family(ABC):
 
     @property
     def undecided(self) -> str:
-        """Return what was asked for and must still be decided on validation samples, "" for nothing.
-
-        As key=value, for messages.
-        """
+        """Return what was asked for and has yet to be decided on validation samples, as key=value, or ""."""
         return ""
 
     def decisions(self, rows: Rows) -> Rows:
-        """Return what must be known of validation rows to decide how predictions are taken.
-
-        It is kept in the best checkpoint: thresholds and the like follow from it whenever somebody asks.
-
-        Args:
-            rows: Those of the validation subset with the weights that are kept.
-
-        Returns:
-            Arrays of numbers by name; nothing unless a family has something to decide.
-        """
+        """Return what the best checkpoint keeps of its validation rows: what thresholds follow from."""
         return {}
 
     def decide(self, validation: Rows, task: Task | None = None) -> None:
-        """Decide by what `decisions` returned.
-
-        Args:
-            validation: Its result.
-            task: The task that is tested next, where it was built before.
-        """
+        """Decide by what `decisions` returned; `task` is tested next, where it was built before."""
         self.validation = validation
 
     def decided(self, rows: Rows) -> Rows:
-        """Return the rows of a test with what was decided: as they are, unless a family decides something."""
+        """Return the rows of a test with what was decided."""
         return rows
 
     @abstractmethod
