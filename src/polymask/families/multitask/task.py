@@ -94,7 +94,7 @@ class Task(NetworkTask):
                     if name in rows:
                         rows[name] = torch.full_like(rows[name], float("nan"))
         found = probabilities(outputs)
-        self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch), **_pixels(found, batch))
+        self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch))
         return image_predictions(batch["ids"], found)
 
     def _rows(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -106,6 +106,8 @@ class Task(NetworkTask):
             num_classes = self.num_classes + 1 if self.multiclass else 2
             rows["confusion"] = confusion_per_sample(predicted, batch["mask"], num_classes)
             rows["lesion_confusion"] = lesion_confusion_per_sample(predicted, batch["mask"])
+            lesion = 1 - found["mask"][:, 0] if self.multiclass else found["mask"][:, 0]
+            rows |= pixel_rows(lesion, batch["mask"])
         if "label" in found:
             rows["class_probabilities"] = found["label"]
             rows["label"] = batch["label"]
@@ -115,14 +117,6 @@ class Task(NetworkTask):
         """Return (B, 3, H, W) float32 normalised images of a (B, H, W, 3) uint8 batch."""
         # Read anew from the model's buffers, because a checkpoint may bring its own normalisation.
         return normalized(batch["image"], self.model.pixel_mean, self.model.pixel_std)
-
-
-def _pixels(found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-    """Return how probable the lesion was where it is and where it is not; {} without masks."""
-    if "mask" not in found:
-        return {}
-    mask = found["mask"]
-    return pixel_rows(mask[:, 0] if mask.shape[1] == 1 else 1 - mask[:, 0], batch["mask"])
 
 
 def _with_integer_mask(batch: Batch) -> Batch:
