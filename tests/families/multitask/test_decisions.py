@@ -214,17 +214,3 @@ def test_nothing_known_of_any_class_leaves_probabilities_as_they_are(
     rows = {"label": np.array([0]), "class_probabilities": np.array([[0.5, 0.3, 0.2]], np.float32)}
     np.testing.assert_array_equal(lacking.decided(rows)["class_probabilities"], rows["class_probabilities"])
     assert "no validation sample has a known class" in caplog.text
-
-
-def test_several_channels_of_a_mask_stay_in_order() -> None:
-    choices = Decisions(CLASSES, calibration="temperature", class_groups=None, operating_points=None)
-    histogram = np.zeros((52, 3), np.int64)
-    histogram[5], histogram[40] = (100, 30, 100 * 6000), (100, 60, 100 * 55000)
-    choices.validation = {"pixel_histogram": histogram}
-    calibration = choices.calibration_of("temperature")
-    assert calibration is not None
-    found = {"mask": torch.rand(2, 4, 8, 8).softmax(dim=1)}
-    after = calibration.applied(found)["mask"]
-    np.testing.assert_allclose(after.sum(dim=1), 1, atol=1e-5)
-    assert (after.argmax(dim=1) == found["mask"].argmax(dim=1)).all()
-    assert not torch.allclose(after, found["mask"])

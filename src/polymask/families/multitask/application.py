@@ -14,7 +14,6 @@ from polymask.data.images import write_image
 from polymask.errors import UserError, number
 from polymask.families.base import Batch
 from polymask.families.images import ImageApplication, ImageCase, MainMask
-from polymask.families.multitask.decisions import Calibration
 from polymask.families.multitask.predictions import (
     ImagePrediction,
     ImageResult,
@@ -23,6 +22,7 @@ from polymask.families.multitask.predictions import (
     probabilities,
 )
 from polymask.families.multitask.task import Task
+from polymask.metrics.temperature import tempered
 from polymask.reporting.canvas import draw_outlines, overlay_mask
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
@@ -35,10 +35,11 @@ class Application(ImageApplication):
         data: The `data` section of the stored configuration.
         chosen: Values that take the place of those of training: `data.intensity_range`, and `tta`: average
             over the four flips of each image; `abstain_below`: leave images undecided whose most probable
-            class is less probable; and `calibration`, see there.
+            class is less probable; and `calibration`, of which `temperature` is the result.
         class_names: Names of the classes.
         multiclass: The mask tells the classes apart.
-        calibration: What is done to probabilities; None for nothing.
+        temperature: Of class probabilities, one or (K,); None for none. Masks are decided as the network
+            predicts them, so that they are those of a test.
 
     Raises:
         UserError: A value is not allowed.
@@ -53,11 +54,11 @@ class Application(ImageApplication):
         *,
         class_names: Sequence[str],
         multiclass: bool,
-        calibration: Calibration | None = None,
+        temperature: float | np.ndarray | None = None,
     ) -> None:
         super().__init__(data, chosen)
         self.class_names, self.multiclass = list(class_names), multiclass
-        self.calibration, self.abstain_below = calibration, _share(chosen.get("abstain_below"))
+        self.temperature, self.abstain_below = temperature, _share(chosen.get("abstain_below"))
         self.tta = bool(chosen.get("tta", False))
         names = [f"probability_{name}" for name in class_names]
         abstained = () if self.abstain_below is None else ("abstained",)
@@ -74,7 +75,9 @@ class Application(ImageApplication):
                 found["mask"] = found["mask"].flip(axes)
             sums = {name: sums[name] + value if sums else value for name, value in found.items()}
         found = {name: value / len(flips) for name, value in sums.items()}
-        return image_predictions(batch["ids"], self.calibration.applied(found) if self.calibration else found)
+        if "label" in found and self.temperature is not None:
+            found["label"] = tempered(found["label"], self.temperature)
+        return image_predictions(batch["ids"], found)
 
     def result(self, prediction: ImagePrediction, case: ImageCase) -> ImageResult:
         """Return a prediction with its mask at the image's own size, without a class where it abstains."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from polymask.errors import UserError, choose, listed, nearest, number
 from polymask.metrics.operating_points import (
@@ -27,7 +25,6 @@ from polymask.metrics.temperature import (
     fit_temperature,
     fit_temperature_per_class,
     tempered,
-    tempered_binary,
 )
 from polymask.structures.samples import Rows
 
@@ -35,25 +32,6 @@ log = logging.getLogger(__name__)
 
 CALIBRATIONS = ("none", "temperature", "temperature_per_class")
 _COLUMNS = ("label", "class_probabilities")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Temperatures of classes, one or (K,), and of the mask; None where the network has no such output."""
-
-    classes: float | np.ndarray | None
-    mask: float | None
-
-    def applied(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return calibrated `mask` (B, C, H, W) and `label` (B, K) probabilities, whichever are there."""
-        calibrated = dict(found)
-        if "label" in found and self.classes is not None:
-            calibrated["label"] = tempered(found["label"], self.classes)
-        if "mask" in found and self.mask is not None:
-            several = found["mask"].shape[1] > 1
-            calibrate = tempered if several else tempered_binary
-            calibrated["mask"] = calibrate(found["mask"], self.mask)
-        return calibrated
 
 
 class Decisions:
@@ -115,8 +93,8 @@ class Decisions:
                 rows[point.column] = called(scores, group_truth(rows["label"], point.classes), threshold)
         return rows
 
-    def calibration_of(self, kind: str) -> Calibration | None:
-        """Return the temperatures of a kind of calibration; None for none.
+    def temperature_of(self, kind: str) -> float | np.ndarray | None:
+        """Return the temperature of class probabilities, one or (K,), of a kind of calibration; None for none.
 
         Raises:
             UserError: Nothing is known of validation samples.
@@ -128,10 +106,7 @@ class Decisions:
                 f"calibration={kind} needs what the run's validation samples said, of which this checkpoint "
                 f"knows nothing: run polymask test with calibration={kind} once, which adds it."
             )
-        return Calibration(
-            classes=self.temperatures.get(kind),
-            mask=self.mask_temperature,
-        )
+        return self.temperatures.get(kind)
 
     @cached_property
     def temperatures(self) -> dict[str, float | np.ndarray]:
@@ -193,14 +168,13 @@ class Decisions:
         return calibrated_classes(probabilities, self.temperatures.get(self.calibration))
 
     def _calibrated(self, rows: Rows) -> Rows:
-        calibration = self.calibration_of(self.calibration)
-        assert calibration is not None
         new: Rows = {}
         if "class_probabilities" in rows:
-            new["class_probabilities"] = calibrated_classes(rows["class_probabilities"], calibration.classes)
-        if "pixel_histogram" in rows and calibration.mask is not None:
+            temperature = self.temperature_of(self.calibration)
+            new["class_probabilities"] = calibrated_classes(rows["class_probabilities"], temperature)
+        if "pixel_histogram" in rows and self.mask_temperature is not None:
             new["pixel_histogram"], new["pixel_squared_error"] = tempered_histogram(
-                rows["pixel_histogram"], calibration.mask
+                rows["pixel_histogram"], self.mask_temperature
             )
         return rows | {f"{name}_raw": rows[name] for name in new} | new
 

@@ -158,5 +158,5 @@ class Family(base.Family):
             chosen,
             class_names=self.class_names,
             multiclass=self.multiclass,
-            calibration=self.choices.calibration_of(kind),
+            temperature=self.choices.temperature_of(kind),
         )
