@@ -107,7 +107,13 @@ def build_augmentation(cfg: DictConfig) -> Augmentation | None:
 
 
 def build_family(cfg: DictConfig, class_names: Sequence[str]) -> Family:
-    """Build the family of a task: its classes and options, no network."""
+    """Build the family of a task: its classes and options, no network.
+
+    Raises:
+        UserError: An option is unknown to it or not allowed.
+    """
+    if cfg.get("calibration") is not None and "calibration" not in cfg.task:
+        raise UserError(f"calibration={cfg.calibration} is of no use to {cfg.task._target_}; leave it out.")
     family: Family = _builder(cfg, "task")(class_names=list(class_names))
     return family
 

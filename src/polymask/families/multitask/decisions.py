@@ -94,7 +94,10 @@ class Decisions:
         return rows
 
     def temperature_of(self, kind: str) -> float | np.ndarray | None:
-        """Return the temperature of class probabilities, one or (K,), of a kind of calibration; None for none.
+        """Return the temperature of class probabilities, one or (K,), of a kind of calibration.
+
+        Returns:
+            None where probabilities stay as they are.
 
         Raises:
             UserError: Nothing is known of validation samples.
@@ -117,7 +120,8 @@ class Decisions:
         counts = np.bincount(samples[0][samples[0] >= 0].astype(int), minlength=len(self.class_names))
         absent = [name for name, count in zip(self.class_names, counts, strict=True) if not count]
         if len(absent) == len(counts):
-            log.warning("no validation sample has a known class: class probabilities stay uncalibrated.")
+            if self.calibration != "none":
+                log.warning("no validation sample has a known class: class probabilities stay uncalibrated.")
             return {}
         found = {
             "temperature": fit_temperature(*samples),
