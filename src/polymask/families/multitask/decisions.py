@@ -203,7 +203,8 @@ def _groups(class_names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> 
             raise UserError(f"task.class_groups.{group} is the name of a class; name the group otherwise.")
         if isinstance(names, str) or not names:
             raise UserError(
-                f"task.class_groups.{group}={names!r} is no list of classes, such as [{_two(class_names)}]."
+                f"task.class_groups.{group}={names!r} is no list of classes; give some of "
+                f"{', '.join(class_names)}, such as [{', '.join(class_names[:2])}]."
             )
         chosen = [choose(f"task.class_groups.{group}", str(name), class_names) for name in names]
         found[str(group)] = tuple(class_names.index(name) for name in dict.fromkeys(chosen))
@@ -231,7 +232,3 @@ def _points(
                 share = number(f"{key}.{kind}", value, above=0, most=1, what="a share")
                 points.append(OperatingPoint(str(of), groups[of], str(kind), float(share)))
     return points
-
-
-def _two(names: Sequence[str]) -> str:
-    return ", ".join(names[:2])
