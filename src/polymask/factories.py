@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from polymask.errors import UserError, nearest
 from polymask.fitting import target_of
-from polymask.training.checkpoint import inference_weights, load_weights
+from polymask.training.checkpoint import decisions_of, inference_weights, load_weights
 
 log = logging.getLogger(__name__)
 # It writes what it raises, too; one line about a mistake is enough.
@@ -114,7 +114,13 @@ def build_augmentation(cfg: DictConfig) -> Augmentation | None:
 
 
 def build_family(cfg: DictConfig, class_names: Sequence[str]) -> Family:
-    """Build the family of a task: its classes and options, no network."""
+    """Build the family of a task: its classes and options, no network.
+
+    Raises:
+        UserError: An option is unknown to it or not allowed.
+    """
+    if cfg.get("calibration") is not None and "calibration" not in cfg.task:
+        raise UserError(f"calibration={cfg.calibration} is of no use to {cfg.task._target_}; leave it out.")
     family: Family = _builder(cfg, "task")(class_names=list(class_names))
     return family
 
@@ -191,7 +197,10 @@ def rebuild(content: Mapping[str, Any], cfg: DictConfig | None = None) -> Rebuil
         cfg: Its configuration with changes, None for the stored one.
     """
     cfg = OmegaConf.create(content["config"]) if cfg is None else cfg
-    return Rebuilt(cfg=cfg, family=build_family(cfg, content["class_names"]), content=content)
+    family = build_family(cfg, content["class_names"])
+    if content.get("decisions"):
+        family.decide(decisions_of(content))
+    return Rebuilt(cfg=cfg, family=family, content=content)
 
 
 def build_optimizer(cfg: DictConfig, task: Task) -> Optimizer:

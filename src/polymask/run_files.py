@@ -103,7 +103,7 @@ def evaluate_test(
     with report_folder(folder) as staging:
         report = family.report(staging, data)
         rows = trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=report.add)
-        rows = report.complete(rows)
+        rows = family.decided(report.complete(rows))
         ids, scorer = list(rows["ids"]), family.scorer
         rows |= data.subgroups(ids)
         lines = report.finish(rows, course)

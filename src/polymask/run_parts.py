@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -17,12 +18,14 @@ from polymask.families.base import Family, Task
 from polymask.fitting import check_fit
 from polymask.training.checkpoint import (
     CheckpointFolder,
+    add_decisions,
     inference_weights,
     load_checkpoint,
     load_weights,
     new_parts,
 )
 from polymask.training.state import TrainingState
+from polymask.training.trainer import Trainer
 from polymask.utils.paths import resolve
 
 log = logging.getLogger(__name__)
@@ -85,6 +88,33 @@ def warn_of_overlap(split: Split | None, data: DataModule) -> None:
     seen = set(split.subsets["train"]) & set(data.split.subsets["test"]) if split is not None else set()
     if seen:
         log.warning("%d test samples were in the training subset of this run.", len(seen))
+
+
+def decide_now(
+    family: Family, task: Task, trainer: Trainer, data: DataModule, path: Path, *, own_split: bool
+) -> None:
+    """Decide on the validation samples of a run whose checkpoint does not know what they said, and keep it.
+
+    Args:
+        family: The run's family.
+        task: Its task, with the weights to be tested.
+        trainer: Evaluates.
+        data: The run's data set.
+        path: The run's best checkpoint.
+        own_split: Whether the data set is split as in the run's training.
+
+    Raises:
+        UserError: It is not, so that the training saw some of what would be the validation samples.
+    """
+    if not own_split:
+        raise UserError(
+            f"{family.undecided} is decided on the run's own validation samples, of which {path.name} knows "
+            f"nothing: test it once without data.split_file, with {family.undecided}."
+        )
+    log.info("%s is decided on %d validation samples", family.undecided, len(data.subset("val")))
+    decisions = family.decisions(trainer.evaluate(task, data.evaluation_loader("val"), title="val"))
+    family.decide(decisions, task)
+    add_decisions(path, decisions)
 
 
 def state_of(checkpoints: CheckpointFolder, content: Mapping[str, Any]) -> TrainingState:

@@ -42,6 +42,7 @@ from polymask.run_files import (
 )
 from polymask.run_parts import (
     build_family_and_task,
+    decide_now,
     keeps_split,
     split_of,
     state_of,
@@ -57,6 +58,7 @@ from polymask.training.checkpoint import (
     load_checkpoint,
     load_weights,
     run_record,
+    stored_decisions,
     stored_weights,
 )
 from polymask.training.distributed import leave, processes
@@ -154,6 +156,7 @@ def train(cfg: DictConfig) -> TrainResult:
                 # Asked anew for every checkpoint: a tracker that is away at the start has its id only later.
                 record=lambda: replace(record, tracker_run_id=tracker.run_id),
                 metric_log=EpochLog(output_dir() / "metrics.csv", tracker, running=cfg.running_metrics),
+                decisions=family.decisions,
                 previews=previews,
                 resume_from=previous,
             )
@@ -164,6 +167,7 @@ def train(cfg: DictConfig) -> TrainResult:
             folder = None
             if cfg.test_after_training and own.is_main and data.split.subsets["test"]:
                 load_weights(task, stored_weights(best), source=str(best))
+                family.decide(stored_decisions(best), task)
                 folder = report_place(cfg, name)
                 metrics = evaluate_test(family, task, trainer, data, folder, course_of(state), tracker)
     if own.is_main:
@@ -220,6 +224,8 @@ def test(cfg: DictConfig) -> TestResult:
             training=False,
         ),
     ):
+        if run.family.undecided:
+            decide_now(run.family, task, trainer, data, path, own_split=keeps_split(content, cfg))
         metrics = evaluate_test(run.family, task, trainer, data, folder, course_of(state), tracker)
     return TestResult(run_name=record.run_name, metrics=metrics, folder=folder)
 

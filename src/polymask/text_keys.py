@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 TEXT_KEYS = frozenset(
     {
+        "calibration",
         "run_name",
         "init_from",
         "group_column",
@@ -56,6 +57,7 @@ TEXT_KEYS = frozenset(
         "model.size",
         "model.weights",
         "path",
+        "task.calibration",
         "task.class_weights",
         "task.fit",
         "task.mode",

@@ -444,3 +444,20 @@ def test_kernels_are_tried_out_where_shapes_stay_the_same(fixed, deterministic, 
         assert torch.backends.cudnn.benchmark == expected
     finally:
         torch.set_deterministic_debug_mode("default")
+
+
+def test_the_best_checkpoint_keeps_what_its_own_validation_rows_said(tmp_path):
+    task = StubTask(course=[3.0, 2.0, 2.5])
+    trainer, asked = make_trainer(epochs=3), []
+
+    def decisions(rows):
+        asked.append(len(rows["ids"]))
+        return {"bias": rows["bias"]}
+
+    fit(trainer, task, tmp_path, decisions=decisions)
+    assert asked == [NUM_VAL, NUM_VAL]  # in the two epochs that were the best so far
+    best, last = (load_checkpoint(tmp_path / f"run{kind}.pt") for kind in ("", ".last"))
+    assert last["decisions"] == {}
+    task.load_state_dict(best["model"])
+    rows = trainer.evaluate(task, val_loader(), title="again")
+    torch.testing.assert_close(best["decisions"]["bias"], torch.from_numpy(rows["bias"]))

@@ -315,6 +315,7 @@ class Family(ABC):
 
     Attributes:
         needs: What a data set must give.
+        validation: What `decide` was given.
         options: Keys of an inference's configuration that `application` takes.
         scorer: Computes the metrics.
         encoder_path: Where a training leaves the encoder of its best checkpoint, for families that train it
@@ -328,6 +329,7 @@ class Family(ABC):
 
     def __init__(self, *, class_names: Sequence[str], monitor: str, mode: str) -> None:
         self.class_names, self.monitor = list(class_names), monitor
+        self.validation: Rows = {}
         choose("task.mode", mode, ("auto", "min", "max"))
         self.mode = mode if mode != "auto" else ("min" if "loss" in monitor else "max")
 
@@ -351,6 +353,23 @@ class Family(ABC):
             build_loss: The configured loss, likewise.
             class_counts: Training images per class, None when the task will not be trained.
         """
+
+    @property
+    def undecided(self) -> str:
+        """Return what was asked for and has yet to be decided on validation samples, as key=value, or ""."""
+        return ""
+
+    def decisions(self, rows: Rows) -> Rows:
+        """Return what the best checkpoint keeps of its validation rows: what thresholds follow from."""
+        return {}
+
+    def decide(self, validation: Rows, task: Task | None = None) -> None:
+        """Decide by what `decisions` returned; `task` is tested next, where it was built before."""
+        self.validation = validation
+
+    def decided(self, rows: Rows) -> Rows:
+        """Return the rows of a test with what was decided."""
+        return rows
 
     @abstractmethod
     def report(self, folder: Path, data: DataModule) -> Report:

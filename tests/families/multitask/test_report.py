@@ -169,7 +169,7 @@ def test_every_interval_is_one(values: dict[str, dict[str, float]], results: Pat
     for name, entry in values.items():
         assert (entry["low"] is None) == (entry["value"] is None), name
         if entry["value"] is not None:
-            most = np.hypot(48, 64) if name.startswith("hd95") else 1
+            most = np.hypot(48, 64) if name.startswith("hd95") else 2 if name == "brier" else 1
             assert 0 <= entry["low"] <= entry["high"] <= most, name
     content = json.loads((results / "metrics.json").read_text())
     assert (content["num_samples"], content["num_groups"], content["grid"]) == (9, 6, list(GRID))
@@ -177,7 +177,8 @@ def test_every_interval_is_one(values: dict[str, dict[str, float]], results: Pat
 
 def test_all_files_are_there_and_no_picture_is_blank(results: Path, table: pd.DataFrame) -> None:
     pictures = ["confusion_matrix.png", "roc_curves.png", "pr_curves.png", "training_curves.png"]
-    tables = ["classification_report.txt", "metrics.json", "per_sample.csv", "samples.npz"]
+    pictures += ["calibration.png", "calibration_pixels.png", "risk_coverage.png"]
+    tables = ["classification_report.txt", "metrics.json", "per_sample.csv", "samples.npz", "calibration.csv"]
     assert sorted(path.name for path in results.iterdir()) == sorted(
         [*pictures, *tables, "masks", "predictions"]
     )

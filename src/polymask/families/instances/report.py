@@ -20,6 +20,7 @@ from polymask.families.instances.files import InstanceFiles
 from polymask.families.instances.predictions import confident_objects, label_map
 from polymask.families.instances.scorer import Scorer
 from polymask.families.instances.tables import coco_results, instance_rows
+from polymask.families.instances.thresholds import write_thresholds
 from polymask.families.instances.truth import read_truth
 from polymask.metrics.bootstrap import ratio
 from polymask.metrics.rows import mean_losses
@@ -48,6 +49,7 @@ class Report(base.Report):
         data: The data set, for groups and truth.
         score_threshold: Least score of the objects that count.
         pixel_size: Side of a pixel in micrometres, None when unknown.
+        validation: What score thresholds follow from, {} where nothing is known.
     """
 
     bulk_folders = ("label_maps", "overlays")
@@ -60,8 +62,9 @@ class Report(base.Report):
         data: DataModule,
         score_threshold: float,
         pixel_size: float | None,
+        validation: Rows,
     ) -> None:
-        self.folder, self.scorer, self.data = folder, scorer, data
+        self.folder, self.scorer, self.data, self.validation = folder, scorer, data, validation
         self.score_threshold, self.pixel_size = score_threshold, pixel_size
         self._files = InstanceFiles(folder, pixel_size=pixel_size)
 
@@ -98,6 +101,7 @@ class Report(base.Report):
         write_text(self.folder / "per_sample.csv", self._table.to_csv(index=False))
         plot_object_pr_curves(rows, names, threshold, self.folder / "pr_curves.png")
         plot_object_confusion(rows, names, threshold, self.folder / "confusion_matrix.png")
+        write_thresholds(self.folder, rows, groups, self.validation, threshold)
         plot_course(course, self.folder)
         self._write_examples(rows)
         return measured.lines(self.scorer.headline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polymask.data.images import write_image
-from polymask.errors import UserError
+from polymask.errors import UserError, number
 from polymask.families.base import Batch
 from polymask.families.images import ImageApplication, ImageCase, MainMask
 from polymask.families.multitask.metadata import of_inference
@@ -23,6 +24,7 @@ from polymask.families.multitask.predictions import (
     probabilities,
 )
 from polymask.families.multitask.task import Task
+from polymask.metrics.temperature import tempered
 from polymask.reporting.canvas import draw_outlines, overlay_mask
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
@@ -35,9 +37,12 @@ class Application(ImageApplication):
         data: The `data` section of the stored configuration.
         chosen: Values that take the place of those of training: `data.intensity_range`, and `tta`: average
             over the four flips of each image; `data.attribute_table`: what is known of them, for networks
-            with metadata, see `CaseMetadata`.
+            with metadata, see `CaseMetadata`; `abstain_below`: leave images undecided whose most probable
+            class is less probable; and `calibration`, of which `temperature` is the result.
         class_names: Names of the classes.
         multiclass: The mask tells the classes apart.
+        temperature: Of class probabilities, one or (K,); None for none. Masks are decided as the network
+            predicts them, so that they are those of a test.
 
     Raises:
         UserError: A value is not allowed.
@@ -52,13 +57,16 @@ class Application(ImageApplication):
         *,
         class_names: Sequence[str],
         multiclass: bool,
+        temperature: float | np.ndarray | None = None,
     ) -> None:
         super().__init__(data, chosen)
         self.class_names, self.multiclass = list(class_names), multiclass
         self._metadata = of_inference(data, self.settings)
+        self.temperature, self.abstain_below = temperature, _share(chosen.get("abstain_below"))
         self.tta = bool(chosen.get("tta", False))
         names = [f"probability_{name}" for name in class_names]
-        self.columns = ("predicted_class", "lesion_pixels", "lesion_share", *names)
+        abstained = () if self.abstain_below is None else ("abstained",)
+        self.columns = ("predicted_class", *abstained, "lesion_pixels", "lesion_share", *names)
 
     def read(self, source: str | Path | np.ndarray, *, draw: bool = False) -> tuple[Any, ImageCase]:
         """Decode an image, see `ImageApplication.read`; with metadata it comes with its features."""
@@ -82,11 +90,17 @@ class Application(ImageApplication):
             if "mask" in found:
                 found["mask"] = found["mask"].flip(axes)
             sums = {name: sums[name] + value if sums else value for name, value in found.items()}
-        return image_predictions(batch["ids"], {name: value / len(flips) for name, value in sums.items()})
+        found = {name: value / len(flips) for name, value in sums.items()}
+        if "label" in found and self.temperature is not None:
+            found["label"] = tempered(found["label"], self.temperature)
+        return image_predictions(batch["ids"], found)
 
     def result(self, prediction: ImagePrediction, case: ImageCase) -> ImageResult:
-        """Return a prediction with its mask at the image's own size."""
-        return image_result(prediction, case.size, self.class_names, multiclass=self.multiclass, fit=self.fit)
+        """Return a prediction with its mask at the image's own size, without a class where it abstains."""
+        result = image_result(
+            prediction, case.size, self.class_names, multiclass=self.multiclass, fit=self.fit
+        )
+        return replace(result, predicted_class=None) if self._abstains(result) else result
 
     def write_result(
         self, folder: Path, name: Path, result: ImageResult, original: np.ndarray | None
@@ -94,7 +108,9 @@ class Application(ImageApplication):
         """Write the files of one image; return its row for `predictions.csv`."""
         row: dict[str, Any] = {}
         if result.class_probabilities is not None:
-            row["predicted_class"] = result.predicted_class
+            row["predicted_class"] = result.predicted_class or ""
+            if self.abstain_below is not None:
+                row["abstained"] = int(self._abstains(result))
             row |= {f"probability_{k}": f"{v:.6f}" for k, v in result.class_probabilities.items()}
         if result.mask is not None:
             lesion = int(np.count_nonzero(result.mask))
@@ -118,6 +134,15 @@ class Application(ImageApplication):
 
     def finish(self, folder: Path) -> None:
         """Do nothing: each image has files of its own."""
+
+    def _abstains(self, result: ImageResult) -> bool:
+        if self.abstain_below is None or not result.class_probabilities:
+            return False
+        return max(result.class_probabilities.values()) < self.abstain_below
+
+
+def _share(value: float | None) -> float | None:
+    return None if value is None else number("abstain_below", value, least=0, most=1, what="a probability")
 
 
 def mask_file_values(result: ImageResult) -> np.ndarray:

@@ -60,7 +60,7 @@ class ImageResult:
             the task has no masks.
         multiclass: Whether the mask tells the classes apart.
         class_probabilities: Probability per class name, None without classes.
-        predicted_class: Name of the most probable class, None without classes.
+        predicted_class: Name of the most probable class, None without classes or where that is left open.
     """
 
     mask: np.ndarray | None

@@ -19,6 +19,8 @@ from polymask.data.records import Record
 from polymask.families import base
 from polymask.families.multitask.application import mask_file_values
 from polymask.families.multitask.dataset import read_true_mask
+from polymask.families.multitask.decision_report import DecisionReport
+from polymask.families.multitask.decisions import Decisions
 from polymask.families.multitask.original_size import OriginalScores
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
@@ -50,6 +52,7 @@ class Report(base.Report):
         folder: Where to write; for `picture` alone, where an earlier report lies.
         scorer: Computes the metrics; it knows the classes.
         data: The data set, for groups, truth and file names.
+        choices: What validation samples decided.
         fit: How images come to the network's size, see `fit_window`.
         surface_tolerances: Distances of outlines that count as none, see `OriginalScores`.
     """
@@ -62,10 +65,12 @@ class Report(base.Report):
         *,
         scorer: Scorer,
         data: DataModule,
+        choices: Decisions,
         fit: str,
         surface_tolerances: Sequence[float] = (),
     ) -> None:
-        self.folder, self.scorer, self.data, self.fit = folder, scorer, data, fit
+        self.folder, self.scorer, self.data = folder, scorer, data
+        self.choices, self.fit = choices, fit
         self._original = OriginalScores(
             num_classes=len(scorer.class_names) + 1 if scorer.multiclass else 2,
             pixel_size=data.samples.pixel_size,
@@ -99,6 +104,7 @@ class Report(base.Report):
             groups,
             losses=mean_losses(rows),
             details={
+                "calibration": self.choices.calibration,
                 "grid": list(self.data.image_size or ()),
                 "fit": self.fit,
                 "split_sha256": self.data.split.sha256,
@@ -110,6 +116,7 @@ class Report(base.Report):
         write_text(self.folder / "per_sample.csv", self._table.to_csv(index=False))
         if "class_probabilities" in rows and (rows["label"] >= 0).any():
             self._write_classification(rows)
+        DecisionReport(self.folder, scorer.class_names, self.choices).write(rows, groups, measured)
         plot_course(course, self.folder)
         self._write_examples()
         lines = measured.lines([*self.scorer.headline, *(f"{name}{ORIGINAL}" for name in _AT_ORIGINAL_SIZE)])

@@ -8,7 +8,10 @@ import numpy as np
 
 from polymask.families import base
 from polymask.metrics.boundaries import boundary_metrics
+from polymask.metrics.calibration import calibration_metrics, per_class_calibration
 from polymask.metrics.classification import classification_metrics, per_class_metrics
+from polymask.metrics.operating_points import operating_metrics
+from polymask.metrics.pixel_calibration import pixel_calibration
 from polymask.metrics.rows import ORIGINAL
 from polymask.metrics.segmentation import (
     count_masks,
@@ -23,7 +26,8 @@ class Scorer(base.Scorer):
     """Scores masks, classes, or both, whichever the rows hold.
 
     The rows of N samples are `confusion` (N, C, 3) and `lesion_confusion` (N, 3) of the masks, see
-    `polymask.metrics.segmentation`; `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the
+    `polymask.metrics.segmentation`; `pixel_histogram` and `pixel_squared_error`, see
+    `polymask.metrics.pixel_calibration`; `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the
     classes. Those of a test also hold what `OriginalScores` measured, in columns that end in `_original`.
 
     Args:
@@ -41,18 +45,25 @@ class Scorer(base.Scorer):
     ) -> dict[str, np.ndarray]:
         """Compute Dice, IoU and pixel accuracy of masks; accuracy, F1, AUROC and the like of classes.
 
-        `per_class` adds recall, precision, F1 and AUROC of each class.
+        And of both, how far their probabilities can be believed; of classes, also what decisions at operating
+        points are worth. `per_class` adds recall, precision, F1, AUROC and calibration of each class.
         """
         metrics: dict[str, np.ndarray] = {}
         if "confusion" in rows:
             metrics |= self._of_masks(rows, weights)
         if f"confusion{ORIGINAL}" in rows:
             metrics |= self._of_masks(rows, weights, ORIGINAL) | boundary_metrics(rows, weights)
+        if "pixel_histogram" in rows:  # which results of earlier versions lack
+            pixels = rows["pixel_histogram"], rows["pixel_squared_error"]
+            metrics |= pixel_calibration(*pixels, weights, "lesion")
         if "class_probabilities" in rows and (rows["label"] >= 0).any():
             labels, probabilities = rows["label"], rows["class_probabilities"]
             metrics |= classification_metrics(labels, probabilities, weights)
+            metrics |= calibration_metrics(labels, probabilities, weights)
+            metrics |= operating_metrics(rows, weights)
             if per_class:
                 metrics |= per_class_metrics(labels, probabilities, self.class_names, weights)
+                metrics |= per_class_calibration(labels, probabilities, self.class_names, weights)
         return metrics
 
     def _of_masks(self, rows: Rows, weights: np.ndarray | None, end: str = "") -> dict[str, np.ndarray]:

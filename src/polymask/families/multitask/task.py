@@ -12,6 +12,7 @@ from polymask.families.base import Batch
 from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
 from polymask.families.network import NetworkTask
+from polymask.metrics.pixel_calibration import pixel_rows
 from polymask.metrics.segmentation import confusion_per_sample, lesion_confusion_per_sample
 from polymask.models.mask_class.classifier import SegmentationClassifier
 from polymask.structures.pixels import normalized
@@ -105,6 +106,8 @@ class Task(NetworkTask):
             num_classes = self.num_classes + 1 if self.multiclass else 2
             rows["confusion"] = confusion_per_sample(predicted, batch["mask"], num_classes)
             rows["lesion_confusion"] = lesion_confusion_per_sample(predicted, batch["mask"])
+            lesion = 1 - found["mask"][:, 0] if self.multiclass else found["mask"][:, 0]
+            rows |= pixel_rows(lesion, batch["mask"])
         if "label" in found:
             rows["class_probabilities"] = found["label"]
             rows["label"] = batch["label"]
