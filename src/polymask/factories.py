@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from polymask.errors import UserError, nearest
 from polymask.fitting import target_of
 from polymask.training.checkpoint import inference_weights, load_weights
+from polymask.utils.paths import resolve
 
 log = logging.getLogger(__name__)
 # It writes what it raises, too; one line about a mistake is enough.
@@ -49,11 +50,12 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
     Raises:
         UserError: A key of `data` is unknown or its value not allowed, or the files are not sound.
     """
+    from polymask.data.corrections import read_corrections
     from polymask.data.loading import Loading
     from polymask.data.module import DataModule
     from polymask.data.splits.plan import SplitPlan
 
-    general = [field.name for part in (SplitPlan, Loading) for field in fields(part)]
+    general = ["corrections", *(field.name for part in (SplitPlan, Loading) for field in fields(part))]
     target_of(cfg.data, "data")
     _check_options(cfg.data, "data", besides=general)
     own: Any = OmegaConf.to_container(cfg.data, resolve=True)
@@ -62,11 +64,20 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
         return {field.name: own.pop(field.name) for field in fields(part) if field.name in own}
 
     plan, loading = SplitPlan(**taken(SplitPlan)), Loading(**taken(Loading))
+    file = own.pop("corrections", None)
     _check_reader(cfg.data)
     # What is left says what the samples are.
     samples = _partial(OmegaConf.create(own))(allow_absent=allow_absent)
     augmentation = build_augmentation(cfg.transforms)
-    return DataModule(samples, plan, loading, split=split, augmentation=augmentation, seed=cfg.seed)
+    return DataModule(
+        samples,
+        plan,
+        loading,
+        split=split,
+        corrections=read_corrections(resolve(file)) if file else None,
+        augmentation=augmentation,
+        seed=cfg.seed,
+    )
 
 
 def _check_reader(data: DictConfig) -> None:

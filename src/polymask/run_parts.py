@@ -17,6 +17,7 @@ from polymask.families.base import Family, Task
 from polymask.fitting import check_fit
 from polymask.training.checkpoint import (
     CheckpointFolder,
+    RunRecord,
     inference_weights,
     load_checkpoint,
     load_weights,
@@ -85,6 +86,17 @@ def warn_of_overlap(split: Split | None, data: DataModule) -> None:
     seen = set(split.subsets["train"]) & set(data.split.subsets["test"]) if split is not None else set()
     if seen:
         log.warning("%d test samples were in the training subset of this run.", len(seen))
+
+
+def warn_of_other_truth(record: RunRecord, data: DataModule) -> None:
+    """Say so when a test measures against another truth than the run learned from."""
+    now = data.corrections.sha256 if data.corrections is not None else ""
+    if now != record.corrections_sha256:
+        log.warning(
+            "this test takes other corrections (data.corrections) than the training: %s, not %s.",
+            now[:12] or "none",
+            record.corrections_sha256[:12] or "none",
+        )
 
 
 def state_of(checkpoints: CheckpointFolder, content: Mapping[str, Any]) -> TrainingState:

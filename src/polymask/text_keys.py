@@ -28,6 +28,7 @@ TEXT_KEYS = frozenset(
         "data.data_dir",
         "data.file_list",
         "data.cache_dir",
+        "data.corrections",
         "data.crowd",
         "data.mask_orientation",
         "data.split_file",

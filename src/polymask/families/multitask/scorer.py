@@ -8,6 +8,7 @@ import numpy as np
 
 from polymask.families import base
 from polymask.metrics.classification import classification_metrics, per_class_metrics
+from polymask.metrics.mask_quality import mask_disagreement
 from polymask.metrics.segmentation import (
     count_masks,
     lesion_scores,
@@ -21,7 +22,7 @@ class Scorer(base.Scorer):
     """Scores masks, classes, or both, whichever the rows hold.
 
     The rows of N samples are `confusion` (N, C, 3) and `lesion_confusion` (N, 3) of the masks, see
-    `polymask.metrics.segmentation`; `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the
+    `polymask.metrics.segmentation`, and the columns of `polymask.metrics.mask_quality`; `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the
     classes.
 
     Args:
@@ -71,6 +72,14 @@ class Scorer(base.Scorer):
         if "lesion_confusion" in rows and same_grid:
             truth["masks"] = rows["lesion_confusion"][..., 0] + rows["lesion_confusion"][..., 2]
         return truth
+
+    def class_evidence(self, rows: Rows) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return given classes and their probabilities, None without classes."""
+        return (rows["label"], rows["class_probabilities"]) if "class_probabilities" in rows else None
+
+    def mask_evidence(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Return how far true and predicted masks disagree, if there are any."""
+        return mask_disagreement(rows) if "confusion" in rows else {}
 
     def counts(self, rows: Rows) -> dict[str, float]:
         """Return how many true masks are empty, if any is: there, nothing found scores 1."""
