@@ -67,7 +67,8 @@ COMMANDS = {
 
 _USAGE = (
     f"usage: polymask {{{','.join(COMMANDS)}}} [key=value ...]   (polymask train --help shows the keys; "
-    "baseline takes RUN, compare RUN_A RUN_B ..., summarize RUN ..., review RUN ..., convert SOURCE TARGET, sync RUN)"
+    "baseline takes RUN, compare RUN_A RUN_B ..., summarize RUN ..., review RUN ..., convert SOURCE TARGET, "
+    "sync RUN)"
 )
 
 

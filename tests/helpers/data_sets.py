@@ -20,7 +20,7 @@ def build(samples: type, **options: Any) -> DataModule:
         for names in (
             [field.name for field in fields(SplitPlan)],
             [field.name for field in fields(Loading)],
-            ["split", "augmentation", "seed"],
+            ["split", "corrections", "augmentation", "seed"],
         )
     )
     return DataModule(samples(**options), SplitPlan(**plan), Loading(**loading), **rest)

@@ -9,8 +9,8 @@ A CSV file with the columns id, action, value and note, which `polymask review` 
 | `exclude` | it is in no subset |
 | `ignore_mask` | its mask counts in no loss and no metric, as if it had none |
 
-New classes and ignored masks are in place before the split is drawn. Excluded samples leave their subset after
-it, so that an exclusion moves no other sample, and a split that names them still fits.
+New classes and ignored masks are in place before the split is drawn. Excluded samples leave their subset
+after it, so that an exclusion moves no other sample, and a split that names them still fits.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def read_corrections(path: Path) -> Corrections:
     lacking = [name for name in COLUMNS[:3] if name not in lines[0][1]]
     if lacking:
         raise UserError(
-            f"{source} has no column {lacking[0]}. Found: {', '.join(lines[0][1])}. Give {', '.join(COLUMNS)}."
+            f"{source} has no column {lacking[0]}. Found: {', '.join(lines[0][1])}. "
+            f"Give {', '.join(COLUMNS)}."
         )
     mentioned: dict[str, str] = {}
     changes: dict[tuple[str, str], Correction] = {}
@@ -165,7 +166,6 @@ def _relabelled(record: Record, change: Correction, classes: Sequence[str], give
 def _without_mask(record: Record, change: Correction, gives: Collection[str]) -> Record:
     if "mask" not in gives:
         raise UserError(
-            f"{change.place}: ignore_mask is for samples with one mask each, and these have other truths; use "
-            "exclude."
+            f"{change.place}: ignore_mask is for samples with one mask each, not for these; use exclude."
         )
     return dataclasses.replace(record, truth=None, mask_hint=f"{change.place} leaves its mask out.")

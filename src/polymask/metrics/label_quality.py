@@ -7,12 +7,12 @@ classes, given labels y and out-of-fold probabilities p:
     self-confidence      p[i, y_i]
     normalised margin    p[i, y_i] - max of p[i, j] over j != y_i
     threshold            t_j = mean of p[i, j] over the samples given the class j
-    confident class      the j of largest p[i, j] among those with p[i, j] >= t_j; none where there is no such j
+    confident class      the j of largest p[i, j] among those with p[i, j] >= t_j; none without such a j
     confident joint      C[a, b] = samples given a whose confident class is b
     joint                Q[a, b] = C[a, b] / sum_b C[a, b] * (samples given a) / N
 
-A model that is unsure of a rare class everywhere gives that class a low threshold, so that a sample of it is not
-taken for an error only because all of its probabilities are low.
+A class of which the models are unsure everywhere has a low threshold, so that its samples are not taken for
+errors only because all of their probabilities are low.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from polymask.metrics.bootstrap import ratio
 
 NONE = -1
 """The confident class of a sample that has none."""
+_ROUNDING = 1e-6
+"""The mean of equal probabilities can be a little above each of them."""
 
 
 def self_confidence(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -67,7 +69,7 @@ def confident_classes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
         labels: (N,) int given class, from which the thresholds come.
         probabilities: (N, K).
     """
-    enough = probabilities >= class_thresholds(labels, probabilities)
+    enough = probabilities >= class_thresholds(labels, probabilities) - _ROUNDING
     best = np.where(enough, probabilities, -1.0).argmax(axis=1)
     return np.where(enough.any(axis=1), best, NONE)
 
@@ -83,10 +85,8 @@ def confident_joint(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
 def estimated_joint(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return Q (K, K): the share of samples by given class (rows) and true class (columns), which sums to 1.
 
-    A class without a confident sample is taken as right, since nothing speaks against it.
+    Every class that was given to a sample has a row: some of its samples are not below its own mean.
     """
-    counts = confident_joint(labels, probabilities).astype(np.float64)
-    unknown = counts.sum(axis=1) == 0
-    counts[unknown, unknown] = 1.0
+    counts = confident_joint(labels, probabilities)
     given = np.bincount(labels, minlength=len(counts))
-    return counts / counts.sum(axis=1, keepdims=True) * (given / given.sum())[:, None]
+    return counts / counts.sum(axis=1, keepdims=True).clip(1) * (given / len(labels))[:, None]

@@ -1,11 +1,11 @@
 """How far the true mask of a sample contradicts the predicted probabilities: row columns of single samples.
 
-The losses of other rows are those of whole batches, which say nothing of one sample. These columns are counted
-on the grid of the network, over the pixels that are not ignored, with q the probability of what the truth says
-of a pixel (its class, foreground or background):
+The losses of other rows are those of whole batches, which say nothing of one sample. These columns are
+counted on the grid of the network, over the pixels that are not ignored, with q the probability of what the
+truth says of a pixel (its class, foreground or background):
 
     mask_surprise         mean of -ln q: the pixel cross-entropy of the sample alone
-    mask_contradictions   pixels with q <= 0.1: the prediction is at least 90 % sure that the truth is wrong there
+    mask_contradictions   pixels with q <= 0.1: the prediction is 90 % sure that the truth is wrong there
 
 A truth whose outline is drawn a little wider or tighter is contradicted in a thin rim where predictions are
 unsure; one of another object, of the wrong place or with a missing part is contradicted in whole regions.
@@ -30,8 +30,8 @@ def mask_agreement_rows(probabilities: Tensor, target: Tensor) -> dict[str, Tens
     """Return the columns of a batch without waiting for the device.
 
     Args:
-        probabilities: (B, C, H, W) float32: C = 1 probability of foreground, or one channel per class with the
-            background first.
+        probabilities: (B, C, H, W) float32: C = 1 probability of foreground, or one channel per class with
+            the background first.
         target: (B, H, W) int64 true class of each pixel, 0 = background, 255 = ignore.
 
     Returns:
@@ -59,9 +59,9 @@ def mask_disagreement(rows: Rows) -> dict[str, np.ndarray]:
             columns of `mask_agreement_rows`, which tests of earlier versions lack.
 
     Returns:
-        (N,) float64 each, NaN without a mask: `contradicted`, the pixels of confident contradiction as a share
-        of those that are foreground in truth or prediction (at most 1); `surprise`; and `overlap_missing`,
-        1 - Dice. Without the columns, the last alone.
+        (N,) float64 each, NaN without a mask: `contradicted`, the pixels of confident contradiction as a
+        share of those that are foreground in truth or prediction (at most 1); `surprise`; and
+        `overlap_missing`, 1 - Dice. Without the columns, the last alone.
     """
     missing = 1 - lesion_scores(rows["lesion_confusion"], rows["confusion"])["dice"]
     if "mask_surprise" not in rows:
@@ -76,16 +76,16 @@ def mask_disagreement(rows: Rows) -> dict[str, np.ndarray]:
 
 
 def object_disagreement(rows: Rows) -> dict[str, np.ndarray]:
-    """Return by name how far the true and the found objects of each image disagree; higher is more suspicious.
+    """Return by name how far true and found objects of each image disagree; higher is more suspicious.
 
     Args:
         rows: Rows of `polymask.metrics.instance_matching.match_image`.
 
     Returns:
-        (N,) float64 each: `unexplained`, the share of the objects found with a score of at least 0.9 whose mask
-        matches no true object at IoU 0.5 (annotations may be missing; 0 where none was found); `missed`, the
-        share of true objects that no found one of enough score matches (there may be nothing; 0 without true
-        objects); and `overlap_missing`, 1 - Dice of the unions.
+        (N,) float64 each: `unexplained`, the share of the objects found with a score of at least 0.9 whose
+        mask matches no true object at IoU 0.5 (annotations may be missing; 0 where none was found);
+        `missed`, the share of true objects that no found one of enough score matches (there may be nothing; 0
+        without true objects); and `overlap_missing`, 1 - Dice of the unions.
     """
     # First of the two kinds (masks), of the four ranges of areas (all) and of the thresholds (0.5).
     hits, alarms = (rows[f"detection_{kind}"][:, :, 0, 0] & 1 for kind in ("hits", "alarms"))

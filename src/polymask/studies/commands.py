@@ -28,9 +28,9 @@ from polymask.utils.provenance import git_commit
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from polymask.data.module import DataModule
     from polymask.studies.comparison.sides import Side
     from polymask.studies.comparison.statistics import MetricComparison
-    from polymask.data.module import DataModule
     from polymask.studies.tested_run import RunOnDisk
 
 ANALYSES = "results/analysis"
@@ -199,7 +199,9 @@ def _data_of(tested: RunOnDisk) -> DataModule:
     try:
         return tested.run.build_data(split=split_from_csv(tested.run.content["split"]))
     except UserError as error:
-        raise UserError(f"the data of {tested.name}: {error} If they lie elsewhere, give data_dir=.") from error
+        raise UserError(
+            f"the data of {tested.name}: {error} If they lie elsewhere, give data_dir=."
+        ) from error
 
 
 def _record(

@@ -22,8 +22,8 @@ class Scorer(base.Scorer):
     """Scores masks, classes, or both, whichever the rows hold.
 
     The rows of N samples are `confusion` (N, C, 3) and `lesion_confusion` (N, 3) of the masks, see
-    `polymask.metrics.segmentation`, and the columns of `polymask.metrics.mask_quality`; `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the
-    classes.
+    `polymask.metrics.segmentation`, and the columns of `polymask.metrics.mask_quality`;
+    `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the classes.
 
     Args:
         class_names: Names of the K classes.

@@ -50,13 +50,16 @@ def gather_evidence(tested: Sequence[RunOnDisk]) -> Evidence:
             their task says nothing of classes and masks.
     """
     studies = grouped_folds([as_fold(run) for run in tested])
-    if len(studies) != 1 or any(run.run.content["class_names"] != _class_names(tested) for run in tested):
-        firsts = ", ".join(study[0].name for study in studies)
+    if len(studies) != 1:
+        firsts = ", ".join(study[0].name for study in studies) or "none"
         raise UserError(
-            f"these are {len(studies)} studies of different configuration or data (the first run of each: "
+            f"these runs are of {len(studies)} studies of different configuration (the first run of each: "
             f"{firsts}); name the folds of one: polymask review 'study_*'."
         )
+    class_names = list(tested[0].run.content["class_names"])
     for run in tested:
+        if run.run.content["class_names"] != class_names:
+            raise UserError(f"run {run.name} has other classes than {tested[0].name}; review them apart.")
         check_unseen(run)
     parts = [_evidence(run) for run in tested]
     notes = [note for run in tested[:1] if (note := _coverage(run, parts))]
@@ -72,7 +75,7 @@ def gather_evidence(tested: Sequence[RunOnDisk]) -> Evidence:
         ids=ids,
         groups=joined("groups"),
         runs=joined("runs"),
-        class_names=_class_names(tested),
+        class_names=class_names,
         labels=joined("labels"),
         probabilities=joined("probabilities"),
         masks={name: np.concatenate([part.masks[name] for part in parts])[first] for name in shared},
@@ -95,14 +98,10 @@ def check_unseen(run: RunOnDisk) -> None:
         seen = ids
     if seen:
         raise UserError(
-            f"run {run.name} learned from {len(seen)} of the {len(ids)} samples that it was tested on (or from "
-            f"others of their groups), e.g. {seen[0]!r}, so it says nothing of their truth; test it on its own "
-            f"test subset: polymask test run_name={run.name}"
+            f"run {run.name} learned from {len(seen)} of the {len(ids)} samples that it was tested on (or of "
+            f"their groups), e.g. {seen[0]!r}, so it says nothing of their truth; test it on its own test "
+            f"subset: polymask test run_name={run.name}"
         )
-
-
-def _class_names(tested: Sequence[RunOnDisk]) -> list[str]:
-    return list(tested[0].run.content["class_names"])
 
 
 def _evidence(run: RunOnDisk) -> Evidence:
@@ -110,8 +109,8 @@ def _evidence(run: RunOnDisk) -> Evidence:
     classes, masks = scorer.class_evidence(rows), scorer.mask_evidence(rows)
     if classes is None and not masks:
         raise UserError(
-            f"run {run.name} predicts {' and '.join(sorted(run.run.family.predicts))}, by which neither the class "
-            "nor the mask of a sample can be reviewed; name runs of another task."
+            f"run {run.name} predicts {' and '.join(sorted(run.run.family.predicts))}, by which neither the "
+            "class nor the mask of a sample can be reviewed; name runs of another task."
         )
     labels, probabilities = classes or (np.full(number, -1), np.empty((number, 0)))
     return Evidence(
@@ -130,5 +129,7 @@ def _coverage(run: RunOnDisk, parts: Sequence[Evidence]) -> str:
     """Say how many samples of the data set no run was tested on, "" when there is none."""
     split = split_from_csv(run.run.content["split"])
     left = {id_ for own in split.subsets.values() for id_ in own}.difference(*(part.ids for part in parts))
+    if not left:
+        return ""
     more = "; with data.num_folds= every sample is tested once" if len(parts) == 1 else ""
-    return f"{len(left):,} samples were in no test subset of these runs and are not reviewed{more}" if left else ""
+    return f"{len(left):,} samples were in no test subset of these runs and are not reviewed{more}"

@@ -97,7 +97,8 @@ def rank_masks(evidence: Evidence) -> list[Row]:
 
 def label_words(row: Row) -> str:
     """Return what speaks against a class in a few words."""
-    return f"label {row['rank']}: given {row['given']}, suggested {row['suggested']} ({row['probability']:.2f})"
+    suggested = f"suggested {row['suggested']} ({row['probability']:.2f})"
+    return f"label {row['rank']}: given {row['given']}, {suggested}"
 
 
 def mask_words(row: Row) -> str:
@@ -107,7 +108,7 @@ def mask_words(row: Row) -> str:
 
 
 def corrections_to_edit(labels: Sequence[Row], masks: Sequence[Row], share: float) -> list[Row]:
-    """Return a row for each of the first `share` of both lists; all are kept as they are until a person edits.
+    """Return a row for each of the first `share` of both lists, which all keep what is there.
 
     Classes that the prediction agrees with, and masks that nothing contradicts, are left out.
     """

@@ -1,4 +1,4 @@
-"""What a review writes: two tables in the order of suspicion, pictures of their first rows, a file to edit."""
+"""What a review writes: tables in the order of suspicion, pictures of their first rows, a file to edit."""
 
 from __future__ import annotations
 
@@ -123,7 +123,11 @@ def _known(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _text(
-    evidence: Evidence, labels: Sequence[Row], masks: Sequence[Row], numbers: Mapping[str, float], ranking: str
+    evidence: Evidence,
+    labels: Sequence[Row],
+    masks: Sequence[Row],
+    numbers: Mapping[str, float],
+    ranking: str,
 ) -> str:
     runs = ", ".join(dict.fromkeys(sorted(evidence.runs.tolist())))
     head = [f"{len(evidence.ids):,} samples, each by a run that never saw it: {runs}"]
@@ -138,7 +142,7 @@ def _text(
     sections.append(
         [
             f"Look at the pictures, write one of {allowed} into the column action of {CORRECTIONS_NAME}",
-            "(relabel takes the class in the column value), and train again with data.corrections=<that file>.",
+            "(relabel takes the class in the column value), and train again with data.corrections=<file>.",
         ]
     )
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
