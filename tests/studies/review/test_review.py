@@ -109,12 +109,15 @@ def test_wrong_truths_come_first_with_pictures_and_a_file_that_changes_nothing(s
     assert "Confident joint" in (result.folder / "review.txt").read_text()
 
 
-@pytest.mark.parametrize("ranking", ["normalized_margin", "self_confidence"])
+@pytest.mark.parametrize("ranking", ["self_confidence", "normalized_margin", "confident_joint"])
 def test_labels_are_ranked_by_what_is_asked_for(ranking: str, study: Path) -> None:
     result = cli.run("review", ["study_*", "num_pictures=0", f"ranking={ranking}", "tracker=none"])
     rows = read(result.folder / "labels.csv")
-    scores = [float(row[ranking]) for row in rows]
-    assert scores == sorted(scores) == [float(row["score"]) for row in rows]
+    joint = ranking == "confident_joint"
+    measure = "normalized_margin" if joint else ranking
+    scores = [(joint and row["confident_error"] == "0", float(row[measure])) for row in rows]
+    assert scores == sorted(scores)
+    assert [row["score"] for row in rows] == [row[measure] for row in rows]
     assert {row["id"] for row in rows[:2]} == set(FLIPPED)
 
 

@@ -17,8 +17,8 @@ from polymask.metrics.label_quality import (
 from polymask.studies.review.gathering import Evidence
 
 Row = dict[str, object]
-RANKINGS = ("confident_joint", "normalized_margin", "self_confidence")
-"""By what labels are ranked: the margin; the confident errors first, each part by the margin; …"""
+RANKINGS = ("self_confidence", "normalized_margin", "confident_joint")
+"""By what labels are ranked; the last puts the confident errors first, and takes the margin within."""
 LABEL_COLUMNS = (
     *("rank", "id", "score", "given", "suggested", "probability"),
     *("self_confidence", "normalized_margin", "confident_error", "group", "run"),
