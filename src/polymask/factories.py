@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from polymask.errors import UserError, nearest
 from polymask.fitting import target_of
 from polymask.training.checkpoint import decisions_of, inference_weights, load_weights
+from polymask.utils.paths import resolve
 
 log = logging.getLogger(__name__)
 # It writes what it raises, too; one line about a mistake is enough.
@@ -50,11 +51,13 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
         UserError: A key of `data` is unknown or its value not allowed, or the files are not sound.
     """
     from polymask.data.attributes import Attributes
+    from polymask.data.corrections import read_corrections
     from polymask.data.loading import Loading
     from polymask.data.module import DataModule
     from polymask.data.splits.plan import SplitPlan
 
-    general = [field.name for part in (SplitPlan, Loading, Attributes) for field in fields(part)]
+    parts = (SplitPlan, Loading, Attributes)
+    general = ["corrections", *(field.name for part in parts for field in fields(part))]
     target_of(cfg.data, "data")
     _check_options(cfg.data, "data", besides=general)
     own: Any = OmegaConf.to_container(cfg.data, resolve=True)
@@ -63,13 +66,20 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
         return {field.name: own.pop(field.name) for field in fields(part) if field.name in own}
 
     plan, loading = SplitPlan(**taken(SplitPlan)), Loading(**taken(Loading))
-    attributes = Attributes(**taken(Attributes))
+    attributes, file = Attributes(**taken(Attributes)), own.pop("corrections", None)
     _check_reader(cfg.data)
     # What is left says what the samples are.
     samples = _partial(OmegaConf.create(own))(allow_absent=allow_absent)
     augmentation = build_augmentation(cfg.transforms)
     data = DataModule(
-        samples, plan, loading, attributes=attributes, split=split, augmentation=augmentation, seed=cfg.seed
+        samples,
+        plan,
+        loading,
+        attributes=attributes,
+        split=split,
+        corrections=read_corrections(resolve(file)) if file else None,
+        augmentation=augmentation,
+        seed=cfg.seed,
     )
     if data.metadata is not None:  # of the training samples: part of the model
         OmegaConf.update(cfg, "data.metadata_statistics", dict(data.metadata.statistics), force_add=True)

@@ -48,6 +48,7 @@ TEST_MAY_CHANGE = (
     "data.reader",
     "data.crowd",
     "data.split_file",
+    "data.corrections",
     "data.mask_values",
     "data.mask_orientation",
     "data.subgroups",

@@ -18,6 +18,7 @@ from polymask.families.base import Family, Task
 from polymask.fitting import check_fit
 from polymask.training.checkpoint import (
     CheckpointFolder,
+    RunRecord,
     add_decisions,
     inference_weights,
     load_checkpoint,
@@ -115,6 +116,17 @@ def decide_now(
     decisions = family.decisions(trainer.evaluate(task, data.evaluation_loader("val"), title="val"))
     family.decide(decisions, task)
     add_decisions(path, decisions)
+
+
+def warn_of_other_truth(record: RunRecord, data: DataModule) -> None:
+    """Say so when a test measures against another truth than the run learned from."""
+    now = data.corrections.sha256 if data.corrections is not None else ""
+    if now != record.corrections_sha256:
+        log.warning(
+            "this test takes other corrections (data.corrections) than the training: %s, not %s.",
+            now[:12] or "none",
+            record.corrections_sha256[:12] or "none",
+        )
 
 
 def state_of(checkpoints: CheckpointFolder, content: Mapping[str, Any]) -> TrainingState:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from polymask.data.module import DataModule
+from polymask.errors import UserError
 from polymask.run_config import chosen_groups, plain
 from polymask.training.checkpoint import RunRecord, run_record
 from polymask.training.trainer import Trainer
@@ -24,7 +25,9 @@ def new_record(cfg: DictConfig, data: DataModule, previous: Mapping[str, Any] | 
         previous: The last checkpoint of a run that is resumed.
         name: Name of the run.
     """
+    corrections = data.corrections.sha256 if data.corrections is not None else ""
     if previous is not None:
+        _check_corrections(previous, corrections, name)
         return replace(run_record(previous), config=plain(cfg))
     if not data.samples.windows_each:
         cfg.data.intensity_range = list(data.intensity_range)  # of the training images: part of the model
@@ -36,7 +39,22 @@ def new_record(cfg: DictConfig, data: DataModule, previous: Mapping[str, Any] | 
         split=data.split.to_csv(),
         split_sha256=data.split.sha256,
         versions=library_versions(),
+        corrections_sha256=corrections,
     )
+
+
+def _check_corrections(previous: Mapping[str, Any], sha256: str, name: str) -> None:
+    """Refuse to go on with a run on another truth than it began with.
+
+    Raises:
+        UserError: The file of its corrections has changed since.
+    """
+    before = previous["corrections_sha256"]
+    if sha256 != before:
+        raise UserError(
+            f"the file data.corrections of {name} has changed since the run began (sha256 {before[:12]}, now "
+            f"{sha256[:12]}); put it back, or start a new run with init_from= to keep weights."
+        )
 
 
 def run_tags(record: RunRecord, data: DataModule, trainer: Trainer) -> dict[str, str]:
@@ -49,5 +67,6 @@ def run_tags(record: RunRecord, data: DataModule, trainer: Trainer) -> dict[str,
         "device": str(trainer.settings.device),
         "precision": str(trainer.settings.precision).removeprefix("torch."),
         **({"parent_run": record.parent_run} if record.parent_run else {}),
+        **({"corrections_sha256": record.corrections_sha256} if record.corrections_sha256 else {}),
         **{f"version_{name}": value for name, value in record.versions.items()},
     }

@@ -46,6 +46,7 @@ from polymask.run_parts import (
     keeps_split,
     split_of,
     state_of,
+    warn_of_other_truth,
     warn_of_overlap,
 )
 from polymask.run_record import new_record, run_tags
@@ -204,6 +205,7 @@ def test(cfg: DictConfig) -> TestResult:
     data = run.build_data(split=own_split if keeps_split(content, cfg) else None)
     log.info("%s", data.description())
     warn_of_overlap(own_split, data)
+    warn_of_other_truth(record, data)
     write_config(cfg, output_dir() / "config.yaml")
     trainer = build_trainer(cfg)
     check_fit(cfg, run.family)

@@ -30,6 +30,7 @@ TEXT_KEYS = frozenset(
         "data.data_dir",
         "data.file_list",
         "data.cache_dir",
+        "data.corrections",
         "data.crowd",
         "data.fit",
         "data.mask_orientation",

@@ -22,7 +22,7 @@ def build(samples: type, **options: Any) -> DataModule:
             [field.name for field in fields(SplitPlan)],
             [field.name for field in fields(Loading)],
             [field.name for field in fields(Attributes)],
-            ["split", "augmentation", "seed"],
+            ["split", "corrections", "augmentation", "seed"],
         )
     )
     parts = SplitPlan(**plan), Loading(**loading)

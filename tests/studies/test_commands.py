@@ -135,8 +135,10 @@ def watched(self, *arguments, **options):
 nn.Module.__init__ = watched
 from polymask import cli
 
-for command in (["compare", "tiny", "tiny"], ["summarize", "tiny"]):
-    cli.run(command[0], [*command[1:], "num_replicates=20", "tracker=none"])
+quick = ["num_replicates=20", "tracker=none"]
+cli.run("compare", ["tiny", "tiny", *quick])
+cli.run("summarize", ["tiny", *quick])
+cli.run("review", ["tiny", "num_pictures=2", "tracker=none"])
 assert not built, built
 nn.Linear(1, 1)
 assert built == ["Linear"]
@@ -145,7 +147,7 @@ print(sorted(libraries & {"segmentation_models_pytorch", "timm", "torchvision", 
 """
 
 
-def test_compare_and_summarize_build_no_network(finished: Path) -> None:
+def test_compare_summarize_and_review_build_no_network(finished: Path) -> None:
     environment = os.environ | {"POLYMASK_ROOT": str(finished), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, check=False

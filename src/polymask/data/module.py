@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from polymask.data.attributes import Attributes
+from polymask.data.corrections import Corrections
 from polymask.data.headers import NumberFormat
 from polymask.data.inspection import FileMemory, image_facts
 from polymask.data.intensity import EIGHT_BIT, Range, check_depth, find_range
@@ -42,6 +43,7 @@ class DataModule:
         loading: How they are loaded.
         attributes: Which columns of a table matter.
         split: A split from a checkpoint; it wins over what `plan` would draw or read.
+        corrections: What a person corrected of the truth, None for nothing.
         augmentation: For training samples.
         seed: Seed of order and augmentation.
 
@@ -57,6 +59,7 @@ class DataModule:
         *,
         attributes: Attributes | None = None,
         split: Split | None = None,
+        corrections: Corrections | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
@@ -78,7 +81,8 @@ class DataModule:
         self.attributes = attributes or Attributes()
         samples.records = self.attributes.attach(samples.records, str(samples.data_dir))
         self._augmentation, self._seed = augmentation, seed
-        self.split = plan.split(samples.records, samples.classes, stored=split)
+        self.corrections = corrections
+        self.split = self._correct_and_split(plan, split)
         cache = loading.cache_folder
         memory = FileMemory(cache / "facts" if cache else None, samples.data_dir)
         in_training = set(self.split.subsets["train"])
@@ -87,6 +91,18 @@ class DataModule:
         self.intensity_range = loading.given_range or self._find_intensity_range(memory)
         with_range = partial(dataclasses.replace, intensity_range=self.intensity_range)
         samples.look([with_range(record) for record in samples.records], memory)
+
+    def _correct_and_split(self, plan: SplitPlan, stored: Split | None) -> Split:
+        """Return the split; the records are as the corrections say from here on."""
+        samples, corrections = self.samples, self.corrections
+        if corrections is None:
+            return plan.split(samples.records, samples.classes, stored=stored)
+        samples.records = corrections.apply(samples.records, samples.classes, samples.gives)
+        split = plan.split(samples.records, samples.classes, stored=stored)
+        self._corrected = corrections.description(split)
+        excluded = corrections.excluded
+        samples.records = [record for record in samples.records if record.id not in excluded]
+        return split.without(excluded)
 
     @property
     def records(self) -> list[Record]:
@@ -212,8 +228,9 @@ class DataModule:
         return hashlib.sha256("\n".join([",".join(self.classes), *rows]).encode()).hexdigest()
 
     def description(self) -> str:
-        """Return one line on what was read: sizes, values, foreground."""
-        return self.samples.description()
+        """Return one line on what was read: sizes, values, foreground, corrections."""
+        own = self.samples.description()
+        return own if self.corrections is None else f"{own}; {self._corrected}"
 
     def check_truth(self, needs: frozenset[str], subsets: Sequence[str] = SUBSETS) -> None:
         """Stop when the masks, objects or volumes of a subset teach nothing, if they are needed.

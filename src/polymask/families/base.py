@@ -171,6 +171,22 @@ class Scorer(ABC):
                 same, too.
         """
 
+    def class_evidence(self, rows: Rows) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return what tells wrong classes from right ones, None unless each sample has one class.
+
+        Returns:
+            (N,) int given classes, -1 where unknown, and their (N, K) predicted probabilities.
+        """
+        return None
+
+    def mask_evidence(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Return name to (N,) values that tell how much each sample's truth contradicts its prediction.
+
+        Higher is more suspicious, NaN where a sample has no truth. The first name matters most; none unless a
+        family has some.
+        """
+        return {}
+
     def counts(self, rows: Rows) -> dict[str, float]:
         """Return numbers to stand beside the metrics that have no interval; none unless a family has some."""
         return {}

@@ -1,4 +1,4 @@
-"""What looks at data sets and at finished runs: analyze, compare, summarize."""
+"""What looks at data sets and at finished runs: analyze, compare, summarize, review."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from polymask.data.splits.split import split_from_csv
-from polymask.errors import UserError, nearest
+from polymask.errors import UserError, choose, nearest, number, whole_number
 from polymask.factories import build_data, build_tracker
 from polymask.run_config import chosen_groups, flatten, plain, write_config
 from polymask.run_files import CHECKPOINTS
@@ -28,13 +28,15 @@ from polymask.utils.provenance import git_commit
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from polymask.data.module import DataModule
     from polymask.studies.comparison.sides import Side
     from polymask.studies.comparison.statistics import MetricComparison
-    from polymask.studies.folds.gathering import FoldRun
+    from polymask.studies.tested_run import RunOnDisk
 
 ANALYSES = "results/analysis"
 COMPARISONS = "results/comparison"
 SUMMARIES = "results/summary"
+REVIEWS = "results/review"
 _NAME_LETTERS = 80  # beyond, a comparison of several runs does not name them all
 
 
@@ -110,12 +112,13 @@ def _write_comparison(cfg: DictConfig, folder: Path, sides: Sequence[Side]) -> d
 
 def summarize(cfg: DictConfig) -> StudyResult:
     """Gather the folds of cross-validations into one table, and put their runs below one in the tracker."""
-    from polymask.studies.folds.gathering import gather_folds
+    from polymask.studies.folds.gathering import as_fold, gather_folds
     from polymask.studies.folds.report import write_summary
+    from polymask.studies.tested_run import read_tested_run
 
     checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
     names = _matching_runs([str(name) for name in cfg.runs], checkpoints.folder)
-    runs = [_read_fold(cfg, checkpoints.find(name)) for name in names]
+    runs = [as_fold(read_tested_run(checkpoints.find(name), test_dir=cfg.test_dir)) for name in names]
     studies = gather_folds(runs, num_replicates=cfg.num_replicates, seed=cfg.seed)
     folder = resolve(cfg.local_save_dir or SUMMARIES) / cfg.run_name
     write_config(cfg, output_dir() / "config.yaml")
@@ -128,6 +131,40 @@ def summarize(cfg: DictConfig) -> StudyResult:
         tracker, cfg.run_name, folder, metrics, params=params, tags={"study": "summarize"}, children=children
     )
     _show(folder / "summary.txt")
+    return StudyResult(folder=folder, metrics=metrics)
+
+
+def review(cfg: DictConfig) -> StudyResult:
+    """List the samples whose class or mask is most likely wrong, by models that never saw them."""
+    from polymask.studies.review.gathering import gather_evidence
+    from polymask.studies.review.ranking import RANKINGS
+    from polymask.studies.review.report import check_unedited, write_review
+    from polymask.studies.tested_run import read_tested_run, with_test_samples
+
+    choose("ranking", cfg.ranking, RANKINGS)
+    number("share", cfg.share, above=0, most=1, what="a share", note="such as 0.05")
+    whole_number("num_pictures", cfg.num_pictures, least=0)
+    checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
+    names = _matching_runs([str(name) for name in cfg.runs], checkpoints.folder)
+    folder = resolve(cfg.local_save_dir or REVIEWS) / cfg.run_name
+    check_unedited(folder)
+    places = {"test_dir": cfg.test_dir, "data_dir": cfg.data_dir}
+    runs = [read_tested_run(checkpoints.find(name), **places) for name in names]
+    evidence = gather_evidence(runs)
+    data = _data_of(runs[0])
+    reports = {
+        run.name: run.run.family.report(
+            run.folder, with_test_samples(data, run.rows["ids"].tolist(), run.name)
+        )
+        for run in runs
+    }
+    write_config(cfg, output_dir() / "config.yaml")
+    options = {key: cfg[key] for key in ("ranking", "share", "num_pictures")}
+    with report_folder(folder) as staging:
+        metrics = write_review(staging, evidence, reports, **options)
+    params = {"runs": " ".join(names), **options}
+    _record(build_tracker(cfg), cfg.run_name, folder, metrics, params=params, tags={"study": "review"})
+    _show(folder / "review.txt")
     return StudyResult(folder=folder, metrics=metrics)
 
 
@@ -147,24 +184,6 @@ def _matching_runs(patterns: Sequence[str], folder: Path) -> list[str]:
     return list(found)
 
 
-def _read_fold(cfg: DictConfig, path: Path) -> FoldRun:
-    """Read a tested run as one of a study."""
-    from polymask.studies.folds.gathering import FoldRun
-    from polymask.studies.tested_run import read_tested_run
-
-    tested = read_tested_run(path, test_dir=cfg.test_dir)
-    content = tested.run.content
-    return FoldRun(
-        name=tested.name,
-        config=flatten(content["config"]),
-        rows=tested.rows,
-        groups=tested.groups,
-        metrics=tested.run.family.scorer.metrics,
-        headline=tested.run.family.scorer.headline,
-        tracker_run_id=content["tracker_run_id"],
-    )
-
-
 def _read_side(cfg: DictConfig, run: str) -> Side:
     """Read a tested run, and the data set that it was tested on."""
     from polymask.studies.comparison.sides import make_side
@@ -172,11 +191,17 @@ def _read_side(cfg: DictConfig, run: str) -> Side:
 
     path = CheckpointFolder(resolve(CHECKPOINTS)).find(run)
     tested = read_tested_run(path, test_dir=cfg.test_dir, data_dir=cfg.data_dir)
+    return make_side(tested, _data_of(tested))
+
+
+def _data_of(tested: RunOnDisk) -> DataModule:
+    """Return the data set that a run learned from, for pictures."""
     try:
-        data = tested.run.build_data(split=split_from_csv(tested.run.content["split"]))
+        return tested.run.build_data(split=split_from_csv(tested.run.content["split"]))
     except UserError as error:
-        raise UserError(f"the data of {run}: {error} If they lie elsewhere, give data_dir=.") from error
-    return make_side(tested, data)
+        raise UserError(
+            f"the data of {tested.name}: {error} If they lie elsewhere, give data_dir=."
+        ) from error
 
 
 def _record(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from polymask.data.module import DataModule
+from polymask.errors import UserError
 from polymask.factories import Rebuilt, rebuild
 from polymask.reporting.rows import read_samples
 from polymask.run_files import TEST_RESULTS
@@ -53,3 +56,22 @@ def read_tested_run(checkpoint: Path, *, test_dir: str | None, data_dir: str | N
     folder = resolve(test_dir or run.cfg.local_save_dir or TEST_RESULTS) / name
     rows, groups = read_samples(folder)
     return RunOnDisk(name=name, run=run, folder=folder, rows=rows, groups=groups)
+
+
+def with_test_samples(data: DataModule, ids: list[str], name: str) -> DataModule:
+    """Return the data set with the samples `ids` as its test subset.
+
+    A test with another split file than the training's looked at other samples than the run's own split says.
+
+    Raises:
+        UserError: The data set lacks some of them.
+    """
+    missing = set(ids).difference(record.id for record in data.records)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(ids)} test samples of {name} are not in {data.data_dir}, e.g. "
+            f"{min(missing)!r}; give the folder of the data that it was tested on as data_dir=."
+        )
+    data = copy.copy(data)
+    data.split = replace(data.split, subsets={"train": [], "val": [], "test": ids})
+    return data

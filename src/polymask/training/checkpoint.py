@@ -37,6 +37,7 @@ class RunRecord:
         tracker_run_id: The tracker's own id of the run, "" when there is no tracker.
         versions: Versions of the libraries that wrote the file.
         parent_run: The run of which this one's first checkpoint was a copy, "" for none.
+        corrections_sha256: Hash of the file `data.corrections`, "" for no corrections.
     """
 
     run_name: str
@@ -48,6 +49,7 @@ class RunRecord:
     tracker_run_id: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     parent_run: str = ""
+    corrections_sha256: str = ""
 
 
 class CheckpointFolder:

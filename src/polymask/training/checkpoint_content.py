@@ -193,5 +193,12 @@ _OPTIONAL: dict[str, _Check] = {
     "versions": _TEXTS,
     "parent_run": (lambda value: value == "" or is_file_name(value), "a name without folders"),
     "decisions": (_mapping(_is_weight), "a dict of dense tensors of real numbers"),
+    "corrections_sha256": (_is_text, "text"),
 }
-_DEFAULTS: dict[str, Any] = {"tracker_run_id": "", "versions": {}, "parent_run": "", "decisions": {}}
+_DEFAULTS: dict[str, Any] = {
+    "tracker_run_id": "",
+    "versions": {},
+    "parent_run": "",
+    "decisions": {},
+    "corrections_sha256": "",
+}

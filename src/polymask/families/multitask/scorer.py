@@ -10,6 +10,7 @@ from polymask.families import base
 from polymask.metrics.boundaries import boundary_metrics
 from polymask.metrics.calibration import calibration_metrics, per_class_calibration
 from polymask.metrics.classification import classification_metrics, per_class_metrics
+from polymask.metrics.mask_quality import mask_disagreement
 from polymask.metrics.operating_points import operating_metrics
 from polymask.metrics.pixel_calibration import pixel_calibration
 from polymask.metrics.rows import ORIGINAL
@@ -27,8 +28,9 @@ class Scorer(base.Scorer):
 
     The rows of N samples are `confusion` (N, C, 3) and `lesion_confusion` (N, 3) of the masks, see
     `polymask.metrics.segmentation`; `pixel_histogram` and `pixel_squared_error`, see
-    `polymask.metrics.pixel_calibration`; `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the
-    classes. Those of a test also hold what `OriginalScores` measured, in columns that end in `_original`.
+    `polymask.metrics.pixel_calibration`, and the columns of `polymask.metrics.mask_quality`;
+    `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the classes. Those of a test also hold what
+    `OriginalScores` measured, in columns that end in `_original`.
 
     Args:
         class_names: Names of the K classes.
@@ -93,6 +95,14 @@ class Scorer(base.Scorer):
             if counts is not None and (end or same_grid):
                 truth[what] = counts[..., 0] + counts[..., 2]
         return truth
+
+    def class_evidence(self, rows: Rows) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return given classes and their probabilities, None without classes."""
+        return (rows["label"], rows["class_probabilities"]) if "class_probabilities" in rows else None
+
+    def mask_evidence(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Return how far true and predicted masks disagree, if there are any."""
+        return mask_disagreement(rows) if "confusion" in rows else {}
 
     def counts(self, rows: Rows) -> dict[str, float]:
         """Return how many true masks are empty, if any is: there, nothing found scores 1."""

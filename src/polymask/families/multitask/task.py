@@ -12,6 +12,7 @@ from polymask.families.base import Batch
 from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
 from polymask.families.network import NetworkTask
+from polymask.metrics.mask_quality import mask_agreement_rows
 from polymask.metrics.pixel_calibration import pixel_rows
 from polymask.metrics.segmentation import confusion_per_sample, lesion_confusion_per_sample
 from polymask.models.mask_class.classifier import SegmentationClassifier
@@ -94,6 +95,8 @@ class Task(NetworkTask):
                     if name in rows:
                         rows[name] = torch.full_like(rows[name], float("nan"))
         found = probabilities(outputs)
+        if "mask" in found:
+            rows |= mask_agreement_rows(found["mask"], batch["mask"])
         self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch))
         return image_predictions(batch["ids"], found)
 

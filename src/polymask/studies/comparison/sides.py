@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from polymask.families.base import Family, Report
 from polymask.metrics.rows import ORIGINAL
 from polymask.reporting.rows import common_samples
 from polymask.structures.samples import Rows
-from polymask.studies.tested_run import RunOnDisk
+from polymask.studies.tested_run import RunOnDisk, with_test_samples
 from polymask.utils.files import REPORT_NAME
 
 
@@ -78,26 +77,10 @@ def make_side(run: RunOnDisk, data: DataModule) -> Side:
         groups=run.groups,
         split_sha256=content["split_sha256"],
         grid=tuple(content["grid"]) if "grid" in content else None,
-        report=family.report(run.folder, _tested(data, run.rows["ids"].tolist(), run.name)),
+        report=family.report(run.folder, with_test_samples(data, run.rows["ids"].tolist(), run.name)),
         fit=content.get("fit", "stretch"),  # reports of old do not say
         smallest_subgroup=data.attributes.smallest_subgroup,
     )
-
-
-def _tested(data: DataModule, ids: list[str], name: str) -> DataModule:
-    """Return the data set with the samples `ids` as its test subset.
-
-    A test with another split file than the training's looked at other samples than the run's own split says.
-    """
-    missing = set(ids).difference(record.id for record in data.records)
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(ids)} test samples of {name} are not in {data.data_dir}, e.g. "
-            f"{min(missing)!r}; give the folder of the data that it was tested on as data_dir=."
-        )
-    data = copy.copy(data)
-    data.split = replace(data.split, subsets={"train": [], "val": [], "test": ids})
-    return data
 
 
 def align(side_a: Side, side_b: Side) -> tuple[Side, Side, list[str]]:
