@@ -29,8 +29,8 @@ class Scorer(base.Scorer):
     The rows of N samples are `confusion` (N, C, 3) and `lesion_confusion` (N, 3) of the masks, see
     `polymask.metrics.segmentation`; `pixel_histogram` and `pixel_squared_error`, see
     `polymask.metrics.pixel_calibration`, and the columns of `polymask.metrics.mask_quality`;
-    `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the classes. Those of a test also hold what
-    `OriginalScores` measured, in columns that end in `_original`.
+    `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the classes. Those of a test also hold
+    what `OriginalScores` measured, in columns that end in `_original`.
 
     Args:
         class_names: Names of the K classes.
