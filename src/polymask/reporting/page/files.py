@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from polymask.reporting.page.blocks import Block, Figure, Figures, Section, Table
-from polymask.reporting.page.known import MORE, TOPICS, known
+from polymask.reporting.page.known import MORE, TOPICS, known, place
 from polymask.reporting.page.numbers import readable
-from polymask.reporting.page.pictures import figure_picture
+from polymask.reporting.page.pictures import figure_picture, file_panel
 from polymask.reporting.page.tables import MOST_ROWS, csv_table
 
 ROWS_OF_SAMPLES = ("per_sample.csv", "per_image.csv")
@@ -17,17 +16,12 @@ _MOST_OTHER_ROWS = 20
 _MOST_OTHER_FIGURES = 12
 
 
-def file_sections(folder: Path, *, without: Collection[str] = ()) -> list[Section]:
-    """Return a section per topic of the CSV tables and PNG figures at the top of a folder.
-
-    Args:
-        folder: The results folder.
-        without: Names of files to leave out.
-    """
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".csv", ".png"))
+def file_sections(folder: Path) -> list[Section]:
+    """Return a section per topic of the CSV tables and PNG figures at the top of a folder."""
+    names = [path.name for path in folder.iterdir() if path.suffix in (".csv", ".png")]
     by_topic: dict[str, list[str]] = {topic: [] for topic in TOPICS}
-    for name in names:
-        if name not in (*ROWS_OF_SAMPLES, *without):
+    for name in sorted(names, key=place):
+        if name not in ROWS_OF_SAMPLES:
             by_topic[known(name).topic].append(name)
     return [
         Section(id=topic.lower().replace(" ", "-"), title=topic, blocks=_blocks(folder, own, topic == MORE))
@@ -41,7 +35,7 @@ def folder_of_pictures(folder: Path, *, most: int) -> list[Block]:
     figures = [
         Figure(
             title=path.stem,
-            picture=figure_picture(path, f"Predictions for {path.stem}.", is_panel=True),
+            picture=file_panel(path, f"Predictions of the runs for {path.stem}."),
         )
         for path in paths
     ]

@@ -122,3 +122,9 @@ def known(name: str) -> Known:
     return next(
         (entry for entry in _FILES if fnmatchcase(name, entry.pattern)), Known(pattern=name, topic=MORE)
     )
+
+
+def place(name: str) -> tuple[int, str]:
+    """Return what files are sorted by: their order above, then their names."""
+    entry = known(name)
+    return (_FILES.index(entry) if entry in _FILES else len(_FILES)), name

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from polymask.reporting.page.blocks import Block, Cell, Facts, Page, Section, Table
-from polymask.reporting.page.facts import RunFacts
+from polymask.reporting.page.facts import UNKNOWN, RunFacts
 from polymask.reporting.page.files import file_sections
 from polymask.reporting.page.gallery import Samples, gallery
 from polymask.reporting.page.known import MORE
@@ -58,7 +58,7 @@ def _lead(content: Mapping[str, Any], facts: RunFacts) -> str:
     if groups and groups != samples:
         counted += f" in {groups:,} groups"
     seen = f" The run was trained on {facts.num_seen:,} of them." if facts.num_seen else ""
-    return f"{counted} of {facts.data_name or 'the data set'}.{seen}"
+    return f"{counted}, from the data set {facts.data_name or UNKNOWN}.{seen}"
 
 
 def _gallery_lead(score: str) -> str:
@@ -71,7 +71,9 @@ def _data_blocks(facts: RunFacts) -> list[Block]:
 
 
 def _run_blocks(facts: RunFacts, content: Mapping[str, Any]) -> list[Block]:
-    blocks: list[Block] = [Facts(pairs=facts.pairs() + details(content))]
+    # The hash of the split stands with the data, unless the test was on another one.
+    told = [pair for pair in details(content) if pair[1] != facts.split_sha256]
+    blocks: list[Block] = [Facts(pairs=facts.pairs() + told)]
     if facts.config:
         rows = [[Cell(text=key), Cell(text=value)] for key, value in facts.config_pairs()]
         blocks.append(

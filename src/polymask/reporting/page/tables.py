@@ -32,7 +32,7 @@ def csv_table(path: Path, caption: str, note: str = "", *, most_rows: int = MOST
         rows, note = rows[:most_rows], f"{note} {more}".strip()
     rows = [row + [""] * (len(columns) - len(row)) for row in rows]
     places = _places(columns)
-    cells = [_column([[row[place] for place in own] for row in rows]) for own in places]
+    cells = [_column(columns[own[0]], [[row[place] for place in own] for row in rows]) for own in places]
     numeric = [all(cell.exact or cell.text in ("", "–") for cell in column) for column in cells]  # noqa: RUF001
     return Table(
         caption=caption,
@@ -59,8 +59,10 @@ def _places(columns: Sequence[str]) -> list[tuple[int, ...]]:
     return found
 
 
-def _column(texts: Sequence[Sequence[str]]) -> list[Cell]:
-    """Return the cells of a column, its intervals on one axis."""
+def _column(name: str, texts: Sequence[Sequence[str]]) -> list[Cell]:
+    """Return the cells of a column: names of metrics in words, too, and intervals on one axis."""
+    if name == "metric":
+        return [Cell(text=readable(text), key=text) for (text,) in texts]
     numbers = [[_number(text) for text in cell] for cell in texts]
     axis = common_axis(value for cell in numbers for value in cell)
     return [_cell(cell, own, axis) for cell, own in zip(texts, numbers, strict=True)]
