@@ -132,7 +132,7 @@ def evaluate_test(
 def write_pages(
     folder: Path, facts: RunFacts, family: Family, data: DataModule, report: Report, rows: Rows
 ) -> None:
-    """Write `report.html` and `model_card.md` beside the tables and figures of a test that lie in `folder`."""
+    """Write `report.html` and `model_card.md` beside the tables and figures of a test in `folder`."""
     labels = {record.id: record.labels for record in data.records}
     ids, scorer = rows["ids"].tolist(), family.scorer
     samples = Samples(

@@ -165,7 +165,9 @@ def train(cfg: DictConfig) -> TrainResult:
             if cfg.test_after_training and own.is_main and data.split.subsets["test"]:
                 load_weights(task, stored_weights(best), source=str(best))
                 folder = report_place(cfg, name)
-                metrics = evaluate_test(family, task, trainer, data, folder, course_of(state), tracker, record=record)
+                metrics = evaluate_test(
+                    family, task, trainer, data, folder, course_of(state), tracker, record=record
+                )
     if own.is_main:
         keep_encoder(family, task, best, record, state)
         settings, file = trainer.settings, output_dir() / "metrics.csv"
@@ -220,7 +222,9 @@ def test(cfg: DictConfig) -> TestResult:
             training=False,
         ),
     ):
-        metrics = evaluate_test(run.family, task, trainer, data, folder, course_of(state), tracker, record=record)
+        metrics = evaluate_test(
+            run.family, task, trainer, data, folder, course_of(state), tracker, record=record
+        )
     return TestResult(run_name=record.run_name, metrics=metrics, folder=folder)
 
 

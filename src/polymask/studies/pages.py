@@ -43,10 +43,10 @@ def write_comparison_page(
     axis = common_axis(value for _, own in chosen for value in (own.difference, own.low, own.high))
     cards = [
         Card(
-            name=f"{readable(own.name)}, {run} - {name_a}" if len(pairs) > 1 else f"{readable(own.name)}, B - A",
+            name=readable(own.name) if len(pairs) == 1 else f"{readable(own.name)}, {run}",
             key=own.name,
             cell=with_interval(own.difference, own.low, own.high, axis=axis),
-            note=f"{shown(own.value_a)} → {shown(own.value_b)}, p = {shown(own.p_value)}",
+            note=f"from {number(own.value_a).text} to {number(own.value_b).text}, p = {shown(own.p_value)}",
         )
         for run, own in chosen
     ]
@@ -54,8 +54,11 @@ def write_comparison_page(
         folder,
         kind="Comparison",
         title=f"{name_a} and {', '.join(pairs)}",
-        lead=f"A is {name_a}. Differences are positive where the other run has the larger value.",
-        cards=Cards(cards=cards, note="Intervals of 95 % and p-values are paired: of the same samples for both."),
+        lead=f"Differences are those to {name_a} (A): positive where the other run has the larger value.",
+        cards=Cards(
+            cards=cards,
+            note="Large: the difference. Intervals and p-values are paired: both runs saw the same samples.",
+        ),
     )
 
 
@@ -81,7 +84,9 @@ def write_summary_page(folder: Path, studies: Sequence[Study]) -> None:
         kind="Summary",
         title=", ".join(study.name for study in studies),
         lead=f"{runs} runs in {len(studies)} {'study' if len(studies) == 1 else 'studies'}.",
-        cards=Cards(cards=cards, note="Large: the test samples of all folds as one set, with 95 % intervals."),
+        cards=Cards(
+            cards=cards, note="Large: the test samples of all folds as one set, with 95 % intervals."
+        ),
     )
 
 

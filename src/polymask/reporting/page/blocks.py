@@ -1,4 +1,4 @@
-"""What a page is made of. Each block names the template that shows it; values are plain text, not yet HTML."""
+"""What a page is made of. Each block names the template that shows it; values are text, not yet HTML."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Case:
         id: Its id.
         picture: The picture.
         facts: Names and values to stand below it.
-        kinds: `{filter}:{kind}` words, such as `all:worst` or `3:median`: as what the choice of a class shows it.
+        kinds: Words `{class}:{kind}`, such as `all:worst` or `3:median`: as what it is shown with that class.
         label: What it is called while no filter works.
     """
 

@@ -55,10 +55,13 @@ def _blocks(folder: Path, names: list[str], unknown: bool) -> list[Block]:
 def _table(path: Path, unknown: bool) -> Table | None:
     about = known(path.name)
     most_rows = _MOST_OTHER_ROWS if unknown else MOST_ROWS
-    return csv_table(path, about.title or readable(path.stem), about.note, most_rows=most_rows)
+    title = about.title or readable(path.stem)
+    return csv_table(path, title, about.note, most_rows=most_rows, folded=about.folded)
 
 
 def _figure(path: Path) -> Figure:
     about = known(path.name)
     title = about.title or readable(path.stem)
-    return Figure(title=title, picture=figure_picture(path, f"{title}. {about.note}".strip()), note=about.note)
+    return Figure(
+        title=title, picture=figure_picture(path, f"{title}. {about.note}".strip()), note=about.note
+    )

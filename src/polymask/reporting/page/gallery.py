@@ -54,7 +54,7 @@ def extremes(scores: np.ndarray, among: Sequence[int], number: int) -> dict[int,
     best = [index for index in order[::-1] if index not in kinds][:number]
     kinds |= dict.fromkeys(best, "best")
     rest = [index for index in order if index not in kinds]
-    middle = max(0, (len(rest) - number + 1) // 2)
+    middle = max(0, (len(rest) - number) // 2)
     kinds |= dict.fromkeys(rest[middle : middle + number], "median")
     return {index: kinds[index] for index in order if index in kinds}
 
@@ -118,8 +118,11 @@ def _case(
     # As it is called until a filter is chosen: what it is among all, or else in its class.
     filter_, _, kind = kinds[0].partition(":")
     label = kind if filter_ == ALL else f"{kind} of {samples.class_names[int(filter_)]}"
-    alt = f"{label[:1].upper()}{label[1:]} sample {id_}. {'; '.join(f'{name}: {text}' for name, text in facts)}."
-    return Case(id=id_, picture=panel_picture(samples.picture(id_), alt), facts=facts, kinds=kinds, label=label)
+    told = "; ".join(f"{name}: {text}" for name, text in facts)
+    alt = f"{label[:1].upper()}{label[1:]} sample {id_}. {told}."
+    return Case(
+        id=id_, picture=panel_picture(samples.picture(id_), alt), facts=facts, kinds=kinds, label=label
+    )
 
 
 def _predicted(path: Path) -> dict[str, str]:

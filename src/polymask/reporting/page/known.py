@@ -17,12 +17,14 @@ class Known:
         topic: The heading below which it stands.
         title: What it is, "" to make it from its name.
         note: How it is read.
+        folded: Whether a table is shown only when asked for.
     """
 
     pattern: str
     topic: str
     title: str = ""
     note: str = ""
+    folded: bool = False
 
 
 TOPICS = (
@@ -32,20 +34,21 @@ TOPICS = (
 """The headings in their order."""
 
 _FILES = (
+    Known(pattern="comparison.png", topic="Comparison", title="Differences of all metrics"),
     Known(
-        pattern="comparison.*",
+        pattern="comparison.csv",
         topic="Comparison",
-        title="Differences of all metrics",
-        note="Where an interval does not reach zero, the runs differ by more than the choice of test samples.",
+        title="All metrics",
+        note="Where an interval does not reach zero, the runs differ by more than the choice of samples.",
     ),
+    Known(pattern="summary.png", topic="Summary", title="All metrics, drawn"),
     Known(
-        pattern="summary.*",
+        pattern="summary.csv",
         topic="Summary",
         title="All metrics",
-        note="Mean and standard deviation are over the folds; pooled takes the test samples of all folds as one "
-        "set.",
+        note="Mean and standard deviation are over the folds; pooled takes the samples of all as one set.",
     ),
-    Known(pattern="statistics.csv", topic="Data set", title="All numbers"),
+    Known(pattern="statistics.csv", topic="Data set", title="All numbers", folded=True),
     Known(pattern="image_sizes.png", topic="Data set", title="Sizes of the images"),
     Known(pattern="mask_areas.png", topic="Data set", title="Areas of the masks"),
     Known(pattern="mask_coverage.png", topic="Data set", title="Where masks lie in the image"),

@@ -36,7 +36,9 @@ def metric_tables(content: Mapping[str, Any], class_names: Sequence[str]) -> lis
     """
     metrics, losses = content.get("metrics", {}), content.get("losses", {})
     of_class = _by_class(metrics, class_names)
-    overall = {name: entry for name, entry in metrics.items() if not any(name in own for own in of_class.values())}
+    overall = {
+        name: entry for name, entry in metrics.items() if not any(name in own for own in of_class.values())
+    }
     tables: list[Block] = []
     if overall:
         rows = [[Cell(text=readable(name), key=name), metric_cell(overall[name])] for name in overall]

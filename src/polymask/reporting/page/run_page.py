@@ -78,7 +78,11 @@ def _run_blocks(facts: RunFacts, content: Mapping[str, Any]) -> list[Block]:
         rows = [[Cell(text=key), Cell(text=value)] for key, value in facts.config_pairs()]
         blocks.append(
             Table(
-                caption="Configuration", columns=("Key", "Value"), numeric=(False, False), rows=rows, folded=True
+                caption="Configuration",
+                columns=("Key", "Value"),
+                numeric=(False, False),
+                rows=rows,
+                folded=True,
             )
         )
     return blocks

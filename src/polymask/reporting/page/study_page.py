@@ -46,7 +46,7 @@ def write_study_page(folder: Path, *, kind: str, title: str, lead: str, cards: C
 
 
 def _about(folder: Path, content: Mapping[str, Any]) -> list[Block]:
-    """Return what was compared and how, the folders with reports of their own, and the texts for terminals."""
+    """Return how it was made, the folders with reports of their own, and the texts for terminals."""
     parts = sorted(path.parent.name for path in folder.glob(f"*/{REPORT_NAME}"))
     pairs = [*details(content), *(("A report of its own", f"{part}/{PAGE_NAME}") for part in parts)]
     texts = [

@@ -12,7 +12,9 @@ from polymask.reporting.page.numbers import Axis, common_axis, number, readable,
 MOST_ROWS = 200
 
 
-def csv_table(path: Path, caption: str, note: str = "", *, most_rows: int = MOST_ROWS) -> Table | None:
+def csv_table(
+    path: Path, caption: str, note: str = "", *, most_rows: int = MOST_ROWS, folded: bool = False
+) -> Table | None:
     """Return the table of a CSV file, None when it has no rows.
 
     A column with an interval (`x`, `x_low` and `x_high`, or `low` and `high` right after it) becomes one.
@@ -22,6 +24,7 @@ def csv_table(path: Path, caption: str, note: str = "", *, most_rows: int = MOST
         caption: Stands above it.
         note: Stands below it.
         most_rows: More rows are left out, and the note says so.
+        folded: Whether it is shown only when asked for.
     """
     with path.open(encoding="utf-8", newline="") as file:
         columns, *rows = list(csv.reader(file)) or [[]]
@@ -40,6 +43,7 @@ def csv_table(path: Path, caption: str, note: str = "", *, most_rows: int = MOST
         numeric=numeric,
         rows=list(zip(*cells, strict=True)),
         note=note,
+        folded=folded,
     )
 
 
