@@ -74,7 +74,7 @@ def _column(name: str, texts: Sequence[Sequence[str]]) -> list[Cell]:
 
 def _cell(texts: Sequence[str], numbers: Sequence[float | None], axis: Axis | None) -> Cell:
     if len(texts) == 3:
-        return with_interval(*numbers, axis=axis)  # type: ignore[misc]
+        return with_interval(*numbers, axis=axis)
     if texts[0] and numbers[0] is None:
         return Cell(text=texts[0])
     return number(numbers[0])
