@@ -9,11 +9,17 @@ from omegaconf import DictConfig
 
 from polymask.data.module import DataModule
 from polymask.errors import whole_number
-from polymask.families.base import Family, Task
+from polymask.families.base import Family, Report, Task
 from polymask.reporting.course import Course
+from polymask.reporting.page.card import write_model_card
+from polymask.reporting.page.facts import RunFacts
+from polymask.reporting.page.gallery import Samples
+from polymask.reporting.page.run_page import write_run_page
 from polymask.reporting.previews import EpochPreviews
 from polymask.reporting.subgroups import write_subgroups
 from polymask.run_config import write_config
+from polymask.run_record import run_facts
+from polymask.structures.samples import Rows
 from polymask.tracking.base import Tracker
 from polymask.training.checkpoint import CheckpointFolder, RunRecord
 from polymask.training.state import TrainingState
@@ -94,8 +100,12 @@ def evaluate_test(
     folder: Path,
     course: Course,
     tracker: Tracker,
+    *,
+    record: RunRecord,
 ) -> dict[str, float]:
     """Evaluate the test subset, write the report to `folder` and record it; return the metrics.
+
+    `record` is what the run's checkpoint says of it, for the page and the model card.
 
     Raises:
         UserError: `folder` holds something else than an earlier report, which must not be replaced.
@@ -109,6 +119,8 @@ def evaluate_test(
         lines = report.finish(rows, course)
         smallest = data.attributes.smallest_subgroup
         write_subgroups(staging, rows, data.groups(ids), scorer.metrics, scorer.headline, smallest=smallest)
+        facts = run_facts(record, family, data, task, trainer, course)
+        write_pages(staging, facts, family, data, report, rows)
     for line in lines:
         log.info("%s", line)
     log.info("test results in %s", folder)
@@ -121,3 +133,20 @@ def evaluate_test(
             # Figures lie at the top: its comparison shows only those of the runs side by side.
             tracker.log_artifact(path, path.name if path.is_dir() else "")
     return metrics
+
+
+def write_pages(
+    folder: Path, facts: RunFacts, family: Family, data: DataModule, report: Report, rows: Rows
+) -> None:
+    """Write `report.html` and `model_card.md` beside the tables and figures of a test in `folder`."""
+    labels = {record.id: record.labels for record in data.records}
+    ids, scorer = rows["ids"].tolist(), family.scorer
+    samples = Samples(
+        ids=ids,
+        scores=scorer.scores(rows),
+        labels=[labels[id_] for id_ in ids],
+        class_names=family.class_names,
+        picture=report.picture,
+    )
+    write_run_page(folder, facts, samples, scorer.headline)
+    write_model_card(folder, facts, scorer.headline)

@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from polymask.data.module import DataModule
+from polymask.data.splits.split import Split, split_from_csv
 from polymask.errors import UserError
-from polymask.run_config import chosen_groups, plain
+from polymask.families.base import Family, Task
+from polymask.reporting.course import Course
+from polymask.reporting.page.facts import UNKNOWN, RunFacts, Subset
+from polymask.run_config import chosen_groups, flatten, plain
 from polymask.training.checkpoint import RunRecord, run_record
 from polymask.training.trainer import Trainer
-from polymask.utils.provenance import git_commit, library_versions
+from polymask.utils.provenance import git_commit, library_versions, licence_in, processor_name
 
 
 def new_record(cfg: DictConfig, data: DataModule, previous: Mapping[str, Any] | None, name: str) -> RunRecord:
@@ -69,4 +74,58 @@ def run_tags(record: RunRecord, data: DataModule, trainer: Trainer) -> dict[str,
         **({"parent_run": record.parent_run} if record.parent_run else {}),
         **({"corrections_sha256": record.corrections_sha256} if record.corrections_sha256 else {}),
         **{f"version_{name}": value for name, value in record.versions.items()},
+    }
+
+
+def run_facts(
+    record: RunRecord, family: Family, data: DataModule, task: Task, trainer: Trainer, course: Course
+) -> RunFacts:
+    """Return what the page and the model card of a test say of the run beside its results."""
+    trained = set(split_from_csv(record.split).subsets["train"]) if record.split else set()
+    return RunFacts(
+        name=record.run_name,
+        config=flatten(record.config),
+        groups=record.groups,
+        class_names=family.class_names,
+        predicts=sorted(family.predicts),
+        split_sha256=record.split_sha256,
+        data_name=data.data_dir.name,
+        data_fingerprint=data.fingerprint(),
+        data_description=data.description(),
+        data_licence=licence_in(data.data_dir),
+        subsets=_subsets(data.split, data),
+        num_seen=len(trained.intersection(data.split.subsets["test"])),
+        versions=record.versions,
+        commit=git_commit(),
+        hardware=_hardware(trainer),
+        num_parameters=sum(parameter.numel() for parameter in task.parameters()),
+        course=course,
+        parent_run=record.parent_run,
+    )
+
+
+def _subsets(split: Split, data: DataModule) -> list[Subset]:
+    records = {record.id: record for record in data.records}
+    found = []
+    for name, ids in split.subsets.items():
+        own = [records[id_] for id_ in ids if id_ in records]
+        found.append(
+            Subset(
+                name=name,
+                num_samples=len(own),
+                num_groups=len({record.group for record in own}),
+                class_counts=[
+                    sum(label in record.labels for record in own) for label in range(len(data.classes))
+                ],
+            )
+        )
+    return found
+
+
+def _hardware(trainer: Trainer) -> dict[str, str]:
+    device = trainer.settings.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    return {
+        "Tested on": f"{device.type}: {name or UNKNOWN}",
+        "Precision": str(trainer.settings.precision).removeprefix("torch."),
     }

@@ -170,7 +170,9 @@ def train(cfg: DictConfig) -> TrainResult:
                 load_weights(task, stored_weights(best), source=str(best))
                 family.decide(stored_decisions(best), task)
                 folder = report_place(cfg, name)
-                metrics = evaluate_test(family, task, trainer, data, folder, course_of(state), tracker)
+                metrics = evaluate_test(
+                    family, task, trainer, data, folder, course_of(state), tracker, record=record
+                )
     if own.is_main:
         keep_encoder(family, task, best, record, state)
         settings, file = trainer.settings, output_dir() / "metrics.csv"
@@ -228,7 +230,9 @@ def test(cfg: DictConfig) -> TestResult:
     ):
         if run.family.undecided:
             decide_now(run.family, task, trainer, data, path, own_split=keeps_split(content, cfg))
-        metrics = evaluate_test(run.family, task, trainer, data, folder, course_of(state), tracker)
+        metrics = evaluate_test(
+            run.family, task, trainer, data, folder, course_of(state), tracker, record=record
+        )
     return TestResult(run_name=record.run_name, metrics=metrics, folder=folder)
 
 

@@ -52,6 +52,7 @@ class StudyResult:
 def analyze(cfg: DictConfig) -> StudyResult:
     """Look at a data set: statistics, histograms, sheets of samples and of augmentations."""
     from polymask.studies.analysis.report import write_analysis
+    from polymask.studies.pages import write_analysis_page
 
     data = build_data(cfg, allow_absent=True)
     name = cfg.run_name or f"analysis_{chosen_groups().get('data', 'data')}"
@@ -62,6 +63,7 @@ def analyze(cfg: DictConfig) -> StudyResult:
         metrics = write_analysis(
             staging, data, num_samples=cfg.num_samples, num_augmented=cfg.num_augmented, seed=cfg.seed
         )
+        write_analysis_page(staging, name, data.description(), metrics)
     params = {key: plain(cfg)[key] for key in ("data", "transforms", "seed")}
     tags = {"study": "analyze", "data_fingerprint": data.fingerprint()}
     _record(build_tracker(cfg), name, folder, metrics, params=params, tags=tags)
@@ -102,11 +104,16 @@ def _write_comparison(cfg: DictConfig, folder: Path, sides: Sequence[Side]) -> d
     """Write the report of two or more runs; return the metrics, those of several below their run."""
     from polymask.studies.comparison.report import write_comparison
     from polymask.studies.comparison.several import write_comparisons
+    from polymask.studies.pages import write_comparison_page
 
     options = {key: cfg[key] for key in ("num_pictures", "num_replicates", "num_permutations", "seed")}
     if len(sides) == 2:
-        return {result.name: result for result in write_comparison(folder, *sides, **options)}
-    pairs = write_comparisons(folder, sides, **options)
+        pairs = {sides[1].name: write_comparison(folder, *sides, **options)}
+    else:
+        pairs = write_comparisons(folder, sides, **options)
+    write_comparison_page(folder, sides[0].name, pairs, sides[0].family.scorer.headline)
+    if len(pairs) == 1:
+        return {result.name: result for results in pairs.values() for result in results}
     return {f"{run}/{result.name}": result for run, results in pairs.items() for result in results}
 
 
@@ -114,6 +121,7 @@ def summarize(cfg: DictConfig) -> StudyResult:
     """Gather the folds of cross-validations into one table, and put their runs below one in the tracker."""
     from polymask.studies.folds.gathering import as_fold, gather_folds
     from polymask.studies.folds.report import write_summary
+    from polymask.studies.pages import write_summary_page
     from polymask.studies.tested_run import read_tested_run
 
     checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
@@ -124,6 +132,7 @@ def summarize(cfg: DictConfig) -> StudyResult:
     write_config(cfg, output_dir() / "config.yaml")
     with report_folder(folder) as staging:
         metrics = write_summary(staging, studies)
+        write_summary_page(staging, studies)
     tracker = build_tracker(cfg)
     params = {"runs": " ".join(names), "seed": cfg.seed}
     children = [run.tracker_run_id for run in runs]
