@@ -200,8 +200,10 @@ class Scorer(ABC):
 class Report(ABC):
     """Consumes a test run's predictions batch by batch, so that memory does not grow with the data."""
 
-    bulk_folders: ClassVar[Sequence[str]] = ()
-    """Folders with a file per sample, too many for a tracker."""
+    @property
+    def bulk_folders(self) -> Sequence[str]:
+        """Return the folders with a file per sample, too many for a tracker."""
+        return ()
 
     @abstractmethod
     def add(self, predictions: Sequence[Any]) -> None:

@@ -154,8 +154,8 @@ def _same_columns(sides: Sequence[Side]) -> tuple[list[Side], list[str]]:
 
     Older tests have nothing of it, and others ask for other distances.
     """
-    own = [{name for name in side.rows if name.endswith(ORIGINAL)} for side in sides]
-    partly = set.union(*own) - set.intersection(*own)
+    own: list[set[str]] = [{name for name in side.rows if name.endswith(ORIGINAL)} for side in sides]
+    partly = own[0].union(*own) - own[0].intersection(*own)
     if not partly:
         return list(sides), []
     note = (
