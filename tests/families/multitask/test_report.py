@@ -180,7 +180,7 @@ def test_all_files_are_there_and_no_picture_is_blank(results: Path, table: pd.Da
     pictures += ["calibration.png", "calibration_pixels.png", "risk_coverage.png"]
     tables = ["classification_report.txt", "metrics.json", "per_sample.csv", "samples.npz", "calibration.csv"]
     assert sorted(path.name for path in results.iterdir()) == sorted(
-        [*pictures, *tables, "masks", "predictions"]
+        [*pictures, *tables, "masks", "predictions", "report.html", "model_card.md"]
     )
     for path in [results / name for name in pictures] + list((results / "predictions").iterdir()):
         image = cv2.imread(str(path))

@@ -20,6 +20,8 @@ from polymask.training.trainer import Trainer
 
 CLASSES = ["MEL", "NV", "BKL"]
 OF_CLASSES = {"classification_report.txt", "confusion_matrix.png", "roc_curves.png", "pr_curves.png"}
+OF_CLASSES |= {"calibration.csv", "calibration.png", "risk_coverage.png"}
+OF_MASKS = {"masks", "calibration.csv", "calibration_pixels.png"}
 OF_ALL = {"metrics.json", "per_sample.csv", "samples.npz", "predictions"}
 
 
@@ -113,12 +115,13 @@ def check_values(written: Written) -> None:
 def test_segmentation_alone(trained: Path, tmp_path: Path, ids_of_test: list[str]) -> None:
     written = report(trained, tmp_path, "task.predict_classes=false")
     check_values(written)
-    assert written.names == OF_ALL | {"masks"}
+    assert written.names == OF_ALL | OF_MASKS
     scores = ("dice_lesion", "iou_lesion", "pixel_accuracy")
     names = {f"{score}_{average}" for score in scores for average in ("image", "pooled")}
     names |= {"iou_thresholded_lesion_image"}
     names |= {f"{name}_original" for name in names}
-    assert set(written.values) == names | {"hd95_px_lesion_image_original"}
+    names |= {"hd95_px_lesion_image_original", "ece_lesion_pooled", "brier_lesion_pooled"}
+    assert set(written.values) == names
     assert set(written.table["id"]) == {path.stem for path in (written.folder / "masks").iterdir()}
     assert not [name for name in written.table if name.startswith(("probability", "label", "predicted"))]
     assert written.shown("worst_mask") <= set(ids_of_test)

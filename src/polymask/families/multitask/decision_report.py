@@ -74,7 +74,7 @@ class DecisionReport:
             table += self._calibration_of_classes(rows, weights)
             self._risk_coverage(rows, weights, measured)
             self._operating_points(rows, weights, measured)
-        if "pixel_histogram" in rows:
+        if "pixel_histogram" in rows and rows["pixel_histogram"].any():
             table += self._calibration_of_pixels(rows, weights)
         if table:
             self._write_table(table, "calibration.csv")

@@ -107,7 +107,8 @@ def _case(
     samples: Samples, index: int, kinds: Sequence[str], scores: Sequence[str], predicted: Mapping[str, str]
 ) -> Case:
     id_ = str(samples.ids[index])
-    names = [samples.class_names[label] for label in sorted(samples.labels[index]) if label >= 0]
+    known = range(len(samples.class_names))  # of a task that has no classes, images may have some
+    names = [samples.class_names[label] for label in sorted(samples.labels[index]) if label in known]
     found = {"Truth": ", ".join(names), "Predicted": predicted.get(id_, "")}
     facts = [(name, text) for name, text in found.items() if text]
     facts += [

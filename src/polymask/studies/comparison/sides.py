@@ -14,6 +14,7 @@ from polymask.data.module import DataModule
 from polymask.errors import UserError
 from polymask.families.base import Family, Report
 from polymask.metrics.rows import ORIGINAL
+from polymask.metrics.subgroups import ROWS_PREFIX
 from polymask.reporting.rows import common_samples
 from polymask.structures.samples import Rows
 from polymask.studies.tested_run import RunOnDisk, with_test_samples
@@ -132,7 +133,9 @@ def align_all(sides: Sequence[Side]) -> tuple[list[Side], list[list[str]]]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{twice} is named more than once among {', '.join(names)}: name each run once.")
-    sides, own_size = _same_columns(sides)
+    for other in sides[1:]:
+        _check_tasks(sides[0], other)
+    sides, partly = _same_columns(sides)
     pairs = [align(sides[0], other) for other in sides[1:]]
     common = reduce(np.intersect1d, [side_a.rows["ids"] for side_a, _, _ in pairs])
     if len(common) == 0:
@@ -145,17 +148,22 @@ def align_all(sides: Sequence[Side]) -> tuple[list[Side], list[list[str]]]:
     )
     more = [fewer + "are compared."] if any(len(side.groups) > len(common) for side, _, _ in pairs) else []
     aligned = [pairs[0][0], *(side_b for _, side_b, _ in pairs)]
-    notes = [[*own_size, *notes, *more] for _, _, notes in pairs]
+    notes = [[*partly, *notes, *more] for _, _, notes in pairs]
     return [_only(side, common) for side in aligned], notes
 
 
 def _same_columns(sides: Sequence[Side]) -> tuple[list[Side], list[str]]:
-    """Return runs without what not all of them measured at the samples' own size, and a note on it.
+    """Return runs without what not all of them measured, and a note on it.
 
-    Older tests have nothing of it, and others ask for other distances.
+    Older tests have less, and others ask for other distances or operating points. Runs that were not measured
+    against the same kinds of truth keep what tells them apart. Subgroups are of the samples, so one run that
+    knows them is enough.
     """
-    own: list[set[str]] = [{name for name in side.rows if name.endswith(ORIGINAL)} for side in sides]
+    own: list[set[str]] = [set(side.rows) for side in sides]
     partly = own[0].union(*own) - own[0].intersection(*own)
+    partly = {name for name in partly if not name.startswith(ROWS_PREFIX)}
+    if any(_kinds_of_truth(side) != _kinds_of_truth(sides[0]) for side in sides):
+        partly = {name for name in partly if name.endswith(ORIGINAL)}
     if not partly:
         return list(sides), []
     note = (
@@ -164,6 +172,12 @@ def _same_columns(sides: Sequence[Side]) -> tuple[list[Side], list[str]]:
     )
     kept = [{name: values for name, values in side.rows.items() if name not in partly} for side in sides]
     return [replace(side, rows=rows) for side, rows in zip(sides, kept, strict=True)], [note]
+
+
+def _kinds_of_truth(side: Side) -> set[str]:
+    """Return against what a run was measured, apart from the size at which that was done."""
+    rows = {name: values for name, values in side.rows.items() if not name.endswith(ORIGINAL)}
+    return set(side.family.scorer.truth(rows, same_grid=True))
 
 
 def _only(side: Side, ids: np.ndarray) -> Side:
