@@ -100,7 +100,7 @@ def operating_metrics(rows: Rows, weights: np.ndarray | None = None) -> dict[str
     Returns:
         `{measure}_{name}` to (R,) float64; NaN where undefined.
     """
-    metrics = {}
+    metrics: dict[str, np.ndarray] = {}
     for column in rows:
         if column.startswith(_PREFIX):
             measures = rates(rows[column], weights)

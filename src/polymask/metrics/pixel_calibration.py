@@ -84,7 +84,7 @@ def pixel_bins(histogram: np.ndarray, weights: np.ndarray) -> Bins:
     """Join the ranges of (N, B, 3) histograms to bins of equal width, weighted by (R, N)."""
     place = np.minimum((EDGES[:-1] + 1e-6) * NUM_BINS, NUM_BINS - 1).astype(int)
     joined = np.zeros((len(histogram), NUM_BINS, 3))
-    np.add.at(joined, (slice(None), place), histogram)
+    np.add.at(joined, (slice(None), place), histogram)  # type: ignore[arg-type]
     pixels, true, units = np.moveaxis(joined, 2, 0)
     return Bins(weights @ pixels, weights @ units / _UNITS, weights @ true)
 

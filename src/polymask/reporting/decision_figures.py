@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def _panels(number: int, side: float = 3.0) -> tuple[Figure, list[Axes]]:
     return figure, grid[:number]
 
 
-def _draw_reliability(axes: Axes, curve: Reliability, style: Mapping[str, str]) -> None:
+def _draw_reliability(axes: Axes, curve: Reliability, style: Mapping[str, Any]) -> None:
     there = curve.share > 0
     x, (y, low, high) = curve.confidence[there], (values[there] for values in curve.frequency)
     # Over few samples an interval may lie beside its own estimate.

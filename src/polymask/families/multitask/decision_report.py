@@ -89,7 +89,8 @@ class DecisionReport:
             probabilities = calibrated_classes(predicted, temperature)
             value, replicates = (self._measures(labels, probabilities, of) for of in (None, weights))
             for place, of in enumerate((_ALL, *self.class_names)):
-                shown = temperature if place == 0 or np.ndim(temperature) == 0 else temperature[place - 1]  # type: ignore[index]
+                one_each = place > 0 and isinstance(temperature, np.ndarray) and temperature.ndim > 0
+                shown = temperature[place - 1] if one_each else temperature  # type: ignore[index]
                 lines.append(_line(of, kind, shown, value[of], replicates[of]))
             if kind in ("none", after):
                 for of, bins in self._bins(labels, probabilities, weights).items():
@@ -128,7 +129,8 @@ class DecisionReport:
 
     def _calibration_of_pixels(self, rows: Rows, weights: np.ndarray) -> list[dict[str, Any]]:
         """Plot the reliability of the mask's probabilities; return its lines."""
-        kinds = {"none": (None, raw(rows, "pixel_histogram"), raw(rows, "pixel_squared_error"))}
+        kinds: dict[str, tuple[float | None, np.ndarray, np.ndarray]] = {}
+        kinds["none"] = None, raw(rows, "pixel_histogram"), raw(rows, "pixel_squared_error")
         temperature = self.choices.mask_temperature
         if temperature is not None:
             kinds["temperature"] = temperature, *tempered_histogram(raw(rows, "pixel_histogram"), temperature)
@@ -203,7 +205,8 @@ def _line(
     replicates: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     line: dict[str, Any] = {"of": of, "calibration": kind}
-    line["temperature"] = temperature if np.ndim(temperature) == 0 else None  # of several, each has its line
+    several = isinstance(temperature, np.ndarray) and temperature.ndim > 0  # each has its own line
+    line["temperature"] = None if several else temperature
     for name in CALIBRATION_MEASURES:
         low, high = percentile_interval(replicates[name]) if name in values else (None, None)
         line |= {name: float(values[name][0]) if name in values else None}
@@ -212,7 +215,7 @@ def _line(
 
 
 def _columns(measured: Measured, key: str) -> dict[str, float]:
-    columns = {}
+    columns: dict[str, float] = {}
     for measure in MEASURES:
         name = f"{measure}_{key}"
         low, high = measured.intervals[name]

@@ -123,7 +123,7 @@ class Decisions:
             if self.calibration != "none":
                 log.warning("no validation sample has a known class: class probabilities stay uncalibrated.")
             return {}
-        found = {
+        found: dict[str, float | np.ndarray] = {
             "temperature": fit_temperature(*samples),
             "temperature_per_class": fit_temperature_per_class(*samples),
         }
@@ -197,7 +197,7 @@ def calibrated_classes(probabilities: np.ndarray, temperature: float | np.ndarra
 
 def _groups(class_names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, ...]]:
     """Return the class indices of each group, and of each class by its own name."""
-    found = {name: (index,) for index, name in enumerate(class_names)}
+    found: dict[str, tuple[int, ...]] = {name: (index,) for index, name in enumerate(class_names)}
     for group, names in groups.items():
         if group in class_names:
             raise UserError(f"task.class_groups.{group} is the name of a class; name the group otherwise.")
