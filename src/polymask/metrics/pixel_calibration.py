@@ -9,6 +9,8 @@ count as their mean.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,6 +30,11 @@ EDGES = np.unique(
 """(B + 1,) ends of the ranges, each of which holds its lower end; the last also the upper."""
 
 
+@cache  # a copy to the device waits for it
+def _inner_edges(device: torch.device) -> Tensor:
+    return torch.as_tensor(EDGES[1:-1], device=device)
+
+
 def pixel_rows(probabilities: Tensor, target: Tensor) -> dict[str, Tensor]:
     """Sum up the pixels of each sample without waiting for the device.
 
@@ -42,8 +49,7 @@ def pixel_rows(probabilities: Tensor, target: Tensor) -> dict[str, Tensor]:
     number, num_bins = len(probabilities), len(EDGES) - 1
     values, valid = probabilities.float(), target != IGNORE
     true = (target != 0) & valid
-    inner = torch.as_tensor(EDGES[1:-1], device=values.device)
-    place = torch.bucketize(values.contiguous(), inner, right=True)
+    place = torch.bucketize(values.contiguous(), _inner_edges(values.device), right=True)
     place += num_bins * torch.arange(number, device=values.device)[:, None, None]
     columns = []
     for column in (valid, true, (values * _UNITS).round().long() * valid):

@@ -95,8 +95,9 @@ class Task(NetworkTask):
                     if name in rows:
                         rows[name] = torch.full_like(rows[name], float("nan"))
         found = probabilities(outputs)
-        if "mask" in found:
-            rows |= mask_agreement_rows(found["mask"], batch["mask"])
+        if "mask" in found:  # too much for every step of a training
+            lesion = 1 - found["mask"][:, 0] if self.multiclass else found["mask"][:, 0]
+            rows |= mask_agreement_rows(found["mask"], batch["mask"]) | pixel_rows(lesion, batch["mask"])
         self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch))
         return image_predictions(batch["ids"], found)
 
@@ -109,8 +110,6 @@ class Task(NetworkTask):
             num_classes = self.num_classes + 1 if self.multiclass else 2
             rows["confusion"] = confusion_per_sample(predicted, batch["mask"], num_classes)
             rows["lesion_confusion"] = lesion_confusion_per_sample(predicted, batch["mask"])
-            lesion = 1 - found["mask"][:, 0] if self.multiclass else found["mask"][:, 0]
-            rows |= pixel_rows(lesion, batch["mask"])
         if "label" in found:
             rows["class_probabilities"] = found["label"]
             rows["label"] = batch["label"]

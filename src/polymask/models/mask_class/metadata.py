@@ -26,7 +26,7 @@ class MetadataEmbedding(nn.Module):
     def __init__(self, sizes: Sequence[int], *, width: int, dropout: float) -> None:
         super().__init__()
         self.layer = nn.Linear(sum(sizes), width)
-        self.width, self.dropout = width, dropout
+        self.width, self.dropout, self.num_columns = width, dropout, len(sizes)
         nothing = torch.cat([torch.eye(size)[0] for size in sizes])
         self.register_buffer("unknown", nothing, persistent=False)
         columns = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
@@ -42,6 +42,6 @@ class MetadataEmbedding(nn.Module):
         if metadata is None:
             metadata = self.unknown.expand(num_samples, -1)
         if self.training and self.dropout:
-            drawn = torch.rand(num_samples, int(self.column_of[-1]) + 1, device=metadata.device)
+            drawn = torch.rand(num_samples, self.num_columns, device=metadata.device)
             metadata = torch.where((drawn < self.dropout)[:, self.column_of], self.unknown, metadata)
         return self.layer(metadata.to(self.layer.weight.dtype)).relu()
