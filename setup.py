@@ -3,7 +3,10 @@
 from setuptools import find_namespace_packages, setup
 
 setup(
-    packages=[*find_namespace_packages("src", include=["polymask*"]), "polymask.config"],
+    packages=[
+        *find_namespace_packages("src", include=["polymask*"], exclude=["*.templates"]),
+        "polymask.config",
+    ],
     package_dir={"": "src", "polymask.config": "config"},
-    package_data={"polymask.config": ["**/*.yaml"]},
+    package_data={"polymask.config": ["**/*.yaml"], "polymask.reporting.page": ["templates/*"]},
 )

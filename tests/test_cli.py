@@ -87,7 +87,8 @@ def test_a_value_that_needs_quotes_is_shown_with_them(
 
 def test_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     commands = (
-        "{train,test,infer,baseline,analyze,compare,summarize,export-encoder,export-model,convert,sync}"
+        "{train,test,infer,baseline,analyze,compare,summarize,review,"
+        "export-encoder,export-model,convert,sync}"
     )
     assert commands in fails(capsys, "trian")
 

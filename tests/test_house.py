@@ -22,6 +22,7 @@ FLOORS = (
         "run_export",
         "run_files",
         "run_parts",
+        "run_plans",
         "run_record",
         "run_summary",
     ),

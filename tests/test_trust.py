@@ -121,7 +121,9 @@ def test_no_gadget_runs(target: str, key: str, content: dict[str, Any], project:
     assert f"{key}._target_=" in assert_refused(refused, target, marker, known)
 
 
-@pytest.mark.parametrize("command", ["test", "infer", "resume", "init_from", "compare", "summarize"])
+@pytest.mark.parametrize(
+    "command", ["test", "infer", "resume", "init_from", "compare", "summarize", "review"]
+)
 @pytest.mark.parametrize("target", ["pandas.read_pickle", "spy_module.build"])
 def test_every_way_from_a_checkpoint_to_objects_refuses(
     target: str, command: str, content: dict[str, Any], trained: Path, project: Path, marker: Path

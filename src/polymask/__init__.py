@@ -34,8 +34,9 @@ def load(
         **options: What else `config/infer.yaml` has for models of this kind, by the last part of the key:
             `tta`: average the predictions over the four flips of each image; `intensity_range`: values of
             these images that become black and white; `pixel_size`: micrometres per pixel;
-            `score_threshold`: least score of objects that count; `voxel_size` and the keys of `task.linking`
-            for volumes. None: as in training.
+            `attribute_table`: what is known of the persons, for models with metadata: a CSV, values by file
+            name or those of all, see docs/subgroups.md; `score_threshold`: least score of objects that
+            count; `voxel_size` and the keys of `task.linking` for volumes. None: as in training.
 
     Returns:
         An object whose `predict(cases)` takes paths, uint8 RGB arrays (H, W, 3), or (Z, H, W) where volumes

@@ -58,6 +58,7 @@ COMMANDS = {
     "analyze": Command("polymask.studies.commands", "analyze"),
     "compare": Command("polymask.studies.commands", "compare", operands=("run_a", "run_b", "more_runs*")),
     "summarize": Command("polymask.studies.commands", "summarize", operands=("runs*",)),
+    "review": Command("polymask.studies.commands", "review", operands=("runs*",)),
     "export-encoder": Command("polymask.run_export", "export_encoder"),
     "export-model": Command("polymask.run_export", "export_model"),
     "convert": Command("polymask.convert", "convert", operands=("source", "target")),
@@ -66,7 +67,8 @@ COMMANDS = {
 
 _USAGE = (
     f"usage: polymask {{{','.join(COMMANDS)}}} [key=value ...]   (polymask train --help shows the keys; "
-    "baseline takes RUN, compare RUN_A RUN_B ..., summarize RUN ..., convert SOURCE TARGET, sync RUN)"
+    "baseline takes RUN, compare RUN_A RUN_B ..., summarize RUN ..., review RUN ..., convert SOURCE TARGET, "
+    "sync RUN)"
 )
 
 

@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from polymask.errors import UserError, nearest
 from polymask.fitting import target_of
-from polymask.training.checkpoint import inference_weights, load_weights
+from polymask.training.checkpoint import decisions_of, inference_weights, load_weights
+from polymask.utils.paths import resolve
 
 log = logging.getLogger(__name__)
 # It writes what it raises, too; one line about a mistake is enough.
@@ -42,31 +43,47 @@ def build_data(cfg: DictConfig, *, split: Split | None = None, allow_absent: boo
     """Build the data set of a run.
 
     Args:
-        cfg: The whole configuration.
+        cfg: The whole configuration; it takes up what was measured of metadata in the training samples.
         split: From a checkpoint, or None to make one as configured.
         allow_absent: Whether the data set may lack some of the classes, which a training needs all of.
 
     Raises:
         UserError: A key of `data` is unknown or its value not allowed, or the files are not sound.
     """
+    from polymask.data.attributes import Attributes
+    from polymask.data.corrections import read_corrections
     from polymask.data.loading import Loading
     from polymask.data.module import DataModule
     from polymask.data.splits.plan import SplitPlan
 
-    general = [field.name for part in (SplitPlan, Loading) for field in fields(part)]
+    parts = (SplitPlan, Loading, Attributes)
+    general = ["corrections", *(field.name for part in parts for field in fields(part))]
     target_of(cfg.data, "data")
     _check_options(cfg.data, "data", besides=general)
     own: Any = OmegaConf.to_container(cfg.data, resolve=True)
 
-    def taken(part: type[SplitPlan] | type[Loading]) -> dict[str, Any]:
+    def taken(part: type[SplitPlan] | type[Loading] | type[Attributes]) -> dict[str, Any]:
         return {field.name: own.pop(field.name) for field in fields(part) if field.name in own}
 
     plan, loading = SplitPlan(**taken(SplitPlan)), Loading(**taken(Loading))
+    attributes, file = Attributes(**taken(Attributes)), own.pop("corrections", None)
     _check_reader(cfg.data)
     # What is left says what the samples are.
     samples = _partial(OmegaConf.create(own))(allow_absent=allow_absent)
     augmentation = build_augmentation(cfg.transforms)
-    return DataModule(samples, plan, loading, split=split, augmentation=augmentation, seed=cfg.seed)
+    data = DataModule(
+        samples,
+        plan,
+        loading,
+        attributes=attributes,
+        split=split,
+        corrections=read_corrections(resolve(file)) if file else None,
+        augmentation=augmentation,
+        seed=cfg.seed,
+    )
+    if data.metadata is not None:  # of the training samples: part of the model
+        OmegaConf.update(cfg, "data.metadata_statistics", dict(data.metadata.statistics), force_add=True)
+    return data
 
 
 def _check_reader(data: DictConfig) -> None:
@@ -107,7 +124,13 @@ def build_augmentation(cfg: DictConfig) -> Augmentation | None:
 
 
 def build_family(cfg: DictConfig, class_names: Sequence[str]) -> Family:
-    """Build the family of a task: its classes and options, no network."""
+    """Build the family of a task: its classes and options, no network.
+
+    Raises:
+        UserError: An option is unknown to it or not allowed.
+    """
+    if cfg.get("calibration") is not None and "calibration" not in cfg.task:
+        raise UserError(f"calibration={cfg.calibration} is of no use to {cfg.task._target_}; leave it out.")
     family: Family = _builder(cfg, "task")(class_names=list(class_names))
     return family
 
@@ -184,7 +207,10 @@ def rebuild(content: Mapping[str, Any], cfg: DictConfig | None = None) -> Rebuil
         cfg: Its configuration with changes, None for the stored one.
     """
     cfg = OmegaConf.create(content["config"]) if cfg is None else cfg
-    return Rebuilt(cfg=cfg, family=build_family(cfg, content["class_names"]), content=content)
+    family = build_family(cfg, content["class_names"])
+    if content.get("decisions"):
+        family.decide(decisions_of(content))
+    return Rebuilt(cfg=cfg, family=family, content=content)
 
 
 def build_optimizer(cfg: DictConfig, task: Task) -> Optimizer:

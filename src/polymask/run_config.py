@@ -48,15 +48,27 @@ TEST_MAY_CHANGE = (
     "data.reader",
     "data.crowd",
     "data.split_file",
+    "data.corrections",
     "data.mask_values",
     "data.mask_orientation",
+    "data.subgroups",
+    "data.subgroup_bands",
+    "data.smallest_subgroup",
+    "data.attribute_table",
     "task.linking",
+    "task.surface_tolerances",
     "trainer.precision",
     "trainer.limit_batches",
     "out_of_fold",
+    "calibration",
+    "task.calibration",
+    "task.class_groups",
+    "task.operating_points",
+    "task.score_threshold",
 )
 """Keys that a test may set, because the weights stay what they are."""
 _OF_EVERY_INFERENCE = {"data.data_dir", "data.file_list", "data.batch_size", "data.num_workers"}
+_OF_THE_FAMILY = ("data", "task", "tta", "calibration", "abstain_below")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -142,14 +154,15 @@ def stored_config(
 
 def family_options(cfg: DictConfig) -> dict[str, Any]:
     """Return what of an inference's configuration is for the family of the run, which knows its own keys."""
-    values = {name: value for name, value in plain(cfg).items() if name in ("data", "task", "tta")}
+    values = {name: value for name, value in plain(cfg).items() if name in _OF_THE_FAMILY}
     return {key: value for key, value in flatten(values).items() if key not in _OF_EVERY_INFERENCE}
 
 
 def _take_over(config: DictConfig, key: str, value: Any) -> None:
-    """Let the task have a value of the data set that its file takes from there, by the same name."""
-    section, _, name = key.partition(".")
-    if section == "data" and name in config.task:
+    """Let the task have a value that its file takes from elsewhere, by the same name."""
+    section, _, name = key.rpartition(".")
+    # Tasks of earlier versions have no calibration of their own yet.
+    if (section == "data" and name in config.task) or key == "calibration":
         config.task[name] = value
 
 

@@ -11,10 +11,16 @@ from omegaconf import DictConfig
 
 from polymask.data.module import DataModule
 from polymask.errors import whole_number
-from polymask.families.base import Family, Task
+from polymask.families.base import Family, Report, Task
 from polymask.reporting.course import Course
+from polymask.reporting.page.card import write_model_card
+from polymask.reporting.page.facts import RunFacts
+from polymask.reporting.page.gallery import Samples
+from polymask.reporting.page.run_page import write_run_page
 from polymask.reporting.previews import EpochPreviews
+from polymask.reporting.subgroups import write_subgroups
 from polymask.run_config import write_config
+from polymask.run_record import run_facts
 from polymask.structures.samples import Rows
 from polymask.tracking.base import Tracker
 from polymask.training.checkpoint import CheckpointFolder, RunRecord
@@ -96,10 +102,17 @@ def evaluate_test(
     folder: Path,
     course: Course,
     tracker: Tracker,
+    *,
+    record: RunRecord,
 ) -> dict[str, float]:
-    """Evaluate the test subset with one task, and do what `report_test` does."""
+    """Evaluate the test subset with one task, and do what `report_test` does.
+
+    `record` is what the run's checkpoint says of it, for the page and the model card.
+    """
+    num_parameters = sum(parameter.numel() for parameter in task.parameters())
+    facts = run_facts(record, family, data, num_parameters, trainer, course)
     evaluate = partial(trainer.evaluate, task, data.evaluation_loader("test"), title="test")
-    return report_test(family, evaluate, data, folder, course, tracker)
+    return report_test(family, evaluate, data, folder, tracker, facts=facts)
 
 
 def report_test(
@@ -107,20 +120,20 @@ def report_test(
     evaluate: Callable[..., Rows],
     data: DataModule,
     folder: Path,
-    course: Course,
     tracker: Tracker,
     *,
+    facts: RunFacts,
     files: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """Evaluate the test subset, write the report to `folder` and record it; return the metrics.
 
     Args:
-        family: Its family.
+        family: Scores and reports.
         evaluate: Returns the rows; it gives the predictions of each batch to `consume`.
         data: The data set.
         folder: Of the report.
-        course: Of the training.
         tracker: The tracker.
+        facts: For the page and the model card.
         files: Texts that shall lie in the folder, too, by name.
 
     Raises:
@@ -128,20 +141,42 @@ def report_test(
     """
     with report_folder(folder) as staging:
         report = family.report(staging, data)
+        rows = family.decided(report.complete(evaluate(consume=report.add)))
+        ids, scorer = list(rows["ids"]), family.scorer
+        rows |= data.subgroups(ids)
+        lines = report.finish(rows, facts.course)
+        smallest = data.attributes.smallest_subgroup
+        write_subgroups(staging, rows, data.groups(ids), scorer.metrics, scorer.headline, smallest=smallest)
+        write_pages(staging, facts, family, data, report, rows)
         for name, text in (files or {}).items():
             write_text(staging / name, text)
-        rows = evaluate(consume=report.add)
-        lines = report.finish(rows, course)
     for line in lines:
         log.info("%s", line)
     log.info("test results in %s", folder)
-    metrics = family.scorer.point_estimates(rows)
+    metrics = scorer.point_estimates(rows)
     # MLflow compares values of step 0 as bars, one per run; at the best epoch they would be single dots.
     tracker.log_metrics({f"test/{name}": value for name, value in metrics.items()}, step=0)
-    if course.history:
-        tracker.set_tags({"best_epoch": str(course.best_epoch)})
+    if facts.course.history:
+        tracker.set_tags({"best_epoch": str(facts.course.best_epoch)})
     for path in sorted(folder.iterdir()):
         if path.name not in report.bulk_folders:  # too many files for a tracker
             # Figures lie at the top: its comparison shows only those of the runs side by side.
             tracker.log_artifact(path, path.name if path.is_dir() else "")
     return metrics
+
+
+def write_pages(
+    folder: Path, facts: RunFacts, family: Family, data: DataModule, report: Report, rows: Rows
+) -> None:
+    """Write `report.html` and `model_card.md` beside the tables and figures of a test in `folder`."""
+    labels = {record.id: record.labels for record in data.records}
+    ids, scorer = rows["ids"].tolist(), family.scorer
+    samples = Samples(
+        ids=ids,
+        scores=scorer.scores(rows),
+        labels=[labels[id_] for id_ in ids],
+        class_names=family.class_names,
+        picture=report.picture,
+    )
+    write_run_page(folder, facts, samples, scorer.headline)
+    write_model_card(folder, facts, scorer.headline)

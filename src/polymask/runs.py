@@ -43,9 +43,11 @@ from polymask.run_files import (
 )
 from polymask.run_parts import (
     build_family_and_task,
+    decide_now,
     keeps_split,
     split_of,
     state_of,
+    warn_of_other_truth,
     warn_of_overlap,
 )
 from polymask.run_record import new_record, run_tags
@@ -58,6 +60,7 @@ from polymask.training.checkpoint import (
     load_checkpoint,
     load_weights,
     run_record,
+    stored_decisions,
     stored_weights,
 )
 from polymask.training.distributed import leave, processes
@@ -157,6 +160,7 @@ def train(cfg: DictConfig) -> TrainResult:
                 # Asked anew for every checkpoint: a tracker that is away at the start has its id only later.
                 record=lambda: replace(record, tracker_run_id=tracker.run_id),
                 metric_log=EpochLog(output_dir() / "metrics.csv", tracker, running=cfg.running_metrics),
+                decisions=family.decisions,
                 previews=previews,
                 resume_from=previous,
             )
@@ -167,8 +171,11 @@ def train(cfg: DictConfig) -> TrainResult:
             folder = None
             if cfg.test_after_training and own.is_main and data.split.subsets["test"]:
                 load_weights(task, stored_weights(best), source=str(best))
+                family.decide(stored_decisions(best), task)
                 folder = report_place(cfg, name)
-                metrics = evaluate_test(family, task, trainer, data, folder, course_of(state), tracker)
+                metrics = evaluate_test(
+                    family, task, trainer, data, folder, course_of(state), tracker, record=record
+                )
     if own.is_main:
         keep_encoder(family, task, best, record, state)
         settings, file = trainer.settings, output_dir() / "metrics.csv"
@@ -210,6 +217,7 @@ def test(cfg: DictConfig) -> TestResult:
     data = run.build_data(split=own_split if keeps_split(content, cfg) else None)
     log.info("%s", data.description())
     warn_of_overlap(own_split, data)
+    warn_of_other_truth(record, data)
     write_config(cfg, output_dir() / "config.yaml")
     trainer = build_trainer(cfg)
     check_fit(cfg, run.family)
@@ -230,7 +238,11 @@ def test(cfg: DictConfig) -> TestResult:
             training=False,
         ),
     ):
-        metrics = evaluate_test(run.family, task, trainer, data, folder, course_of(state), tracker)
+        if run.family.undecided:
+            decide_now(run.family, task, trainer, data, path, own_split=keeps_split(content, cfg))
+        metrics = evaluate_test(
+            run.family, task, trainer, data, folder, course_of(state), tracker, record=record
+        )
     return TestResult(run_name=record.run_name, metrics=metrics, folder=folder)
 
 

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 TEXT_KEYS = frozenset(
     {
+        "calibration",
         "run_name",
         "init_from",
         "group_column",
@@ -25,10 +26,13 @@ TEXT_KEYS = frozenset(
         "target",
         "data_dir",
         "test_dir",
+        "data.attribute_table",
         "data.data_dir",
         "data.file_list",
         "data.cache_dir",
+        "data.corrections",
         "data.crowd",
+        "data.fit",
         "data.mask_orientation",
         "data.split_file",
         "data.sampler",
@@ -54,7 +58,9 @@ TEXT_KEYS = frozenset(
         "model.size",
         "model.weights",
         "path",
+        "task.calibration",
         "task.class_weights",
+        "task.fit",
         "task.mode",
         "task.monitor",
         "task.segmentation",
@@ -70,7 +76,9 @@ TEXT_KEYS = frozenset(
 )
 """Keys of one text. A test looks at the arguments of all that the YAML files build for missing ones."""
 
-TEXT_LIST_KEYS = frozenset({"classes", "data.classes", "data.reader.sequences", "runs", "running_metrics"})
+TEXT_LIST_KEYS = frozenset(
+    {"classes", "data.classes", "data.reader.sequences", "data.subgroups", "runs", "running_metrics"}
+)
 """Keys of a list of texts."""
 
 _OVERRIDE = re.compile(r"(?P<key>\+{0,2}(?P<name>[\w.]+))=(?P<value>.*)", re.DOTALL)

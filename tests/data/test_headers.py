@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -30,6 +32,20 @@ def seen(path: Path) -> Header:
 
 def grey(dtype: type = np.uint8) -> np.ndarray:
     return np.arange(20 * 30).reshape(20, 30).astype(dtype)
+
+
+@pytest.mark.parametrize("height", [10_000, 20_000])  # above Pillow's limits: for its warning, for its error
+def test_large_images_are_images(tmp_path, height):
+    path = tmp_path / "image.png"
+    Image.fromarray(grey()).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 10_000, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    limit = Image.MAX_IMAGE_PIXELS
+    header = seen(path)
+    assert (header.height, header.width) == (height, 10_000)
+    assert limit == Image.MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])

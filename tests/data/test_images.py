@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from polymask.data.images import find_files, read_image, resize_image, resize_mask
+from polymask.data.images import (
+    find_files,
+    fit_image,
+    fit_mask,
+    fit_window,
+    read_image,
+    resize_image,
+    resize_mask,
+)
 from polymask.errors import UserError
 
 
@@ -179,3 +187,41 @@ def test_shrinking_an_image_averages_areas():
 def test_growing_an_image_interpolates_linearly():
     found = resize_image(np.array([[[0] * 3, [100] * 3]], np.uint8), (1, 4))
     assert found[0, :, 0].tolist() == [0, 25, 75, 100]
+
+
+@pytest.mark.parametrize(
+    ("own", "size", "window"),
+    [
+        ((450, 600), (256, 256), (32, 224, 0, 256)),
+        ((600, 450), (256, 256), (0, 256, 32, 224)),
+        ((450, 600), (96, 128), (0, 96, 0, 128)),
+        ((10, 20), (40, 60), (5, 35, 0, 60)),
+        ((1, 3000), (64, 64), (31, 32, 0, 64)),  # never less than a pixel
+        ((99, 100), (64, 64), (0, 63, 0, 64)),
+    ],
+)
+def test_a_letterbox_keeps_the_aspect_and_is_in_the_middle(own, size, window):
+    rows, columns = fit_window(own, size, "letterbox")
+    assert (rows.start, rows.stop, columns.start, columns.stop) == window
+    assert fit_window(own, size, "stretch") == (slice(0, size[0]), slice(0, size[1]))
+
+
+def test_a_letterbox_holds_the_resized_image_and_padding():
+    image, mask = colours(), disc(40)[:20, :30].astype(np.uint8)
+    fitted, fitted_mask = fit_image(image, (64, 64), "letterbox"), fit_mask(mask, (64, 64), "letterbox")
+    assert (fitted.shape, fitted.dtype, fitted_mask.shape) == ((64, 64, 3), np.uint8, (64, 64))
+    height = 43  # of 64 * 20 / 30
+    inside = slice(10, 10 + height)
+    np.testing.assert_array_equal(fitted[inside], resize_image(image, (height, 64)))
+    np.testing.assert_array_equal(fitted_mask[inside], resize_mask(mask, (height, 64)))
+    outside = np.r_[0:10, 10 + height : 64]
+    assert (fitted[outside] == 0).all()
+    assert (fitted_mask[outside] == 255).all()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 40), (17, 17)])
+def test_a_letterbox_of_equal_aspect_is_a_stretched_image(size):
+    image, mask = colours(40, 40), disc().astype(np.uint8)
+    np.testing.assert_array_equal(fit_image(image, size, "letterbox"), fit_image(image, size, "stretch"))
+    np.testing.assert_array_equal(fit_mask(mask, size, "letterbox"), resize_mask(mask, size))
+    np.testing.assert_array_equal(fit_image(image, size, "stretch"), resize_image(image, size))

@@ -209,13 +209,14 @@ class FamilyTester(FamilyRun):
     def report(cls, trained: Trained, folder: Path) -> Report:
         """A finished report of the test samples."""
         report = trained.best.family.report(folder, trained.data)
-        rows = evaluate(trained.best, trained.task, consume=report.add)
+        rows = report.complete(evaluate(trained.best, trained.task, consume=report.add))
         assert report.finish(rows, trained.course)
         return report
 
     def test_a_report_is_written_whole(
         self, trained: Trained, rows: Rows, report: Report, folder: Path
     ) -> None:
+        rows = report.complete(rows)
         names = {path.name for path in folder.iterdir()}
         assert {"metrics.json", "samples.npz", "training_curves.png", *report.bulk_folders} <= names
         assert list(folder.rglob(".*")) == []  # nothing under a temporary name

@@ -89,4 +89,5 @@ def entries(path: Path, images: Path) -> dict[str, Sequence[str]]:
         ],
         "compare": ["compare", name, name, "tracker=none"],
         "summarize": ["summarize", name, "tracker=none"],
+        "review": ["review", name, "tracker=none"],
     }

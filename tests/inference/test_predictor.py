@@ -145,7 +145,8 @@ def test_an_option_of_other_models_is_told(trained: Path, option: dict[str, floa
     with pytest.raises(UserError) as told:
         polymask.load("tiny", **option, **FP32)
     assert str(told.value) == (
-        f"{shown} is of no use to tiny, which takes data.intensity_range, tta; leave it out."
+        f"{shown} is of no use to tiny, which takes abstain_below, calibration, data.attribute_table, "
+        "data.intensity_range, tta; leave it out."
     )
     polymask.load("tiny", **dict.fromkeys(option), **FP32)  # asks for nothing
 

@@ -96,6 +96,7 @@ def test_nothing_found_and_nothing_there():
     defined = {
         "count_error",
         "count_bias",
+        "iou_thresholded_lesion_image",
         *(f"{s}_lesion_{m}" for s in ("dice", "iou") for m in ("image", "pooled")),
     }
     assert undefined == nothing.keys() - defined
@@ -264,6 +265,7 @@ def test_one_class_has_no_keys_of_its_own():
             "count_bias",
         ),
         *("dice_lesion_image", "iou_lesion_image", "dice_lesion_pooled", "iou_lesion_pooled"),
+        "iou_thresholded_lesion_image",
     }
 
 

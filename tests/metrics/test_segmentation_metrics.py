@@ -72,6 +72,7 @@ def test_hand_made_masks():
             "dice_lesion_pooled": 4 / 6,
             "iou_lesion_image": (1 / 3 + 1 + 1) / 3,
             "iou_lesion_pooled": 2 / 4,
+            "iou_thresholded_lesion_image": (0 + 1 + 1) / 3,
         }
     )
 
@@ -101,7 +102,8 @@ def test_lesion_metrics_equal_sklearn_image_by_image():
     predicted, target = make_masks(num_classes=2, seed=4)
     metrics = metrics_of(predicted, target, ["lesion"])
     assert metrics.keys() == {
-        "dice_lesion_image", "dice_lesion_pooled", "iou_lesion_image", "iou_lesion_pooled"
+        "dice_lesion_image", "dice_lesion_pooled", "iou_lesion_image", "iou_lesion_pooled",
+        "iou_thresholded_lesion_image",
     }  # fmt: skip
     for name, function in (("dice", f1_score), ("iou", jaccard_score)):
         per_image = [1.0]  # image 0 is empty in truth and prediction, image 1 has no mask
@@ -132,7 +134,7 @@ def test_multiclass_metrics_equal_loops():
         np.testing.assert_allclose(metrics[f"{score}_macro_pooled"], [np.mean(values)])
     binary = metrics_of(np.minimum(predicted, 1), np.where(target == 255, 255, target > 0), ["lesion"])
     assert binary.keys() < metrics.keys()
-    assert len(metrics) == 4 + 2 + 4 * len(NAMES)
+    assert len(metrics) == 5 + 2 + 4 * len(NAMES)
     for name, value in binary.items():
         np.testing.assert_allclose(metrics[name], value)
 
@@ -162,6 +164,12 @@ def test_missed_or_invented_lesion_scores_zero():
     empty, full = np.zeros((1, 3, 3), np.int64), np.ones((1, 3, 3), np.int64)
     for predicted, target in ((empty, full), (full, empty)):
         assert all(value == [0] for value in metrics_of(predicted, target, ["lesion"]).values())
+
+
+def test_an_iou_of_exactly_the_threshold_counts():
+    counts = np.array([[[0, 0, 0], [65, 35, 0]], [[0, 0, 0], [64, 36, 0]], [[0, 0, 0], [8, 0, 2]]])
+    metrics = segmentation_metrics(counts, None, ["lesion"])
+    assert metrics["iou_thresholded_lesion_image"].item() == pytest.approx((0.65 + 0 + 0.8) / 3)
 
 
 def test_no_images_give_nan():

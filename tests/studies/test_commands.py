@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from html_page import read_page
+from huggingface_hub import ModelCard
 
 from polymask import cli
 from polymask.studies.commands import comparison_name
@@ -46,6 +48,7 @@ def test_analyze_writes_a_report_and_a_run(lesion_folder: Path, project: Path, d
     assert result.folder == project / "results/analysis/look"
     names = {path.name for path in result.folder.iterdir()}
     assert {"analysis.txt", "statistics.csv", "samples.png", "augmentations.png", "classes.png"} <= names
+    assert "report.html" in names
     client = MlflowClient(f"sqlite:///{database}")
     (run,) = client.search_runs([client.get_experiment_by_name("polymask").experiment_id])
     assert run.data.metrics["data/num_images"] == 24
@@ -55,9 +58,24 @@ def test_analyze_writes_a_report_and_a_run(lesion_folder: Path, project: Path, d
     assert again.folder == result.folder  # an earlier report may be replaced
 
 
+def test_the_page_of_a_test_shows_the_numbers_of_its_file(trained: Path) -> None:
+    folder = trained / "results" / "test" / "tiny"
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    page = read_page(folder / "report.html")
+    cards = {
+        each.attributes["data-metric"]: each for each in page.all("li") if "data-metric" in each.attributes
+    }
+    assert {"dice_lesion_image", "balanced_accuracy"} <= cards.keys()
+    for name, card in cards.items():
+        values = [float(value.attributes["value"]) for value in card.all("data")]
+        assert values == [metrics[name][end] for end in ("value", "low", "high")]
+    assert ModelCard((folder / "model_card.md").read_text()).data.model_name == "tiny"
+
+
 def test_compare_of_a_run_with_itself_finds_no_difference(finished: Path) -> None:
     result = cli.run("compare", ["tiny", "tiny", "num_replicates=50", "num_permutations=50", "tracker=none"])
     assert result.folder == finished / "results/comparison/tiny_vs_tiny"
+    assert read_page(result.folder / "report.html").one("h1").text == "tiny and tiny"
     with (result.folder / "comparison.csv").open(newline="") as file:
         rows = {row["metric"]: row for row in csv.DictReader(file)}
     stored = json.loads((finished / "results/test/tiny/metrics.json").read_text())["metrics"]
@@ -97,6 +115,8 @@ def test_compare_of_several_runs(finished: Path) -> None:
     result = cli.run("compare", ["tiny", "second", "third", *options])
     assert result.folder == finished / "results/comparison/tiny_vs_second_and_third"
     assert {path.name for path in result.folder.iterdir() if path.is_dir()} == {"second", "third"}
+    assert read_page(result.folder / "report.html").one("h1").text == "tiny and second, third"
+    assert read_page(result.folder / "third" / "report.html").one("h1").text == "tiny and third"
     keys = {f"{run}/{metric}" for run in ("second", "third") for metric in _tested_metrics(result.folder)}
     assert result.metrics.keys() == {f"{what}/{key}" for what in ("difference", "p_value") for key in keys}
     assert result.metrics["difference/third/dice_lesion_image"] == 0
@@ -133,10 +153,15 @@ def watched(self, *arguments, **options):
     build(self, *arguments, **options)
 
 nn.Module.__init__ = watched
+from html_page import read_page
+from huggingface_hub import ModelCard
+
 from polymask import cli
 
-for command in (["compare", "tiny", "tiny"], ["summarize", "tiny"]):
-    cli.run(command[0], [*command[1:], "num_replicates=20", "tracker=none"])
+quick = ["num_replicates=20", "tracker=none"]
+cli.run("compare", ["tiny", "tiny", *quick])
+cli.run("summarize", ["tiny", *quick])
+cli.run("review", ["tiny", "num_pictures=2", "tracker=none"])
 assert not built, built
 nn.Linear(1, 1)
 assert built == ["Linear"]
@@ -145,7 +170,7 @@ print(sorted(libraries & {"segmentation_models_pytorch", "timm", "torchvision", 
 """
 
 
-def test_compare_and_summarize_build_no_network(finished: Path) -> None:
+def test_compare_summarize_and_review_build_no_network(finished: Path) -> None:
     environment = os.environ | {"POLYMASK_ROOT": str(finished), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, check=False

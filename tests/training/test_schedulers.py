@@ -232,3 +232,8 @@ def test_shortest_runs_have_a_course(kind, steps, epochs):
         assert 0 <= optimizer.param_groups[0]["lr"] <= PEAKS[0]
         optimizer.step()
         schedule.end_step()
+
+
+def test_a_first_step_that_fp16_left_out_is_nothing_to_warn_of():
+    _, schedule = start(schedulers.cosine)
+    schedule.end_step()  # the optimizer's own step did not come: warnings are errors here

@@ -430,3 +430,34 @@ def test_previews_see_the_predictions_of_their_epochs_after_the_checkpoint_is_sa
 def test_bad_arguments_are_user_errors(options, message):
     with pytest.raises(UserError, match=message):
         make_trainer(**options)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "deterministic", "expected"), [(True, False, True), (False, False, False), (True, True, False)]
+)
+def test_kernels_are_tried_out_where_shapes_stay_the_same(fixed, deterministic, expected, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not expected)
+    task = StubTask()
+    task.has_fixed_shapes = fixed
+    try:
+        make_trainer(deterministic=deterministic).prepare(task)
+        assert torch.backends.cudnn.benchmark == expected
+    finally:
+        torch.set_deterministic_debug_mode("default")
+
+
+def test_the_best_checkpoint_keeps_what_its_own_validation_rows_said(tmp_path):
+    task = StubTask(course=[3.0, 2.0, 2.5])
+    trainer, asked = make_trainer(epochs=3), []
+
+    def decisions(rows):
+        asked.append(len(rows["ids"]))
+        return {"bias": rows["bias"]}
+
+    fit(trainer, task, tmp_path, decisions=decisions)
+    assert asked == [NUM_VAL, NUM_VAL]  # in the two epochs that were the best so far
+    best, last = (load_checkpoint(tmp_path / f"run{kind}.pt") for kind in ("", ".last"))
+    assert last["decisions"] == {}
+    task.load_state_dict(best["model"])
+    rows = trainer.evaluate(task, val_loader(), title="again")
+    torch.testing.assert_close(best["decisions"]["bias"], torch.from_numpy(rows["bias"]))

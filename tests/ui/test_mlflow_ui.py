@@ -82,6 +82,20 @@ def test_artifacts_of_a_run_show_pictures(page: Page, runs: list[Any]) -> None:
         wait_for_pictures(page, name, count=1)
 
 
+def test_artifacts_of_a_run_show_its_report(page: Page, runs: list[Any]) -> None:
+    page.open(f"{run_route(runs[1])}/artifacts/report.html")
+    (frame,) = page.find("//iframe")
+    page.driver.switch_to.frame(frame)
+    try:
+        page.wait_for_text("Test report".upper())
+        assert page.find("//h1")[0].text == "demo_b"
+        assert page.find("//select[@id='filter-class']")[0].is_displayed()  # its script runs
+        pictures = page.find("//img")
+        assert all(int(each.get_property("naturalWidth")) > 0 for each in pictures)
+    finally:
+        page.driver.switch_to.default_content()
+
+
 def run_route(run: Any) -> str:
     return f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 

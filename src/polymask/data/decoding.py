@@ -7,10 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from polymask.data.decoder_messages import listen
-from polymask.data.headers import Header, number_format, read_header
+from polymask.data.headers import Header, number_format, open_image, read_header
 from polymask.data.tiff import ReadAt
 from polymask.errors import UserError
 
@@ -152,10 +152,10 @@ def _palette_values(data: np.ndarray) -> np.ndarray | None:
     """Return the greys of a palette of greys, else the indices; OpenCV would give the colours."""
     try:
         # Not from the path: Pillow maps such files into memory and then turns a TIFF wrongly.
-        with Image.open(io.BytesIO(data.tobytes())) as image:
+        with open_image(io.BytesIO(data.tobytes())) as image:
             palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
             indices = np.array(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError):
         return None
     used = np.flatnonzero(np.bincount(indices.ravel(), minlength=1))
     if used.max() >= len(palette):

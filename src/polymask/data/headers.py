@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageMode
@@ -18,6 +20,7 @@ _PNG_EXIF = (b"eXIf", b"Raw profile type", b"tiff:Orientation")
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type of the IHDR chunk
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_LIMIT_LOCK = Lock()
 _TAIL = 64  # bytes in which to look for an end: some programs append to a whole file
 _SINGLE_PAGE = ("JPEG", "MPO", "BMP")  # phones write MPO: a JPEG with a second picture that no reader shows
 
@@ -84,14 +87,28 @@ def read_header(path: Path) -> Header | None:
             if is_tiff(start):
                 file.seek(0)
                 return _tiff_header(lambda offset, size: file.read(size) if file.seek(offset) >= 0 else b"")
-        with Image.open(path) as image:
-            return _header(image, path, start)
+            file.seek(0)
+            return _header(open_image(file), path, start)
     except FileNotFoundError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; replace or remove it.") from error
     except PermissionError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; make it readable.") from error
-    except (OSError, ValueError, SyntaxError, KeyError, OverflowError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, KeyError, OverflowError):
         return None
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """Open an image with Pillow, however many pixels it has.
+
+    Pillow warns above 89 megapixels and refuses twice as many, which protects servers from files of
+    strangers; a scanned slide is larger, and only its header is read here.
+    """
+    with _LIMIT_LOCK:  # the limit is one of the whole process
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def is_whole(path: Path, header: Header) -> bool | None:

@@ -21,11 +21,14 @@ from polymask.data.decoding import (
 from polymask.data.headers import number_format
 from polymask.data.intensity import EIGHT_BIT, Range, to_uint8
 from polymask.errors import UserError
+from polymask.structures.masks import IGNORE
 from polymask.utils.files import write_atomically
 from polymask.utils.names import check_file_names
 from polymask.utils.text import same_name
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+FITS = ("stretch", "letterbox")
+"""How an image becomes as high and wide as the network takes it: without its aspect, or with padding."""
 
 
 def read_image(path: str | Path, intensity_range: Range = EIGHT_BIT) -> np.ndarray:
@@ -86,6 +89,44 @@ def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
     if mask.shape == (height, width):
         return mask
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def fit_window(own: Sequence[int], size: Sequence[int], fit: str) -> tuple[slice, slice]:
+    """Return the rows and columns that an image takes in a picture of another size.
+
+    Args:
+        own: (height, width) of the image.
+        size: (height, width) of the picture.
+        fit: `stretch`: all of them; `letterbox`: as many as keep its aspect, in the middle.
+    """
+    if fit == "stretch":
+        return slice(0, size[0]), slice(0, size[1])
+    scale = min(size[0] / own[0], size[1] / own[1])
+    sides = [min(max(1, round(side * scale)), most) for side, most in zip(own, size, strict=True)]
+    first, second = ((most - side) // 2 for side, most in zip(sides, size, strict=True))
+    return slice(first, first + sides[0]), slice(second, second + sides[1])
+
+
+def fit_image(image: np.ndarray, size: Sequence[int], fit: str) -> np.ndarray:
+    """Resize to `size` = (height, width), see `fit_window`; padding is black."""
+    rows, columns = fit_window(image.shape[:2], size, fit)
+    resized = resize_image(image, (rows.stop - rows.start, columns.stop - columns.start))
+    return _padded(resized, size, rows, columns, 0)
+
+
+def fit_mask(mask: np.ndarray, size: Sequence[int], fit: str) -> np.ndarray:
+    """Resize a label mask to `size` = (height, width), see `fit_window`; padding is 255, ignored."""
+    rows, columns = fit_window(mask.shape, size, fit)
+    resized = resize_mask(mask, (rows.stop - rows.start, columns.stop - columns.start))
+    return _padded(resized, size, rows, columns, IGNORE)
+
+
+def _padded(pixels: np.ndarray, size: Sequence[int], rows: slice, columns: slice, value: int) -> np.ndarray:
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    picture = np.full((*size, *pixels.shape[2:]), value, pixels.dtype)
+    picture[rows, columns] = pixels
+    return picture
 
 
 def find_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from polymask.data.attributes import Attributes
+from polymask.data.corrections import Corrections
 from polymask.data.headers import NumberFormat
 from polymask.data.inspection import FileMemory, image_facts
 from polymask.data.intensity import EIGHT_BIT, Range, check_depth, find_range
@@ -40,7 +42,9 @@ class DataModule:
         samples: The samples.
         plan: How they are split.
         loading: How they are loaded.
+        attributes: Which columns of a table matter.
         split: A split from a checkpoint; it wins over what `plan` would draw or read.
+        corrections: What a person corrected of the truth, None for nothing.
         augmentation: For training samples.
         seed: Seed of order and augmentation.
 
@@ -54,7 +58,9 @@ class DataModule:
         plan: SplitPlan,
         loading: Loading,
         *,
+        attributes: Attributes | None = None,
         split: Split | None = None,
+        corrections: Corrections | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
@@ -73,13 +79,31 @@ class DataModule:
                 "becomes 8 bits by percentiles of its own values (data.window); leave it out."
             )
         self.samples, self._loading = samples, loading
+        self.attributes = attributes or Attributes()
+        samples.records = self.attributes.attach(samples.records, str(samples.data_dir))
         self._augmentation, self._seed = augmentation, seed
-        self.split = plan.split(samples.records, samples.classes, stored=split)
+        self.corrections = corrections
+        self.split = self._correct_and_split(plan, split)
         cache = loading.cache_folder
         memory = FileMemory(cache / "facts" if cache else None, samples.data_dir)
+        in_training = set(self.split.subsets["train"])
+        training = [record for record in samples.records if record.id in in_training]
+        self.metadata = self.attributes.encoding(training)
         self.intensity_range = loading.given_range or self._find_intensity_range(memory)
         with_range = partial(dataclasses.replace, intensity_range=self.intensity_range)
         samples.look([with_range(record) for record in samples.records], memory)
+
+    def _correct_and_split(self, plan: SplitPlan, stored: Split | None) -> Split:
+        """Return the split; the records are as the corrections say from here on."""
+        samples, corrections = self.samples, self.corrections
+        if corrections is None:
+            return plan.split(samples.records, samples.classes, stored=stored)
+        samples.records = corrections.apply(samples.records, samples.classes, samples.gives)
+        split = plan.split(samples.records, samples.classes, stored=stored)
+        self._corrected = corrections.description(split)
+        excluded = corrections.excluded
+        samples.records = [record for record in samples.records if record.id not in excluded]
+        return split.without(excluded)
 
     @property
     def records(self) -> list[Record]:
@@ -192,7 +216,7 @@ class DataModule:
         if beside is None:
             return self._loader(dataset, batches)
         datasets = [dataset, *(other._plain_dataset(subset) for other in beside)]
-        collates = [self.samples.collate, *(other.samples.collate for other in beside)]
+        collates = [self._collate(), *(other._collate() for other in beside)]
         return self._loader(Views(datasets), batches, collate=partial(collate_views, collates=collates))
 
     def _plain_dataset(self, subset: str) -> Dataset[dict[str, Any]]:
@@ -205,6 +229,10 @@ class DataModule:
         group = {record.id: record.group for record in self.records}
         return [group[id_] for id_ in ids]
 
+    def subgroups(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the subgroup of each sample, a column (N,) str per name of `data.subgroups`."""
+        return self.attributes.rows(self.records, ids)
+
     def class_counts(self, subset: str) -> list[int]:
         """Return the number of labelled samples per class."""
         labels = [record.label for record in self.subset(subset)]
@@ -216,8 +244,9 @@ class DataModule:
         return hashlib.sha256("\n".join([",".join(self.classes), *rows]).encode()).hexdigest()
 
     def description(self) -> str:
-        """Return one line on what was read: sizes, values, foreground."""
-        return self.samples.description()
+        """Return one line on what was read: sizes, values, foreground, corrections."""
+        own = self.samples.description()
+        return own if self.corrections is None else f"{own}; {self._corrected}"
 
     def check_truth(self, needs: frozenset[str], subsets: Sequence[str] = SUBSETS) -> None:
         """Stop when the masks, objects or volumes of a subset teach nothing, if they are needed.
@@ -282,6 +311,12 @@ class DataModule:
             records, augmentation=augmentation, cache_dir=cache_dir, seed=self._seed
         )
 
+    def _collate(self) -> Callable[..., dict[str, Any]]:
+        if self.metadata is None:
+            return self.samples.collate
+        features = {record.id: self.metadata.encode(record.attributes) for record in self.records}
+        return _CollateWithMetadata(self.samples.collate, features)
+
     def _loader(
         self,
         dataset: Dataset[Any],
@@ -293,12 +328,25 @@ class DataModule:
             dataset,
             batch_sampler=batches,
             num_workers=self._loading.num_processes,
-            collate_fn=collate or self.samples.collate,
+            collate_fn=collate or self._collate(),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self._loading.num_processes > 0,
             # Its own generator: iterating must not draw from the global one, which dropout draws from.
             generator=torch.Generator().manual_seed(self._seed),
         )
+
+
+class _CollateWithMetadata:
+    """Adds `metadata` (B, F) float32 to batches."""
+
+    def __init__(self, collate: Callable[..., dict[str, Any]], features: Mapping[str, np.ndarray]) -> None:
+        self.collate, self.features = collate, features
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch of some items."""
+        batch = self.collate(items)
+        features = np.stack([self.features[id_] for id_ in batch["ids"]])
+        return {**batch, "metadata": torch.from_numpy(features)}
 
 
 class EpochLoader(DataLoader[dict[str, Any]]):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, final
 
@@ -34,6 +34,8 @@ class Record:
             None when the split is free to place the sample.
         intensity_range: Values of the image that become black and white, the same in the whole data set.
         mask_hint: Where a mask was looked for in vain, "" when there is one.
+        attributes: What a table says of the sample beside its class, such as age and sex, by column in lower
+            case; the same columns for all samples of a data set.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Record:
     subset: str | None = None
     intensity_range: Range = EIGHT_BIT
     mask_hint: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def labels(self) -> frozenset[int]:

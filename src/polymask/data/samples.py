@@ -25,6 +25,7 @@ class Samples(ABC):
     Attributes:
         gives: What a task can learn from, in the words of `polymask.structures.gives`.
         image_size: (height, width) of all images of a batch in pixels, None when they keep their own sizes.
+        pixel_size: (height, width) of a pixel in micrometres, None when it is not known or does not matter.
         data_dir: Folder of the data set.
         classes: Class names; their order is the order of all outputs. Empty for data with masks only.
         records: One per sample; `look` replaces them.
@@ -43,6 +44,7 @@ class Samples(ABC):
 
     gives: ClassVar[frozenset[str]]
     image_size: tuple[int, int] | None = None
+    pixel_size: tuple[float, float] | None = None
     windows_each: ClassVar[bool] = False
 
     def __init__(

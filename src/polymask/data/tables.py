@@ -11,6 +11,8 @@ from pathlib import Path
 from polymask.errors import UserError
 from polymask.utils.text import same_name
 
+_ID_COLUMNS = ("id", "image_id", "image", "file_name", "isic_id")
+
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
     """Read a CSV file; see `parse_csv`.
@@ -18,8 +20,22 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
     Raises:
         UserError: The file is absent, unreadable, not UTF-8, empty or malformed.
     """
+    return [row for _, row in numbered_rows(*_read_text(path))]
+
+
+def read_numbered_csv(path: str | Path) -> list[tuple[int, dict[str, str]]]:
+    """Read a CSV file with the number of each row's line, for messages about single rows; see `parse_csv`.
+
+    Raises:
+        UserError: As `read_csv` does.
+    """
+    return numbered_rows(*_read_text(path))
+
+
+def _read_text(path: str | Path) -> tuple[str, str]:
+    """Return the text of a CSV file and what to call it."""
     try:
-        return parse_csv(Path(path).read_text(encoding="utf-8-sig"), str(path))
+        return Path(path).read_text(encoding="utf-8-sig"), str(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Give a readable CSV file.") from error
     except UnicodeDecodeError as error:
@@ -38,6 +54,11 @@ def parse_csv(text: str, source: str) -> list[dict[str, str]]:
     Raises:
         UserError: No rows, two columns of one name, or a line that does not fit the first one.
     """
+    return [row for _, row in numbered_rows(text, source)]
+
+
+def numbered_rows(text: str, source: str) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of a CSV text with the number of the line in which each ends; see `parse_csv`."""
     reader = csv.reader(io.StringIO(same_name(text), newline=""), strict=True)
     try:
         lines = [(reader.line_num, cells) for cells in reader if cells]
@@ -54,7 +75,23 @@ def parse_csv(text: str, source: str) -> list[dict[str, str]]:
         if len(cells) != len(columns):
             found = f"{len(cells)} values for {len(columns)} columns"
             raise UserError(f"{source} is malformed in line {number}: {found}. Mend the line.")
-    return [dict(zip(columns, cells, strict=True)) for _, cells in lines[1:]]
+    return [(number, dict(zip(columns, cells, strict=True))) for number, cells in lines[1:]]
+
+
+def id_column(columns: Sequence[str], source: str) -> str:
+    """Return the column that names the samples: their ids or the names of their files.
+
+    Args:
+        columns: All columns, in lower case.
+        source: Where they come from, for the message.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = next((name for name in _ID_COLUMNS if name in columns), None)
+    if found is None:
+        raise UserError(f"{source} has no column {' or '.join(_ID_COLUMNS)}. Found: {', '.join(columns)}.")
+    return found
 
 
 def some(names: Sequence[str]) -> str:

@@ -103,15 +103,8 @@ class Task(nn.Module, ABC):
         """Return one prediction per sample, and keep a row of each, its losses among them."""
 
     def compared(self, predictions: Sequence[Any], batch: Batch) -> dict[str, Any]:
-        """Return the rows that predictions alone make: those of `evaluation_step` but for the losses.
-
-        They are what a test of several networks together measures, after `Application.merge`.
-
-        Args:
-            predictions: One per sample of the batch.
-            batch: With the truth.
-        """
-        raise NotImplementedError("a task of a family whose application merges predictions has it")
+        """Return the rows of `evaluation_step` but for losses, of what `Application.merge` returned."""
+        raise NotImplementedError
 
     def exported_encoder(self) -> EncoderFile | None:
         """Return the encoder as a file that others may start from; None unless it is a vision transformer."""
@@ -182,6 +175,22 @@ class Scorer(ABC):
                 same, too.
         """
 
+    def class_evidence(self, rows: Rows) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return what tells wrong classes from right ones, None unless each sample has one class.
+
+        Returns:
+            (N,) int given classes, -1 where unknown, and their (N, K) predicted probabilities.
+        """
+        return None
+
+    def mask_evidence(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Return name to (N,) values that tell how much each sample's truth contradicts its prediction.
+
+        Higher is more suspicious, NaN where a sample has no truth. The first name matters most; none unless a
+        family has some.
+        """
+        return {}
+
     def counts(self, rows: Rows) -> dict[str, float]:
         """Return numbers to stand beside the metrics that have no interval; none unless a family has some."""
         return {}
@@ -192,32 +201,34 @@ class Scorer(ABC):
         return mean_losses(rows) | metrics | self.counts(rows)
 
 
-class Report(Protocol):
+class Report(ABC):
     """Consumes a test run's predictions batch by batch, so that memory does not grow with the data."""
 
     @property
     def bulk_folders(self) -> Sequence[str]:
         """Return the folders with a file per sample, too many for a tracker."""
+        return ()
 
+    @abstractmethod
     def add(self, predictions: Sequence[Any]) -> None:
         """Take the predictions of one batch."""
 
+    def complete(self, rows: Rows) -> Rows:
+        """Return rows with columns `…_original` that only `add` could tell; older tests lack them."""
+        return rows
+
+    @abstractmethod
     def finish(self, rows: Rows, course: Course) -> list[str]:
-        """Write tables and figures of everything taken.
+        """Write tables and figures of everything taken; return the lines that a person wants to see first.
 
         Args:
-            rows: The rows of the same samples.
+            rows: The rows of the same samples, as `complete` returned them.
             course: Course of the training.
-
-        Returns:
-            The few lines that a person wants to see first.
         """
 
+    @abstractmethod
     def picture(self, id_: str) -> np.ndarray:
-        """Draw one test sample beside its truth, also when an earlier process wrote the report.
-
-        Args:
-            id_: Its id.
+        """Draw the test sample `id_` beside its truth, also when an earlier process wrote the report.
 
         Returns:
             (H, W, 3) uint8 RGB, made from the files of the report's folder and the data set.
@@ -286,14 +297,8 @@ class Application(ABC):
         """
 
     def merge(self, predictions: Sequence[Any]) -> Any:
-        """Return what several networks say of one case together; of one alone its prediction as it is.
-
-        Ensembles of a family whose application has no such method are refused.
-
-        Args:
-            predictions: What `predict` returned of the case with the task of each.
-        """
-        raise NotImplementedError("whoever merges predictions asks before whether there is such a method")
+        """Return what several networks say of one case together; families without it have no ensembles."""
+        raise NotImplementedError
 
     @abstractmethod
     def result(self, prediction: Any, case: Any) -> Any:
@@ -336,6 +341,7 @@ class Family(ABC):
 
     Attributes:
         needs: What a data set must give.
+        validation: What `decide` was given.
         options: Keys of an inference's configuration that `application` takes.
         scorer: Computes the metrics.
         encoder_path: Where a training leaves the encoder of its best checkpoint, for families that train it
@@ -349,6 +355,7 @@ class Family(ABC):
 
     def __init__(self, *, class_names: Sequence[str], monitor: str, mode: str) -> None:
         self.class_names, self.monitor = list(class_names), monitor
+        self.validation: Rows = {}
         choose("task.mode", mode, ("auto", "min", "max"))
         self.mode = mode if mode != "auto" else ("min" if "loss" in monitor else "max")
 
@@ -358,13 +365,10 @@ class Family(ABC):
         return self.needs - {"image"}
 
     @property
-    def answers(self) -> dict[str, Any]:
+    def answers(self) -> dict[str, str]:
         """What is predicted, by the words for it: the members of an ensemble must agree in all."""
-        return {
-            "what they predict": ", ".join(sorted(self.predicts)),
-            "classes": ", ".join(self.class_names) or "none",
-            "family": type(self).__module__,
-        }
+        predicts, classes = (", ".join(names) for names in (sorted(self.predicts), self.class_names))
+        return {"what they predict": predicts, "classes": classes or "none", "family": type(self).__module__}
 
     @abstractmethod
     def build_task(
@@ -381,6 +385,23 @@ class Family(ABC):
             build_loss: The configured loss, likewise.
             class_counts: Training images per class, None when the task will not be trained.
         """
+
+    @property
+    def undecided(self) -> str:
+        """Return what was asked for and has yet to be decided on validation samples, as key=value, or ""."""
+        return ""
+
+    def decisions(self, rows: Rows) -> Rows:
+        """Return what the best checkpoint keeps of its validation rows: what thresholds follow from."""
+        return {}
+
+    def decide(self, validation: Rows, task: Task | None = None) -> None:
+        """Decide by what `decisions` returned; `task` is tested next, where it was built before."""
+        self.validation = validation
+
+    def decided(self, rows: Rows) -> Rows:
+        """Return the rows of a test with what was decided."""
+        return rows
 
     @abstractmethod
     def report(self, folder: Path, data: DataModule) -> Report:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polymask.data.images import as_image, images_below, parse_image_size, read_image, resize_image
+from polymask.data.images import FITS, as_image, fit_image, images_below, parse_image_size, read_image
 from polymask.data.intensity import EIGHT_BIT, Range, parse_range
-from polymask.errors import UserError, whole_number
+from polymask.errors import UserError, choose, whole_number
 from polymask.families.base import RESULTS_NAME, Application, Batch
 
 LARGE_PIXELS = 2**22
@@ -59,8 +59,9 @@ class ImageApplication(Application):
     """Applies a task to images, one per file.
 
     Args:
-        data: The `data` section of the stored configuration. Images are resized to its `image_size`; without
-            one the network takes them as they are.
+        data: The `data` section of the stored configuration. Images are resized to its `image_size`, as its
+            `fit` says (places in results must then be brought back by `fit_window`); without one the network
+            takes them as they are.
         chosen: Values that take the place of those of training: `data.intensity_range`.
 
     Raises:
@@ -70,6 +71,7 @@ class ImageApplication(Application):
     def __init__(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
         size = data.get("image_size")
         self.image_size = None if size is None else parse_image_size(size)
+        self.fit = choose("data.fit", data.get("fit") or "stretch", FITS)  # old runs have no such key
         self.settings: dict[str, Any] = dict(chosen)
         stored = parse_range(data.get("intensity_range")) or EIGHT_BIT  # old runs have no such key
         if "data.intensity_range" in self.settings:  # as JSON has it
@@ -91,7 +93,7 @@ class ImageApplication(Application):
     def read(self, source: str | Path | np.ndarray, *, draw: bool = False) -> tuple[Tensor, ImageCase]:
         """Decode an image; return it at the network's input size, (H, W, 3) uint8, and what it was."""
         image = read_pixels(source, self.intensity_range)
-        resized = image if self.image_size is None else resize_image(image, self.image_size)
+        resized = image if self.image_size is None else fit_image(image, self.image_size, self.fit)
         case = ImageCase(size=(image.shape[0], image.shape[1]))
         if draw:
             # Batches of large originals, and their way from the loader's process, would fill the memory.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from torch import nn
@@ -21,23 +21,14 @@ from polymask.families.base import Application, Batch, Task
 class EnsembleApplication(Application):
     """Applies the tasks of an `EnsembleTask` to cases.
 
-    A batch is `ids` and `views`: what the networks see, which those share that see cases alike.
+    A batch is `ids` and `views`: what each member's network sees of the cases.
 
     Args:
         applications: One per member; what one of them alone must say, the first does.
-
-    Attributes:
-        views: The applications that see cases differently.
     """
 
     def __init__(self, applications: Sequence[Application]) -> None:
         self.applications = list(applications)
-        kinds = [vars(application) for application in self.applications]
-        alike = [kinds.index(kind) for kind in kinds]
-        distinct = sorted(set(alike))
-        self.view_members = distinct
-        self.views = [self.applications[number] for number in distinct]
-        self._view_of = [distinct.index(number) for number in alike]
         first = self.applications[0]
         self.folders, self.columns, self.settings = first.folders, first.columns, first.settings
         self.batch_size = min(application.batch_size for application in self.applications)
@@ -52,21 +43,22 @@ class EnsembleApplication(Application):
     def read(self, source: str | Path | np.ndarray, *, draw: bool = False) -> tuple[list[Any], Any]:
         """Open a case, which is decoded once; return what the networks see of it, and what it was."""
         with decoded_once():
-            opened = [view.read(source, draw=draw and not number) for number, view in enumerate(self.views)]
+            opened = [
+                application.read(source, draw=draw and not number)
+                for number, application in enumerate(self.applications)
+            ]
         return [seen for seen, _ in opened], opened[0][1]
 
     def collate(self, ids: Sequence[str], inputs: Sequence[list[Any]]) -> Batch:
         """Return `ids` and `views`."""
-        columns = zip(*inputs, strict=True)
-        views = [view.collate(ids, column) for view, column in zip(self.views, columns, strict=True)]
+        seen = zip(*inputs, strict=True)
+        views = [own.collate(ids, column) for own, column in zip(self.applications, seen, strict=True)]
         return {"ids": list(ids), "views": views}
 
     def predict(self, task: EnsembleTask, batch: Batch) -> list[Any]:
         """Return one prediction per case, merged from those of the members."""
-        found = [
-            application.predict(member, batch["views"][view])
-            for application, member, view in zip(self.applications, task.tasks, self._view_of, strict=True)
-        ]
+        members = zip(self.applications, task.tasks, batch["views"], strict=True)
+        found = [application.predict(member, view) for application, member, view in members]
         return [self.applications[0].merge(predictions) for predictions in zip(*found, strict=True)]
 
     def result(self, prediction: Any, case: Any) -> Any:
@@ -102,11 +94,15 @@ class EnsembleTask(Task):
         self.application = application
         self.monitor, self.mode = tasks[0].monitor, tasks[0].mode
 
+    @property
+    def first(self) -> Task:
+        """Return the task that compares what all predict together with the truth."""
+        return cast("Task", self.tasks[0])
+
     def evaluation_step(self, batch: Batch) -> list[Any]:
         """Return the merged predictions of a batch of views, and keep their rows, in which are no losses."""
         predictions = self.application.predict(self, batch)
-        first: Any = self.tasks[0]
-        self.accumulator.update(batch["ids"], **first.compared(predictions, batch["views"][0]))
+        self.accumulator.update(batch["ids"], **self.first.compared(predictions, batch["views"][0]))
         return predictions
 
     def start_epoch(self, epoch: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,15 @@ from omegaconf import OmegaConf
 
 from polymask.data.images import parse_image_size
 from polymask.errors import UserError
-from polymask.factories import Rebuilt, rebuild
-from polymask.families.base import Application
+from polymask.factories import Rebuilt, build_family, rebuild
+from polymask.families.base import Application, Family
 from polymask.training.checkpoint import CheckpointFolder, load_checkpoint
 from polymask.utils.paths import resolve
 
 Runs = str | Path | Sequence[str | Path]
 """The name of a run, the path of a checkpoint, a pattern with `*` or `?`; or several of them."""
 
+ATTRIBUTE_TABLE = "data.attribute_table"
 _NAME_LETTERS = 40  # beyond, an ensemble does not name all its members
 
 
@@ -83,17 +85,31 @@ def _found(run: str | Path | None, folder: CheckpointFolder, *, files: bool) -> 
     return [folder.find(name)]
 
 
-def read_member(path: Path, options: Mapping[str, Any]) -> Member:
-    """Return a checkpoint as what applies it.
+def read_members(paths: Sequence[Path], options: Mapping[str, Any]) -> list[Member]:
+    """Return checkpoints as what applies them, in the order that they have in an ensemble.
 
     Args:
-        path: The checkpoint.
+        paths: The checkpoints.
         options: See `Predictor.from_checkpoint`.
 
     Raises:
-        UserError: It cannot be read, predicts nothing of new images, or an option is of no use to it.
+        UserError: One cannot be read, predicts nothing of new images, or an option is of no use to it; or
+            several cannot be one ensemble.
     """
-    content = load_checkpoint(path)
+    contents = [load_checkpoint(path) for path in paths]
+    takes_table = [bool(content["config"]["data"].get("metadata")) for content in contents]
+    members = []
+    for path, content, takes in zip(paths, contents, takes_table, strict=True):
+        # What is known of the persons is for those members that ask for it, if there is one.
+        not_own = () if takes or not any(takes_table) else (ATTRIBUTE_TABLE, ATTRIBUTE_TABLE.split(".")[1])
+        members.append(_read(path, content, {key: options[key] for key in options if key not in not_own}))
+    if len(members) > 1:
+        check_can_merge(members)
+        _check_decided(members, options)
+    return in_order(members)
+
+
+def _read(path: Path, content: Mapping[str, Any], options: Mapping[str, Any]) -> Member:
     run = rebuild(content)
     chosen = _own_options(options, run.family.options, path.stem)
     application = run.family.application(content["config"]["data"], chosen)
@@ -103,6 +119,36 @@ def read_member(path: Path, options: Mapping[str, Any]) -> Member:
             f"init_from={path.stem}."
         )
     return Member(run_name=content["run_name"], path=path, run=run, application=application)
+
+
+def undecided_family(run: Rebuilt, options: Mapping[str, Any] | None = None) -> Family:
+    """Return the family of a run as it is for several together: no validation samples have decided anything.
+
+    Calibration is none of its decisions: each member calibrates its own probabilities before the mean.
+
+    Args:
+        run: The run.
+        options: Values in the place of its own, by key of the configuration.
+    """
+    cfg = copy.deepcopy(run.cfg)
+    if "calibration" in cfg.task:
+        cfg.task.calibration = None
+    for key, value in (options or {}).items():
+        OmegaConf.update(cfg, key, value)
+    return build_family(cfg, run.content["class_names"])
+
+
+def _check_decided(members: Sequence[Member], options: Mapping[str, Any]) -> None:
+    """Raise UserError when validation samples decided something for a single network."""
+    run = members[0].run
+    chosen = _own_options(options, run.family.options, members[0].run_name)
+    own = {key: value for key, value in chosen.items() if OmegaConf.select(run.cfg, key) is not None}
+    waits = undecided_family(run, own).undecided
+    if waits.partition("=")[0] in run.family.options:
+        raise UserError(
+            f"{waits} was decided for {members[0].run_name} alone; give a value for all members together: "
+            "their test decides it where they share validation samples."
+        )
 
 
 def in_order(members: Sequence[Member]) -> list[Member]:

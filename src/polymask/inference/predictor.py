@@ -11,15 +11,7 @@ import torch
 
 from polymask.families.base import Application, Batch, Task
 from polymask.inference.ensemble import EnsembleApplication, EnsembleTask
-from polymask.inference.members import (
-    Member,
-    Runs,
-    check_can_merge,
-    ensemble_name,
-    find_checkpoints,
-    in_order,
-    read_member,
-)
+from polymask.inference.members import Member, Runs, ensemble_name, find_checkpoints, read_members
 from polymask.training.checkpoint import CheckpointFolder
 from polymask.training.devices import autocast, move_batch, select_device, select_precision
 from polymask.utils.paths import resolve
@@ -82,10 +74,7 @@ class Predictor:
                 several predict different things.
         """
         folder = CheckpointFolder(resolve("models/checkpoints"))
-        members = [read_member(path, options or {}) for path in find_checkpoints(run_or_path, folder)]
-        if len(members) > 1:
-            members = in_order(members)
-            check_can_merge(members)
+        members = read_members(find_checkpoints(run_or_path, folder), options or {})
         return cls.of_members(members, device=device, precision=precision)
 
     @classmethod

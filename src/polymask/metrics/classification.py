@@ -54,7 +54,7 @@ def classification_metrics(
         UserError: A probability is not finite.
         ValueError: Shapes disagree or a label is not in -1..C-1.
     """
-    labels, probabilities, weights = _known_samples(labels, probabilities, weights)
+    labels, probabilities, weights = known_samples(labels, probabilities, weights)
     counts = _count(labels, probabilities, weights)
     total = counts.support.sum(axis=1)
     auroc, average_precision = _rankings(labels, probabilities, weights)
@@ -97,7 +97,7 @@ def per_class_metrics(
         ValueError: Shapes disagree, a label is not in -1..C-1, or there are not C names.
     """
     check_class_names(class_names, probabilities.shape[1], reserved=("macro", "weighted"))
-    labels, probabilities, weights = _known_samples(labels, probabilities, weights)
+    labels, probabilities, weights = known_samples(labels, probabilities, weights)
     scores = _class_scores(_count(labels, probabilities, weights))
     scores["auroc"], _ = _rankings(labels, probabilities, weights)
     return {
@@ -123,7 +123,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def _known_samples(
+def known_samples(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Check the input and leave out samples of unknown class."""

@@ -6,6 +6,9 @@ import numpy as np
 
 from polymask.structures.samples import Rows
 
+ORIGINAL = "_original"
+"""End of the names of all that is measured at a sample's own size rather than at that of the network."""
+
 
 def mean_losses(rows: Rows) -> dict[str, float]:
     """Return the mean of each loss over the samples that have it, NaN where none has.

@@ -8,6 +8,9 @@ Conventions: pixels of target 255 are left out. An image without any valid pixel
 image whose truth and prediction are both empty has lesion Dice = IoU = 1; so have pooled pixels when all
 images are so. A class absent from truth and prediction is left out of the means of that class and of the
 means over classes; its own value is NaN. A mean over nothing is NaN.
+
+The thresholded IoU counts an image whose IoU is below 0.65 as 0: the thresholded Jaccard index of the ISIC
+challenge (Codella et al., "Skin lesion analysis toward melanoma detection 2018", arXiv:1902.03368).
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from torch import Tensor, stack
 
 from polymask.metrics.bootstrap import as_weights, check_class_names, ratio
 from polymask.structures.masks import IGNORE
+
+LEAST_IOU = 0.65
+"""Below it a mask counts as missed in the thresholded IoU."""
 
 
 def confusion_per_sample(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -73,10 +79,10 @@ def segmentation_metrics(
 
     With N images, C classes and R replicates. `_image` is the mean over images, `_pooled` takes the pixels
     of all images together, `_macro_pooled` is the mean of the pooled values over the classes that occur in
-    truth or prediction. `lesion` is the foreground as a whole. One class gives `{dice,iou}_lesion_image`
-    and `{dice,iou}_lesion_pooled`; several give also `{dice,iou}_macro_pooled` and, for each class,
-    `{dice,iou}_{name}_pooled` and `{dice,iou}_{name}_image` (images where the class occurs in truth or
-    prediction).
+    truth or prediction. `lesion` is the foreground as a whole. One class gives `{dice,iou}_lesion_image`,
+    `iou_thresholded_lesion_image` and `{dice,iou}_lesion_pooled`; several give also
+    `{dice,iou}_macro_pooled` and, for each class, `{dice,iou}_{name}_pooled` and `{dice,iou}_{name}_image`
+    (images where the class occurs in truth or prediction).
 
     Args:
         counts: (N, C, 3) int64 of `confusion_per_sample`, class 0 = background.
@@ -190,6 +196,8 @@ def _lesion_metrics(counts: np.ndarray, has_mask: np.ndarray, weights: np.ndarra
         filled = _one_if_empty(per_image[score], has_mask)
         metrics[f"{score}_lesion_image"] = _mean_over_images(filled[:, None], weights)[:, 0]
         metrics[f"{score}_lesion_pooled"] = _one_if_empty(pooled[score], any_mask)
+    thresholded = np.where(filled < LEAST_IOU, 0.0, filled)  # of IoU, the last of the scores; NaN stays
+    metrics["iou_thresholded_lesion_image"] = _mean_over_images(thresholded[:, None], weights)[:, 0]
     return metrics
 
 

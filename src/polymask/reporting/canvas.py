@@ -175,7 +175,9 @@ def tile_size(image: np.ndarray) -> tuple[int, int]:
 def _resize_labels(mask: np.ndarray, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return the labels of `mask` at (width, height) `size`; each takes its nearest pixel."""
     _check_fit(mask, image)
-    return cv2.resize(_labels(mask).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
+    # OpenCV does not take all types; a mask of bytes, which may be large, is not copied.
+    pixels = mask if mask.dtype == np.uint8 else mask.astype(np.float32)
+    return _labels(cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST))
 
 
 def column(image: np.ndarray, headings: dict[str, tuple[int, int, int]]) -> np.ndarray:

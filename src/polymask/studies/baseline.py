@@ -61,7 +61,9 @@ def baseline(cfg: DictConfig) -> TestResult:
         run_session(tracker, name, params=params, tags=tags, run_id=""),
     ):
         folder = report_place(run.cfg, name)
-        metrics = evaluate_test(run.family, task, trainer, data, folder, course_of(state), tracker)
+        metrics = evaluate_test(
+            run.family, task, trainer, data, folder, course_of(state), tracker, record=record
+        )
         save_checkpoint(checkpoints.best(name), replace(record, tracker_run_id=tracker.run_id), weights)
     log.info("compare with it: polymask compare %s %s", name, like["run_name"])
     return TestResult(run_name=name, metrics=metrics, folder=folder)

@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError, nearest
+from polymask.structures.samples import Rows
 from polymask.training.checkpoint_content import FORMAT, checked_content, checked_weights
 from polymask.utils.archives import read_tensors
 from polymask.utils.files import write_atomically
@@ -36,6 +38,7 @@ class RunRecord:
         tracker_run_id: The tracker's own id of the run, "" when there is no tracker.
         versions: Versions of the libraries that wrote the file.
         parent_run: The run of which this one's first checkpoint was a copy, "" for none.
+        corrections_sha256: Hash of the file `data.corrections`, "" for no corrections.
     """
 
     run_name: str
@@ -47,6 +50,7 @@ class RunRecord:
     tracker_run_id: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     parent_run: str = ""
+    corrections_sha256: str = ""
 
 
 class CheckpointFolder:
@@ -148,7 +152,8 @@ def save_checkpoint(path: Path, record: RunRecord, state: Mapping[str, Any]) -> 
     Args:
         path: Final name.
         record: What the file says of its run.
-        state: `model`, `ema`, `training`, and for resume `optimizer`, `schedule`, `scaler`.
+        state: `model`, `ema`, `training`, for resume `optimizer`, `schedule`, `scaler`, and of the best
+            epoch `decisions`.
     """
     content = {"format": FORMAT, **asdict(record), **state}
     write_atomically(path, lambda file: torch.save(content, file))
@@ -175,6 +180,25 @@ def stored_weights(path: Path) -> dict[str, Tensor]:
     return inference_weights(checked_weights(_read(path), path))
 
 
+def stored_decisions(path: Path) -> Rows:
+    """Return the decisions of a checkpoint, and nothing to build from.
+
+    Raises:
+        UserError: The file is missing, damaged, or not a polymask checkpoint.
+    """
+    return decisions_of(checked_weights(_read(path), path))
+
+
+def add_decisions(path: Path, decisions: Rows) -> None:
+    """Let a checkpoint that has no decisions know these. Trouble with it is a warning."""
+    try:
+        content, times = checked_weights(_read(path), path), path.stat()
+        write_atomically(path, partial(torch.save, content | {"decisions": decisions_as_stored(decisions)}))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # it is no newer than before
+    except (OSError, UserError) as error:
+        log.warning("%s cannot keep what was decided: %s", path, error)
+
+
 def _read(path: Path) -> Any:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
@@ -197,6 +221,16 @@ def inference_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the weights to predict with: the averaged ones where the run kept an average."""
     ema = {name: value for name, value in (content["ema"] or {}).items() if name != "num_updates"}
     return {**content["model"], **ema}
+
+
+def decisions_of(content: Mapping[str, Any]) -> Rows:
+    """Return what the validation rows said with the weights of a checkpoint, {} where it does not know."""
+    return {name: values.numpy() for name, values in content.get("decisions", {}).items()}
+
+
+def decisions_as_stored(decisions: Rows) -> dict[str, Tensor]:
+    """Return decisions as a checkpoint holds them."""
+    return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in decisions.items()}
 
 
 def new_parts(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:

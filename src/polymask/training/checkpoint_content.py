@@ -192,5 +192,13 @@ _OPTIONAL: dict[str, _Check] = {
     "tracker_run_id": (lambda value: value == "" or is_file_name(value), "the id of a run"),
     "versions": _TEXTS,
     "parent_run": (lambda value: value == "" or is_file_name(value), "a name without folders"),
+    "decisions": (_mapping(_is_weight), "a dict of dense tensors of real numbers"),
+    "corrections_sha256": (_is_text, "text"),
 }
-_DEFAULTS: dict[str, Any] = {"tracker_run_id": "", "versions": {}, "parent_run": ""}
+_DEFAULTS: dict[str, Any] = {
+    "tracker_run_id": "",
+    "versions": {},
+    "parent_run": "",
+    "decisions": {},
+    "corrections_sha256": "",
+}

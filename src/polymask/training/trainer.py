@@ -16,7 +16,12 @@ from torch.optim import Optimizer
 from polymask.errors import UserError, listed, nearest, number, whole_number
 from polymask.families.base import Prediction, Scorer, Task
 from polymask.structures.samples import Rows
-from polymask.training.checkpoint import CheckpointFolder, RunRecord, save_checkpoint
+from polymask.training.checkpoint import (
+    CheckpointFolder,
+    RunRecord,
+    decisions_as_stored,
+    save_checkpoint,
+)
 from polymask.training.devices import autocast, select_device, select_precision
 from polymask.training.distributed import Processes
 from polymask.training.loop import TrainingLoop
@@ -140,6 +145,7 @@ class Trainer:
         checkpoints: CheckpointFolder,
         record: Callable[[], RunRecord],
         metric_log: MetricLog,
+        decisions: Callable[[Rows], Rows] = lambda rows: {},
         previews: Previews | None = None,
         resume_from: dict[str, Any] | None = None,
     ) -> TrainingState:
@@ -155,6 +161,7 @@ class Trainer:
             checkpoints: Where checkpoints go.
             record: Returns what checkpoints say of the run.
             metric_log: Where metrics go.
+            decisions: Returns what the best checkpoint keeps of its validation rows.
             previews: Draws validation samples; None to draw nothing.
             resume_from: Content of a last checkpoint, to go on from there.
 
@@ -195,7 +202,8 @@ class Trainer:
                 # value whose file was never written.
                 now = record()
                 if best:
-                    save_checkpoint(checkpoints.best(now.run_name), now, loop.weights(state))
+                    kept = {"decisions": decisions_as_stored(decisions(rows))}
+                    save_checkpoint(checkpoints.best(now.run_name), now, loop.weights(state) | kept)
                 save_checkpoint(checkpoints.last(now.run_name), now, loop.everything(state))
                 # Logging last, so that a tracker in trouble cannot cost a checkpoint.
                 self._log(metric_log, state)

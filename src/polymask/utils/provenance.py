@@ -32,6 +32,26 @@ def library_versions() -> dict[str, str]:
     return found
 
 
+def processor_name() -> str:
+    """Return the name of the processor, "" when the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def licence_in(folder: Path) -> str:
+    """Return name and first line of the licence file in a folder, "" when there is none."""
+    for path in sorted(folder.glob("*")):
+        if path.is_file() and path.stem.upper() in ("LICENSE", "LICENCE", "COPYING"):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+            return f"{path.name}: {first[:200]}"
+    return ""
+
+
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -151,6 +151,38 @@ def test_cached_sample_needs_its_files_no_more_and_a_changed_file_is_read_anew(t
     assert (ImageMaskDataset([record], **options)[0, 0, 0]["image"] == 0).all()
 
 
+def test_a_letterbox_is_ignored_in_its_padding_also_after_augmentation(tmp_path):
+    record = write_sample(tmp_path, "a")
+    cv2.imwrite(str(record.image_path), np.full((*SIZE, 3), 90, np.uint8))
+    moved = [
+        A.HorizontalFlip(p=0.5),
+        A.RandomRotate90(p=0.5),
+        A.Affine(translate_px={"x": (-9, 9), "y": (-9, 9)}, border_mode=cv2.BORDER_REFLECT_101, p=0.8),
+    ]
+    options = {"image_size": (60, 60), "fit": "letterbox", "augmentation": Augmentation(moved)}
+    data = ImageMaskDataset([record], **options)
+    shown = set()
+    for epoch in range(8):
+        sample = data[epoch, 0, 0]
+        padding = sample["image"].max(axis=2) == 0
+        np.testing.assert_array_equal(sample["mask"] == 255, padding)
+        shown.add(padding.tobytes())
+    assert len(shown) > 3
+    plain = get(record, image_size=(60, 60), fit="letterbox")["mask"]
+    assert (plain[10:50, :30] == 1).all()
+    assert (plain[10:50, 30:] == 0).all()
+    assert (plain[np.r_[:10, 50:60]] == 255).all()
+
+
+def test_a_cache_of_letterboxes_is_another_one(tmp_path):
+    record = write_sample(tmp_path, "a")
+    options = {"image_size": (60, 60), "cache_dir": tmp_path / "cache"}
+    for fit in ("stretch", "letterbox", "stretch"):
+        plain = get(record, image_size=(60, 60), fit=fit)
+        np.testing.assert_array_equal(get(record, fit=fit, **options)["mask"], plain["mask"])
+    assert len(list((tmp_path / "cache").glob("*.rows"))) == 2
+
+
 def loader(records: list[Record], *, num_workers: int, **options) -> DataLoader:
     batches = TrainBatches(len(records), batch_size=3, seed=0)
     data = ImageMaskDataset(records, image_size=SIZE, **options)

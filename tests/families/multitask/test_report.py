@@ -52,16 +52,30 @@ def truth(trained: Path) -> pd.DataFrame:
 
 
 def masks_of(trained: Path, results: Path, ids: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return true and predicted bool masks on the grid, from the files."""
+    """Return true and predicted bool masks at the images' own size, from the files."""
     pairs = []
     for name in ids:
         path = trained / "lesions" / "masks" / f"{name}_segmentation.png"
         true = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 127
-        small = cv2.resize(true.astype(np.uint8), GRID[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         predicted = cv2.imread(str(results / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
-        assert predicted.shape == GRID
+        assert predicted.shape == true.shape
         assert set(np.unique(predicted)) <= {0, 255}
-        pairs.append((small == 1, predicted == 255))
+        pairs.append((true, predicted == 255))
+    return pairs
+
+
+def masks_on_grid(trained: Path, ids: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return true and predicted bool masks on the grid, from the network and the data set."""
+    predictor = polymask.load("tiny", device="cpu", precision="fp32")
+    paths = [trained / "lesions" / "images" / f"{name}.jpg" for name in ids]
+    own = predictor.application
+    batch = own.collate(ids, [own.read(path)[0] for path in paths])
+    pairs = []
+    for name, prediction in zip(ids, predictor.predict_batch(batch), strict=True):
+        path = trained / "lesions" / "masks" / f"{name}_segmentation.png"
+        true = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) // 255
+        small = cv2.resize(true, GRID[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        pairs.append((small == 1, prediction.mask_probabilities[0].numpy() > 0.5))
     return pairs
 
 
@@ -71,23 +85,31 @@ def test_the_table_has_every_test_sample(table: pd.DataFrame, truth: pd.DataFram
     assert list(table["label"]) == list(truth["dx"].str.upper())
 
 
+@pytest.mark.parametrize("end", ["", "_original"])
 def test_masks_tables_and_metrics_agree(
-    trained: Path, results: Path, table: pd.DataFrame, values: dict[str, dict[str, float]]
+    end: str, trained: Path, results: Path, table: pd.DataFrame, values: dict[str, dict[str, float]]
 ) -> None:
+    ids = table["id"].tolist()
     counts, dice, iou = [], [], []
-    for true, predicted in masks_of(trained, results, table["id"]):
+    for true, predicted in masks_of(trained, results, ids) if end else masks_on_grid(trained, ids):
         counts.append([(true & predicted).sum(), (predicted & ~true).sum(), (true & ~predicted).sum()])
         dice.append(2 * (true & predicted).sum() / (true.sum() + predicted.sum()))
         iou.append((true & predicted).sum() / (true | predicted).sum())
     columns = ["true_positive_pixels", "false_positive_pixels", "false_negative_pixels"]
-    np.testing.assert_array_equal(table[columns], counts)
-    np.testing.assert_allclose(table["dice_lesion"], dice, rtol=1e-12)
-    np.testing.assert_allclose(table["iou_lesion"], iou, rtol=1e-12)
+    if not end:
+        np.testing.assert_array_equal(table[columns], counts)
+    np.testing.assert_allclose(table[f"dice_lesion{end}"], dice, rtol=1e-12)
+    np.testing.assert_allclose(table[f"iou_lesion{end}"], iou, rtol=1e-12)
     hits, alarms, misses = np.sum(counts, axis=0)
-    assert values["dice_lesion_image"]["value"] == pytest.approx(np.mean(dice))
-    assert values["iou_lesion_image"]["value"] == pytest.approx(np.mean(iou))
-    assert values["dice_lesion_pooled"]["value"] == pytest.approx(2 * hits / (2 * hits + alarms + misses))
-    assert values["iou_lesion_pooled"]["value"] == pytest.approx(hits / (hits + alarms + misses))
+    expected = {
+        "dice_lesion_image": np.mean(dice),
+        "iou_lesion_image": np.mean(iou),
+        "iou_thresholded_lesion_image": np.mean([value if value >= 0.65 else 0 for value in iou]),
+        "dice_lesion_pooled": 2 * hits / (2 * hits + alarms + misses),
+        "iou_lesion_pooled": hits / (hits + alarms + misses),
+    }
+    for name, value in expected.items():
+        assert values[f"{name}{end}"]["value"] == pytest.approx(value), name
 
 
 def test_class_metrics_are_those_of_scikit_learn(
@@ -147,16 +169,18 @@ def test_every_interval_is_one(values: dict[str, dict[str, float]], results: Pat
     for name, entry in values.items():
         assert (entry["low"] is None) == (entry["value"] is None), name
         if entry["value"] is not None:
-            assert 0 <= entry["low"] <= entry["high"] <= 1, name
+            most = np.hypot(48, 64) if name.startswith("hd95") else 2 if name == "brier" else 1
+            assert 0 <= entry["low"] <= entry["high"] <= most, name
     content = json.loads((results / "metrics.json").read_text())
     assert (content["num_samples"], content["num_groups"], content["grid"]) == (9, 6, list(GRID))
 
 
 def test_all_files_are_there_and_no_picture_is_blank(results: Path, table: pd.DataFrame) -> None:
     pictures = ["confusion_matrix.png", "roc_curves.png", "pr_curves.png", "training_curves.png"]
-    tables = ["classification_report.txt", "metrics.json", "per_sample.csv", "samples.npz"]
+    pictures += ["calibration.png", "calibration_pixels.png", "risk_coverage.png"]
+    tables = ["classification_report.txt", "metrics.json", "per_sample.csv", "samples.npz", "calibration.csv"]
     assert sorted(path.name for path in results.iterdir()) == sorted(
-        [*pictures, *tables, "masks", "predictions"]
+        [*pictures, *tables, "masks", "predictions", "report.html", "model_card.md"]
     )
     for path in [results / name for name in pictures] + list((results / "predictions").iterdir()):
         image = cv2.imread(str(path))

@@ -19,8 +19,9 @@ from polymask.reporting.course import Course
 from polymask.training.trainer import Trainer
 
 CLASSES = ["MEL", "NV", "BKL"]
-GRID = (32, 48)
 OF_CLASSES = {"classification_report.txt", "confusion_matrix.png", "roc_curves.png", "pr_curves.png"}
+OF_CLASSES |= {"calibration.csv", "calibration.png", "risk_coverage.png"}
+OF_MASKS = {"masks", "calibration.csv", "calibration_pixels.png"}
 OF_ALL = {"metrics.json", "per_sample.csv", "samples.npz", "predictions"}
 
 
@@ -73,6 +74,7 @@ def report(
     folder = tmp_path / "report"
     writer = family.report(folder, data)
     rows = trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=writer.add)
+    rows = writer.complete(rows)
     lines = writer.finish(rows, Course(history=[], best_epoch=0))
     return Written(folder, family.scorer.point_estimates(rows), lines)
 
@@ -100,8 +102,7 @@ def remove_labels(lesions: Path, ids: Sequence[str]) -> None:
 
 def true_mask(lesions: Path, name: str) -> np.ndarray:
     mask = cv2.imread(str(lesions / "masks" / f"{name}_segmentation.png"), cv2.IMREAD_GRAYSCALE)
-    small = (mask > 127).astype(np.uint8)
-    return cv2.resize(small, GRID[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return (mask > 127).astype(np.uint8)
 
 
 def check_values(written: Written) -> None:
@@ -114,17 +115,21 @@ def check_values(written: Written) -> None:
 def test_segmentation_alone(trained: Path, tmp_path: Path, ids_of_test: list[str]) -> None:
     written = report(trained, tmp_path, "task.predict_classes=false")
     check_values(written)
-    assert written.names == OF_ALL | {"masks"}
+    assert written.names == OF_ALL | OF_MASKS
     scores = ("dice_lesion", "iou_lesion", "pixel_accuracy")
-    assert set(written.values) == {
-        f"{score}_{average}" for score in scores for average in ("image", "pooled")
-    }
+    names = {f"{score}_{average}" for score in scores for average in ("image", "pooled")}
+    names |= {"iou_thresholded_lesion_image"}
+    names |= {f"{name}_original" for name in names}
+    names |= {"hd95_px_lesion_image_original", "ece_lesion_pooled", "brier_lesion_pooled"}
+    assert set(written.values) == names
     assert set(written.table["id"]) == {path.stem for path in (written.folder / "masks").iterdir()}
     assert not [name for name in written.table if name.startswith(("probability", "label", "predicted"))]
     assert written.shown("worst_mask") <= set(ids_of_test)
     assert [line.split()[0] for line in written.summary] == [
         "test/dice_lesion_image",
         "test/iou_lesion_image",
+        "test/dice_lesion_image_original",
+        "test/iou_lesion_image_original",
         "test/num_empty_masks",
     ]
 
@@ -158,7 +163,7 @@ def test_multiclass_masks(trained: Path, tmp_path: Path, ids_of_test: list[str],
     assert np.count_nonzero(counts[:, 1]) > 1
     for index, name in enumerate(CLASSES, start=1):
         hits, found, there = counts[index]
-        assert written.values[f"dice_{name}_pooled"] == pytest.approx(2 * hits / (found + there))
+        assert written.values[f"dice_{name}_pooled_original"] == pytest.approx(2 * hits / (found + there))
 
 
 def test_samples_without_masks_or_labels_are_left_out_where_they_lack_them(
@@ -171,7 +176,8 @@ def test_samples_without_masks_or_labels_are_left_out_where_they_lack_them(
     check_values(written)
     table = written.table.set_index("id")
     assert list(table.index) == ids_of_test
-    assert table["dice_lesion"].isna().to_list() == [name in unmasked for name in ids_of_test]
+    for column in ("dice_lesion", "dice_lesion_original"):
+        assert table[column].isna().to_list() == [name in unmasked for name in ids_of_test]
     assert table["label"].isna().to_list() == [name in unlabelled for name in ids_of_test]
     assert (table.loc[unlabelled, "correct"] == -1).all()
     dice = []
@@ -179,7 +185,7 @@ def test_samples_without_masks_or_labels_are_left_out_where_they_lack_them(
         found = cv2.imread(str(written.folder / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED) == 255
         there = true_mask(lesions, name) == 1
         dice.append(2 * (found & there).sum() / (found.sum() + there.sum()))
-    assert written.values["dice_lesion_image"] == pytest.approx(np.mean(dice))
+    assert written.values["dice_lesion_image_original"] == pytest.approx(np.mean(dice))
     known = table.drop(index=unlabelled)
     assert written.values["accuracy"] == pytest.approx((known["label"] == known["predicted"]).mean())
     assert not written.shown("worst_mask") & set(unmasked)
@@ -211,6 +217,7 @@ def test_empty_true_masks_are_counted_in_metrics_table_and_summary(
     content = json.loads((written.folder / "metrics.json").read_text())
     assert (content["num_masks"], content["num_empty_masks"]) == (len(ids_of_test), 3)
     assert written.metrics["num_empty_masks"] == 3
+    assert content["num_hd95"] == written.table["hd95_px_lesion_original"].count() <= len(ids_of_test) - 3
     assert "num_empty_masks" not in written.values
     assert set(written.table["id"][written.table["true_mask_empty"] == 1]) == set(ids_of_test[:3])
     assert f"test/num_empty_masks 3 of {len(ids_of_test)}" in written.summary[-1]

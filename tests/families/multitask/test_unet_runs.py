@@ -111,6 +111,7 @@ def test_summary_of_folds_equals_numpy_and_stands_above_them_in_mlflow(root: Pat
         "summary.csv",
         "summary.png",
         "metrics.json",
+        "report.html",
     }
     rows = table(result.folder)
     (study,) = {study for study, _ in rows}

@@ -101,11 +101,15 @@ def plain_volume(task: Task, volume: np.ndarray, size: tuple[int, int], linking:
         (raw,) = task.model.predict([stack])
         sure = raw["scores"] >= task.score_threshold
         masks = paste_masks(raw["masks"][sure], raw["boxes"][sure] * scale, size)
-        page = np.zeros(size, np.uint16)
-        for number, mask in reversed(list(enumerate(masks, start=1))):
-            page[rle.decode(mask)] = number
-        embedding = raw["embedding"][sure].numpy() if "embedding" in raw else None
-        linker.add(page, raw["scores"][sure].numpy(), raw["labels"][sure].numpy(), embedding)
+        page, kept = np.zeros(size, np.uint16), []
+        for number, mask in enumerate(masks):
+            whole = rle.decode(mask)
+            left = whole & (page == 0)
+            if left.any() and left.sum() / whole.sum() >= linking.min_visible:
+                kept.append(number)
+                page[left] = len(kept)
+        embedding = raw["embedding"][sure][kept].numpy() if "embedding" in raw else None
+        linker.add(page, raw["scores"][sure][kept].numpy(), raw["labels"][sure][kept].numpy(), embedding)
         pages.append(page)
     return np.stack([numbers[page] for page, numbers in zip(pages, linker.finish().numbers, strict=True)])
 
@@ -206,13 +210,26 @@ def test_masks_have_the_size_of_the_file_and_empty_ones_are_left_out() -> None:
 def test_the_surer_section_lies_on_top_and_those_that_do_not_count_are_left_out() -> None:
     boxes = [[0.0, 0, 20, 20], [10.0, 0, 30, 20], [10.0, 20, 30, 30]]
     objects = slice_objects("x", raw_objects(boxes, [0.9, 0.6, 0.5]), seen=(32, 32), size=(32, 32))
-    sections = sections_of(objects, 0.6)
+    sections = sections_of(objects, 0.6, min_visible=0.25)
     assert sections.labels.dtype == np.uint16
     assert np.unique(sections.labels).tolist() == [0, 1, 2]
     np.testing.assert_array_equal(sections.labels == 1, rle.decode(objects.masks[0]))
     assert sections.labels[10, 25] == 2
     assert sections.scores.shape == sections.classes.shape == (2,)
     assert sections.embedding is None
+
+
+def test_a_second_detection_of_an_object_leaves_no_ring() -> None:
+    boxes = [[4.0, 4, 20, 20], [3.0, 3, 21, 21], [10.0, 8, 30, 20]]  # the second is the first, a pixel wider
+    objects = slice_objects("x", raw_objects(boxes, [0.9, 0.8, 0.7]), seen=(32, 32), size=(32, 32))
+    sections = sections_of(objects, 0.5, min_visible=0.25)
+    np.testing.assert_array_equal(sections.scores, objects.scores[[0, 2]])
+    first, last = (rle.decode(objects.masks[number]) for number in (0, 2))
+    np.testing.assert_array_equal(sections.labels, np.where(first, 1, np.where(last, 2, 0)))
+    assert len(sections_of(objects, 0.5, min_visible=0.0).scores) == 3
+    half = (last & ~first).sum() / last.sum()
+    assert len(sections_of(objects, 0.5, min_visible=half).scores) == 2
+    assert len(sections_of(objects, 0.5, min_visible=half + 1e-6).scores) == 1
 
 
 def test_the_encoder_is_exported_where_it_is_a_vision_transformer() -> None:

@@ -23,7 +23,7 @@ def random_folder(_trained_once: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("results") / "random"
     report = run.family.report(folder, data)
     rows = trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=report.add)
-    report.finish(rows, Course(history=[], best_epoch=0))
+    report.finish(report.complete(rows), Course(history=[], best_epoch=0))
     return folder
 
 

@@ -223,6 +223,38 @@ def test_another_grid(tiny: Side, random: Side, tmp_path: Path, caplog: Any) -> 
     check_note(tmp_path, caplog, "different grids, 32 x 48 (tiny) and 64 x 96 (random)")
 
 
+def without_own_size(run: Side) -> Side:
+    """The run as an older version tested it: on the grid alone."""
+    return replace(run, rows={name: run.rows[name] for name in run.rows if not name.endswith("_original")})
+
+
+def test_a_test_of_an_older_version(tiny: Side, random: Side, tmp_path: Path, caplog: Any) -> None:
+    both = write_comparison(tmp_path / "both", tiny, random, **NUMBERS)
+    assert any(result.name.endswith("_original") for result in both)
+    caplog.clear()
+    results = write_comparison(tmp_path / "old", tiny, without_own_size(random), **NUMBERS)
+    check_note(
+        tmp_path / "old", caplog, "confusion_original, hd95_px_lesion_image_original, ", "polymask test"
+    )
+    on_grid = [result for result in both if not result.name.endswith("_original")]
+    assert defined(results) == defined(on_grid)
+    assert [result.name for result in results] == [result.name for result in on_grid]
+    caplog.clear()
+    old = write_comparison(tmp_path / "older", without_own_size(tiny), without_own_size(random), **NUMBERS)
+    assert defined(old) == defined(results)
+    assert caplog.text == ""
+
+
+def test_letterboxes(tiny: Side, random: Side, tmp_path: Path, caplog: Any) -> None:
+    changed = random.rows["lesion_confusion"] + [0, 0, 1]  # the true masks are of another size there
+    other = with_rows(replace(random, fit="letterbox"), lesion_confusion=changed)
+    write_comparison(tmp_path, tiny, other, **NUMBERS)
+    check_note(tmp_path, caplog, "different grids, 32 x 48 (tiny) and 32 x 48 letterbox (random)")
+    own = random.rows["lesion_confusion_original"] + [0, 0, 1]
+    with pytest.raises(UserError, match="true masks at their own size of 9 images are not the same"):
+        write_comparison(tmp_path, tiny, with_rows(other, lesion_confusion_original=own), **NUMBERS)
+
+
 def refused(tiny: Side, other: Side, folder: Path, match: str, **changes: int) -> None:
     with pytest.raises(UserError, match=match):
         write_comparison(folder, tiny, other, **NUMBERS | changes)

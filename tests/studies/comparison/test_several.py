@@ -40,6 +40,18 @@ def folder(tiny: Side, random: Side, mixed: Side, tmp_path_factory: pytest.TempP
     return place
 
 
+def test_what_only_some_runs_measured_is_left_out_for_all(
+    tiny: Side, random: Side, mixed: Side, tmp_path: Path
+) -> None:
+    old = replace(random, rows={n: values for n, values in random.rows.items() if not n.startswith("hd95")})
+    write_comparisons(tmp_path, [tiny, mixed, old], **NUMBERS)
+    (note,) = notes(tmp_path)
+    assert "hd95_px_lesion_image_original" in note
+    found = set(table(tmp_path).index.get_level_values("metric"))
+    assert "dice_lesion_image_original" in found
+    assert not [name for name in found if name.startswith("hd95")]
+
+
 def table(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "comparison.csv").set_index(["metric", "run"])
 

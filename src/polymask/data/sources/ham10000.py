@@ -33,6 +33,7 @@ class _Row(NamedTuple):
     id: str
     group: str
     dx: str
+    attributes: dict[str, str]  # all columns but that of the ids
 
 
 def read_ham10000(
@@ -54,8 +55,8 @@ def read_ham10000(
 
     Returns:
         One record per image, sorted by id, and `classes`. The group is the lesion, or the image itself where
-        the table names no lesion. There is no truth where `masks/` or the image's mask is absent, and
-        `mask_hint` says what was looked for.
+        the table names no lesion. Attributes are all other columns of the table. There is no truth where
+        `masks/` or the image's mask is absent, and `mask_hint` says what was looked for.
 
     Raises:
         UserError: A folder, the table, a column or an image is missing, the table is unreadable or names
@@ -78,6 +79,7 @@ def read_ham10000(
             label=label_of.get(row.dx, -1),
             group=row.group,
             mask_hint="" if row.id in masks else hint,
+            attributes=row.attributes,
         )
         for row in rows
     ]
@@ -119,7 +121,9 @@ def _read_rows(table: Path, classes: Sequence[str]) -> list[_Row]:
         dx = (
             _hot_column(table, name, line, one_hot) if one_hot else line.get(CLASS_COLUMN, "").strip().lower()
         )
-        rows.append(_Row(id=name, group=line.get(GROUP_COLUMN, "").strip() or name, dx=dx))
+        group = line.get(GROUP_COLUMN, "").strip() or name
+        attributes = {column: value.strip() for column, value in line.items() if column != id_column}
+        rows.append(_Row(id=name, group=group, dx=dx, attributes=attributes))
     _check_ids(rows, table)
     return rows
 

@@ -7,13 +7,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from polymask.data.tables import read_csv, some
+from polymask.data.tables import id_column, read_csv, some
 from polymask.errors import UserError, nearest
 from polymask.utils.text import same_name
 
 log = logging.getLogger(__name__)
-
-_ID_COLUMNS = ("id", "image_id", "image", "file_name")
 
 
 def read_groups(
@@ -72,15 +70,13 @@ def _groups_by_pattern(file_names: Mapping[str, str], pattern: str) -> dict[str,
 def _groups_by_table(file_names: Mapping[str, str], table: Path, column: str) -> dict[str, str]:
     rows = read_csv(table)
     columns = list(rows[0])
-    id_column = next((name for name in _ID_COLUMNS if name in columns), None)
-    if id_column is None:
-        raise UserError(f"{table} has no column {' or '.join(_ID_COLUMNS)}. Found: {', '.join(columns)}.")
+    of_ids = id_column(columns, str(table))
     if column not in columns:
         raise UserError(
             f"{table} has no column {column!r} (data.reader.group_column).{nearest(column, columns)} "
             f"Found: {', '.join(columns)}."
         )
-    group_of = {row[id_column].strip(): row[column].strip() for row in rows}
+    group_of = {row[of_ids].strip(): row[column].strip() for row in rows}
     groups = {id_: group_of.get(id_, group_of.get(same_name(name))) for id_, name in file_names.items()}
     return fill_groups(groups, str(table))
 

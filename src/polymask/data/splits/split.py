@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,14 @@ class Split:
         names = sorted(subset_of)
         return csv_text(
             _COLUMNS, [(name, self.groups[name], self.labels[name], subset_of[name]) for name in names]
+        )
+
+    def without(self, ids: Collection[str]) -> Split:
+        """Return the split without some samples; all others stay where they are."""
+        return Split(
+            subsets={name: [id_ for id_ in own if id_ not in ids] for name, own in self.subsets.items()},
+            groups={id_: group for id_, group in self.groups.items() if id_ not in ids},
+            labels={id_: label for id_, label in self.labels.items() if id_ not in ids},
         )
 
     @property

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from polymask.errors import number, whole_number
+from polymask.errors import whole_number
 from polymask.families import base
 from polymask.families.instances.scorer import Scorer
 from polymask.families.instances.tables import check_pixel_size
+from polymask.families.instances.thresholds import DEFAULT, check_threshold, chosen_threshold
+from polymask.metrics.object_threshold import counted_objects
 from polymask.structures.objects import FoundObjects
+from polymask.structures.samples import Rows
 
 if TYPE_CHECKING:
     from polymask.data.module import DataModule
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from polymask.families.instances.task import Task
     from polymask.models.mask_rcnn.segmenter import MaskRCNNSegmenter
 
+log = logging.getLogger(__name__)
+
 
 class Family(base.Family):
     """Every object of an image with a class, a box and a mask.
@@ -28,7 +34,8 @@ class Family(base.Family):
     Args:
         class_names: Names of the K classes, without the background.
         score_threshold: Least score of the objects that count in precision, recall, counts, masks of the
-            union, overlays and label maps; average precision looks at all of them.
+            union, overlays and label maps; average precision looks at all of them. Or `best_f1` or
+            `best_count`: that one which serves best on validation samples, at test and inference.
         max_detections: Objects per image and class in average precision, 100 in COCO.
         pixel_size: Micrometres per pixel for tables of objects, None when unknown.
         monitor: Metric that decides the best checkpoint.
@@ -45,14 +52,16 @@ class Family(base.Family):
         self,
         *,
         class_names: Sequence[str],
-        score_threshold: float = 0.5,
+        score_threshold: float | str = DEFAULT,
         max_detections: int = 100,
         pixel_size: float | None = None,
         monitor: str = "val/mask_ap50",
         mode: str = "auto",
     ) -> None:
         super().__init__(class_names=class_names, monitor=monitor, mode=mode)
-        self.score_threshold = number("task.score_threshold", score_threshold, least=0, most=1)
+        self._wanted = check_threshold(score_threshold)
+        # While a network is trained nobody knows yet which one will serve best.
+        self.score_threshold = DEFAULT if isinstance(self._wanted, str) else self._wanted
         self.max_detections = whole_number("task.max_detections", max_detections, least=1)
         self.pixel_size = check_pixel_size(pixel_size)
         self.scorer: Scorer = Scorer(self.class_names)
@@ -80,6 +89,25 @@ class Family(base.Family):
             mode=self.mode,
         )
 
+    @property
+    def undecided(self) -> str:
+        """Return the rule that chooses the score threshold, until it has."""
+        waits = isinstance(self._wanted, str) and not self.validation
+        return f"task.score_threshold={self._wanted}" if waits else ""
+
+    def decisions(self, rows: Rows) -> Rows:
+        """Return the scores of found objects, and which of them are there."""
+        return counted_objects(rows) if "num_true" in rows else {}
+
+    def decide(self, validation: Rows, task: base.Task | None = None) -> None:
+        """Choose the score threshold, unless it is a number."""
+        super().decide(validation)
+        if validation and isinstance(self._wanted, str):
+            self.score_threshold = chosen_threshold(self._wanted, validation)
+            log.info("task.score_threshold=%s is %.4f on val", self._wanted, self.score_threshold)
+        if task is not None:
+            cast("Task", task).score_threshold = self.score_threshold
+
     def report(self, folder: Path, data: DataModule) -> base.Report:
         """Return the writer of a test run's tables and figures."""
         from polymask.families.instances.report import Report
@@ -90,6 +118,7 @@ class Family(base.Family):
             data=data,
             score_threshold=self.score_threshold,
             pixel_size=self.pixel_size,
+            validation=self.validation,
         )
 
     def picture(self, prediction: FoundObjects, record: Record) -> np.ndarray:
@@ -106,10 +135,13 @@ class Family(base.Family):
         """Return what finds the objects of new images."""
         from polymask.families.instances.application import Application
 
+        threshold = chosen_threshold(chosen.get("task.score_threshold", self._wanted), self.validation)
+        if "task.score_threshold" in chosen:
+            chosen = {**chosen, "task.score_threshold": threshold}
         return Application(
             data,
             chosen,
             class_names=self.class_names,
-            score_threshold=self.score_threshold,
+            score_threshold=threshold,
             pixel_size=self.pixel_size,
         )

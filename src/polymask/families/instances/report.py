@@ -13,12 +13,14 @@ import pandas as pd
 from polymask.data.images import read_image, write_image
 from polymask.data.module import DataModule
 from polymask.data.records import Record
+from polymask.families import base
 from polymask.families.instances.drawing import add_caption, instance_panel
 from polymask.families.instances.figures import plot_object_confusion, plot_object_pr_curves
 from polymask.families.instances.files import InstanceFiles
 from polymask.families.instances.predictions import confident_objects, label_map
 from polymask.families.instances.scorer import Scorer
 from polymask.families.instances.tables import coco_results, instance_rows
+from polymask.families.instances.thresholds import write_thresholds
 from polymask.families.instances.truth import read_truth
 from polymask.metrics.bootstrap import ratio
 from polymask.metrics.rows import mean_losses
@@ -33,7 +35,7 @@ from polymask.utils.files import write_text
 _EXAMPLES = 8
 
 
-class Report:
+class Report(base.Report):
     """Writes the objects of each image as they come, and everything else at the end.
 
     `instances.json` holds all objects, as COCO's average precision needs them, with the image and category
@@ -47,6 +49,7 @@ class Report:
         data: The data set, for groups and truth.
         score_threshold: Least score of the objects that count.
         pixel_size: Side of a pixel in micrometres, None when unknown.
+        validation: What score thresholds follow from, {} where nothing is known.
     """
 
     bulk_folders = ("label_maps", "overlays")
@@ -59,8 +62,9 @@ class Report:
         data: DataModule,
         score_threshold: float,
         pixel_size: float | None,
+        validation: Rows,
     ) -> None:
-        self.folder, self.scorer, self.data = folder, scorer, data
+        self.folder, self.scorer, self.data, self.validation = folder, scorer, data, validation
         self.score_threshold, self.pixel_size = score_threshold, pixel_size
         self._files = InstanceFiles(folder, pixel_size=pixel_size)
 
@@ -97,6 +101,7 @@ class Report:
         write_text(self.folder / "per_sample.csv", self._table.to_csv(index=False))
         plot_object_pr_curves(rows, names, threshold, self.folder / "pr_curves.png")
         plot_object_confusion(rows, names, threshold, self.folder / "confusion_matrix.png")
+        write_thresholds(self.folder, rows, groups, self.validation, threshold)
         plot_course(course, self.folder)
         self._write_examples(rows)
         return measured.lines(self.scorer.headline)

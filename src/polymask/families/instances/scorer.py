@@ -8,6 +8,7 @@ import numpy as np
 
 from polymask.families import base
 from polymask.metrics.instances import instance_metrics
+from polymask.metrics.mask_quality import object_disagreement
 from polymask.metrics.segmentation import lesion_scores
 from polymask.structures.samples import Rows
 
@@ -40,6 +41,10 @@ class Scorer(base.Scorer):
             "dice_lesion": lesion_scores(union[:, 1], union)["dice"],
             "top_mask_iou": rows["top_mask_iou"].astype(np.float64),
         }
+
+    def mask_evidence(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Return how far true and found objects disagree."""
+        return object_disagreement(rows)
 
     def truth(self, rows: Rows, *, same_grid: bool) -> dict[str, np.ndarray]:
         """Return the areas of the true union and of its background, in pixels."""

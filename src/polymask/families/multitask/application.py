@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from polymask.data.images import write_image
-from polymask.errors import UserError
+from polymask.errors import UserError, number
 from polymask.families.base import Batch
 from polymask.families.images import ImageApplication, ImageCase, MainMask
+from polymask.families.multitask.metadata import of_inference
 from polymask.families.multitask.predictions import (
     ImagePrediction,
     ImageResult,
@@ -22,6 +25,7 @@ from polymask.families.multitask.predictions import (
     probabilities,
 )
 from polymask.families.multitask.task import Task
+from polymask.metrics.temperature import tempered
 from polymask.reporting.canvas import draw_outlines, overlay_mask
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
@@ -33,9 +37,13 @@ class Application(ImageApplication):
     Args:
         data: The `data` section of the stored configuration.
         chosen: Values that take the place of those of training: `data.intensity_range`, and `tta`: average
-            over the four flips of each image.
+            over the four flips of each image; `data.attribute_table`: what is known of them, for networks
+            with metadata, see `CaseMetadata`; `abstain_below`: leave images undecided whose most probable
+            class is less probable; and `calibration`, of which `temperature` is the result.
         class_names: Names of the classes.
         multiclass: The mask tells the classes apart.
+        temperature: Of class probabilities, one or (K,); None for none. Masks are decided as the network
+            predicts them, so that they are those of a test.
 
     Raises:
         UserError: A value is not allowed.
@@ -50,12 +58,28 @@ class Application(ImageApplication):
         *,
         class_names: Sequence[str],
         multiclass: bool,
+        temperature: float | np.ndarray | None = None,
     ) -> None:
         super().__init__(data, chosen)
         self.class_names, self.multiclass = list(class_names), multiclass
+        self._metadata = of_inference(data, self.settings)
+        self.temperature, self.abstain_below = temperature, _share(chosen.get("abstain_below"))
         self.tta = bool(chosen.get("tta", False))
         names = [f"probability_{name}" for name in class_names]
-        self.columns = ("predicted_class", "lesion_pixels", "lesion_share", *names)
+        abstained = () if self.abstain_below is None else ("abstained",)
+        self.columns = ("predicted_class", *abstained, "lesion_pixels", "lesion_share", *names)
+
+    def read(self, source: str | Path | np.ndarray, *, draw: bool = False) -> tuple[Any, ImageCase]:
+        """Decode an image, see `ImageApplication.read`; with metadata it comes with its features."""
+        image, case = super().read(source, draw=draw)
+        return (image if self._metadata is None else (image, self._metadata.features(source))), case
+
+    def collate(self, ids: Sequence[str], inputs: Sequence[Any]) -> Batch:
+        """Return `ids`, `image` (B, H, W, 3) uint8 and, with metadata, `metadata` (B, F) float32."""
+        if self._metadata is None:
+            return super().collate(ids, inputs)
+        images, features = zip(*inputs, strict=True)
+        return {**super().collate(ids, images), "metadata": torch.stack(features)}
 
     def predict(self, task: Task, batch: Batch) -> list[ImagePrediction]:
         """Return one prediction per image; with `tta` the mean over the image and its three flips."""
@@ -63,19 +87,23 @@ class Application(ImageApplication):
         sums: dict[str, Tensor] = {}
         flips = _FLIPS if self.tta else _FLIPS[:1]
         for axes in flips:
-            found = probabilities(task.model(images.flip(axes)))
+            found = probabilities(task.model(images.flip(axes), **task.metadata(batch)))
             if "mask" in found:
                 found["mask"] = found["mask"].flip(axes)
             sums = {name: sums[name] + value if sums else value for name, value in found.items()}
-        return image_predictions(batch["ids"], {name: value / len(flips) for name, value in sums.items()})
+        found = {name: value / len(flips) for name, value in sums.items()}
+        if "label" in found and self.temperature is not None:
+            found["label"] = tempered(found["label"], self.temperature)
+        return image_predictions(batch["ids"], found, self.fit)
 
     def merge(self, predictions: Sequence[ImagePrediction]) -> ImagePrediction:
         """Return the mean of the probabilities of several networks."""
         return merged(predictions)
 
     def result(self, prediction: ImagePrediction, case: ImageCase) -> ImageResult:
-        """Return a prediction with its mask at the image's own size."""
-        return image_result(prediction, case.size, self.class_names, multiclass=self.multiclass)
+        """Return a prediction with its mask at the image's own size, without a class where it abstains."""
+        result = image_result(prediction, case.size, self.class_names, multiclass=self.multiclass)
+        return replace(result, predicted_class=None) if self._abstains(result) else result
 
     def write_result(
         self, folder: Path, name: Path, result: ImageResult, original: np.ndarray | None
@@ -83,7 +111,9 @@ class Application(ImageApplication):
         """Write the files of one image; return its row for `predictions.csv`."""
         row: dict[str, Any] = {}
         if result.class_probabilities is not None:
-            row["predicted_class"] = result.predicted_class
+            row["predicted_class"] = result.predicted_class or ""
+            if self.abstain_below is not None:
+                row["abstained"] = int(self._abstains(result))
             row |= {f"probability_{k}": f"{v:.6f}" for k, v in result.class_probabilities.items()}
         if result.mask is not None:
             lesion = int(np.count_nonzero(result.mask))
@@ -107,6 +137,15 @@ class Application(ImageApplication):
 
     def finish(self, folder: Path) -> None:
         """Do nothing: each image has files of its own."""
+
+    def _abstains(self, result: ImageResult) -> bool:
+        if self.abstain_below is None or not result.class_probabilities:
+            return False
+        return max(result.class_probabilities.values()) < self.abstain_below
+
+
+def _share(value: float | None) -> float | None:
+    return None if value is None else number("abstain_below", value, least=0, most=1, what="a probability")
 
 
 def mask_file_values(result: ImageResult) -> np.ndarray:

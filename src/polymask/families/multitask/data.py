@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from polymask.data import samples
-from polymask.data.images import parse_image_size
+from polymask.data.facts import ImageFacts
+from polymask.data.images import FITS, parse_image_size
 from polymask.data.inspection import FileMemory
 from polymask.data.mask_checks import ORIENTATIONS, MaskedImages
 from polymask.data.mask_values import check_option
@@ -20,6 +21,7 @@ from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, choose
 from polymask.families.multitask.dataset import ImageMaskDataset, collate, read_original
 from polymask.families.multitask.family import SEGMENTATIONS
+from polymask.families.multitask.original_size import parse_pixel_size
 from polymask.structures.samples import OriginalSample, TitledSample
 
 
@@ -31,6 +33,10 @@ class Samples(samples.Samples):
         data_dir: Folder of the data set.
         classes: Class names; their order is the order of all outputs. Empty for data with masks only.
         image_size: Side of the network's input in pixels, or (height, width).
+        fit: How images get that size: `stretch`, or `letterbox`: their aspect is kept, and padding counts
+            nowhere.
+        pixel_size: Side of a pixel in micrometres, or (height, width), None when unknown: then distances are
+            measured in pixels.
         segmentation: `binary` (1 = foreground) or `multiclass` (1 + class index).
         mask_values: Which values of mask files are foreground: `auto` decides it from all of them, `nonzero`,
             `half` (above half of the largest), or a list of values.
@@ -53,6 +59,8 @@ class Samples(samples.Samples):
         data_dir: str,
         classes: Sequence[str],
         image_size: int | Sequence[int],
+        fit: str = "stretch",
+        pixel_size: float | Sequence[float] | None = None,
         segmentation: str = "binary",
         mask_values: str | int | Sequence[int] = "auto",
         mask_orientation: str = "same",
@@ -60,7 +68,8 @@ class Samples(samples.Samples):
         allow_absent: bool = False,
     ) -> None:
         self.segmentation = choose("data.segmentation", segmentation, SEGMENTATIONS)
-        self.image_size = parse_image_size(image_size)
+        self.image_size, self.fit = parse_image_size(image_size), choose("data.fit", fit, FITS)
+        self.pixel_size = parse_pixel_size(pixel_size)
         if not classes and segmentation == "multiclass":
             raise UserError(
                 "data.segmentation=multiclass needs classes, but data.classes=[] names none; use "
@@ -85,6 +94,11 @@ class Samples(samples.Samples):
             mask_orientation=self._mask_orientation,
         )
         self.records = self._files.records
+        self._sizes = {
+            record.id: (facts.height, facts.width)
+            for record, facts in zip(self.records, self._files.images, strict=True)
+            if isinstance(facts, ImageFacts)
+        }
         if self._tell_objects_apart:
             check_files(self.records, self._files.images)
 
@@ -112,11 +126,13 @@ class Samples(samples.Samples):
         return ImageMaskDataset(
             records,
             image_size=self.image_size,
+            fit=self.fit,
             multiclass=self.segmentation == "multiclass",
             augmentation=augmentation,
             cache_dir=cache_dir,
             # One cache for the whole data set: folds and other splits find their samples decoded.
             cache_records=self.records,
+            sizes=self._sizes if augmentation is None else None,
             seed=seed,
         )
 

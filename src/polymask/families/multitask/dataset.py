@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from polymask.data.cache import SampleCache
-from polymask.data.images import resize_image, resize_mask
+from polymask.data.images import fit_image, fit_mask
 from polymask.data.records import Record
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError
@@ -23,15 +23,18 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
     """Samples of one subset, resized to one size.
 
     An item is a dict with `id` str, `image` (H, W, 3) uint8, `mask` (H, W) uint8 with 255 = ignore (all of
-    it when the sample has no mask), `label` int with -1 = unknown, `index` int.
+    it when the sample has no mask), `label` int with -1 = unknown, `index` int, and `size`, where `sizes` are
+    given.
 
     Args:
         records: The samples.
         image_size: (height, width) of the network's input in pixels.
+        fit: `stretch` images to that size, or `letterbox`: keep their aspect, pad and ignore the padding.
         multiclass: Give pixels 1 + their class instead of 1; pixels of unknown class are ignored.
         augmentation: Applied to image and mask, None for evaluation.
         cache_dir: Folder for the decoded samples, None to decode each time.
         cache_records: All samples that the cache file has room for, None for `records`.
+        sizes: Own (height, width) of each image by id; an evaluation may ask for it.
         seed: Seed of the augmentation.
 
     Raises:
@@ -43,23 +46,25 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         records: Sequence[Record],
         *,
         image_size: tuple[int, int],
+        fit: str = "stretch",
         multiclass: bool = False,
         augmentation: Augmentation | None = None,
         cache_dir: Path | None = None,
         cache_records: Sequence[Record] | None = None,
+        sizes: Mapping[str, tuple[int, int]] | None = None,
         seed: int = 0,
     ) -> None:
         if augmentation is not None:
             augmentation.check(lambda: image_size)
         self.records = list(records)
-        self.image_size = image_size
+        self.image_size, self.fit = image_size, fit
         self.multiclass = multiclass
         self.augmentation = augmentation
-        self.seed = seed
+        self.sizes, self.seed = sizes, seed
         self._cache: SampleCache | None = None
         if cache_dir is not None:
             cached = self.records if cache_records is None else cache_records
-            self._cache = _open_cache(cached, image_size, cache_dir, multiclass=multiclass)
+            self._cache = _open_cache(cached, image_size, cache_dir, fit=fit, multiclass=multiclass)
             row_of = {record.id: row for row, record in enumerate(cached)}
             self._rows = [row_of[record.id] for record in self.records]
 
@@ -82,14 +87,15 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
             )
             if not record.has_mask:
                 mask = np.full_like(mask, IGNORE)  # where a transform filled in background
-        return {"id": record.id, "image": image, "mask": mask, "label": record.label, "index": index}
+        item = {"id": record.id, "image": image, "mask": mask, "label": record.label, "index": index}
+        return item if self.sizes is None else {**item, "size": self.sizes[record.id]}
 
     def _read(self, record: Record) -> np.ndarray:
         """Return image and binary mask as one (H, W, 4) array, so that one cache row holds the sample."""
         image, mask = read_original(record, classes=self.multiclass)
         pixels = np.empty((*self.image_size, 4), np.uint8)
-        pixels[..., :3] = resize_image(image, self.image_size)
-        pixels[..., 3] = IGNORE if mask is None else resize_mask(mask, self.image_size)
+        pixels[..., :3] = fit_image(image, self.image_size, self.fit)
+        pixels[..., 3] = IGNORE if mask is None else fit_mask(mask, self.image_size, self.fit)
         return pixels
 
 
@@ -107,10 +113,9 @@ def read_original(record: Record, *, classes: bool = False) -> tuple[np.ndarray,
         UserError: A file cannot be read, or image and mask differ in size.
     """
     image = record.read_image()
-    if record.truth is None:
-        return image, None
-    mask = record.read_class_mask() if classes else record.read_mask()
-    if mask.shape != image.shape[:2]:
+    mask = read_true_mask(record, classes=classes)
+    if mask is not None and mask.shape != image.shape[:2]:
+        assert record.truth is not None
         raise UserError(
             f"mask {record.truth.mask_file or 'of ' + record.id} is {mask.shape[1]} x {mask.shape[0]} pixels "
             f"but its image {record.image_path.name} is {image.shape[1]} x {image.shape[0]}; both must have "
@@ -119,17 +124,26 @@ def read_original(record: Record, *, classes: bool = False) -> tuple[np.ndarray,
     return image, mask
 
 
+def read_true_mask(record: Record, *, classes: bool) -> np.ndarray | None:
+    """Decode the mask of a sample, see `read_original`, without its image; None when there is none."""
+    if record.truth is None:
+        return None
+    return record.read_class_mask() if classes else record.read_mask()
+
+
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack samples into a batch, still uint8: the device turns it into floats.
 
     Returns:
         A dict with `ids` list[str]; `image` (B, H, W, 3) uint8; `mask` (B, H, W) uint8; `label` (B,) int64;
         `mask_rows` and `label_rows`: rows that have a mask or a label as int64, or None when all have, so
-        that the loss can leave the others out without asking the device.
+        that the loss can leave the others out without asking the device; and `sizes` where items have one.
     """
     labels = [sample["label"] for sample in samples]
     masked = [bool((sample["mask"] != IGNORE).any()) for sample in samples]
+    sizes = [sample["size"] for sample in samples if "size" in sample]
     return {
+        **({"sizes": sizes} if sizes else {}),
         "ids": [sample["id"] for sample in samples],
         "image": torch.from_numpy(np.stack([sample["image"] for sample in samples])),
         "mask": torch.from_numpy(np.stack([sample["mask"] for sample in samples])),
@@ -144,8 +158,10 @@ def _rows(present: list[bool]) -> torch.Tensor | None:
 
 
 def _open_cache(
-    records: Sequence[Record], image_size: tuple[int, int], folder: Path, *, multiclass: bool
+    records: Sequence[Record], image_size: tuple[int, int], folder: Path, *, fit: str, multiclass: bool
 ) -> SampleCache:
     # The label decides the values of class masks, and nothing of binary ones.
     key = [f"{record.content_key()}|{record.label if multiclass else ''}" for record in records]
+    if fit != "stretch":  # which older caches do not name
+        key.append(fit)
     return SampleCache(folder, key=key, num_samples=len(records), shape=(*image_size, 4))

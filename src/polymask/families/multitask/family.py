@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from polymask.data.images import FITS
 from polymask.errors import UserError, choose
 from polymask.families import base
+from polymask.families.multitask.decisions import Decisions
+from polymask.families.multitask.original_size import parse_tolerances
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
+from polymask.structures.samples import Rows
 
 if TYPE_CHECKING:
     from polymask.data.module import DataModule
@@ -32,15 +36,23 @@ class Family(base.Family):
         segmentation: `binary` (lesion or not), or `multiclass`: the mask tells the classes apart.
         predict_masks: Whether the network has a decoder.
         predict_classes: Whether the network has a classification head.
+        fit: How images come to the network's size, see `polymask.data.images.fit_window`.
+        surface_tolerances: Distances of outlines that a test counts as none (NSD), in pixels, or in
+            millimetres where `data.pixel_size` is known.
         monitor: Metric that decides the best checkpoint, such as `val/loss` or `val/dice_lesion_image`.
         mode: `min`, `max`, or `auto`: min for losses, max for everything else.
         training_metrics: Also collect the metrics of the training batches.
+        calibration: `none`, `temperature` or `temperature_per_class`: what is done to probabilities at test
+            and inference, as the validation samples have it. None: `none`.
+        class_groups: Group to the names of its classes.
+        operating_points: Class or group to `sensitivity` or `specificity` to one or several wanted values.
 
     Raises:
-        UserError: Neither masks nor classes are predicted, or there are no classes to predict.
+        UserError: Neither masks nor classes are predicted, there are no classes to predict, or a value is not
+            allowed.
     """
 
-    options = ("data.intensity_range", "tta")
+    options = ("data.intensity_range", "data.attribute_table", "tta", "calibration", "abstain_below")
 
     def __init__(
         self,
@@ -50,9 +62,14 @@ class Family(base.Family):
         segmentation: str = "binary",
         predict_masks: bool = True,
         predict_classes: bool = True,
+        fit: str = "stretch",
+        surface_tolerances: Sequence[float] = (),
         monitor: str = "val/loss",
         mode: str = "auto",
         training_metrics: bool = False,
+        calibration: str | None = None,
+        class_groups: Mapping[str, Sequence[str]] | None = None,
+        operating_points: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(class_names=class_names, monitor=monitor, mode=mode)
         if not (predict_masks or predict_classes):
@@ -66,12 +83,20 @@ class Family(base.Family):
         self.multiclass = choose("task.segmentation", segmentation, SEGMENTATIONS) == "multiclass"
         self.predict_masks, self.predict_classes = predict_masks, predict_classes
         self.class_weights, self.training_metrics = class_weights, training_metrics
+        self.fit = choose("data.fit", fit, FITS)
+        self.surface_tolerances = parse_tolerances(surface_tolerances)
         wanted = {"mask": predict_masks, "label": predict_classes}
         self.needs = frozenset({"image", *(word for word, is_wanted in wanted.items() if is_wanted)})
         self.scorer: Scorer = Scorer(self.class_names, multiclass=self.multiclass)
+        self.choices = Decisions(
+            self.class_names,
+            calibration=calibration,
+            class_groups=class_groups,
+            operating_points=operating_points,
+        )
 
     @property
-    def answers(self) -> dict[str, Any]:
+    def answers(self) -> dict[str, str]:
         """What is predicted, and whether a mask tells the classes apart."""
         return super().answers | {"task.segmentation": SEGMENTATIONS[self.multiclass]}
 
@@ -96,16 +121,41 @@ class Family(base.Family):
             loss=build_loss(weight_of_class=weights),
             num_classes=len(names),
             multiclass=self.multiclass,
+            fit=self.fit,
             monitor=self.monitor,
             mode=self.mode,
             training_metrics=self.training_metrics,
         )
 
+    @property
+    def undecided(self) -> str:
+        """Return the calibration or operating points that still need validation rows."""
+        return self.choices.undecided
+
+    def decisions(self, rows: Rows) -> Rows:
+        """Return what temperatures and thresholds follow from."""
+        return self.choices.kept(rows)
+
+    def decide(self, validation: Rows, task: base.Task | None = None) -> None:
+        """Take what validation samples said; networks stay as they are."""
+        self.choices.validation = validation
+
+    def decided(self, rows: Rows) -> Rows:
+        """Return rows with the probabilities that count and the calls at operating points."""
+        return self.choices.decided(rows)
+
     def report(self, folder: Path, data: DataModule) -> base.Report:
         """Return the writer of a test run's tables and figures."""
         from polymask.families.multitask.report import Report
 
-        return Report(folder, scorer=self.scorer, data=data)
+        return Report(
+            folder,
+            scorer=self.scorer,
+            data=data,
+            choices=self.choices,
+            fit=self.fit,
+            surface_tolerances=self.surface_tolerances,
+        )
 
     def picture(self, prediction: ImagePrediction, record: Record) -> np.ndarray:
         """Return the panel of one sample: image, predicted mask, outlines of truth and prediction."""
@@ -122,4 +172,13 @@ class Family(base.Family):
         """Return what predicts the masks and classes of new images."""
         from polymask.families.multitask.application import Application
 
-        return Application(data, chosen, class_names=self.class_names, multiclass=self.multiclass)
+        if chosen.get("abstain_below") is not None and not self.predict_classes:
+            raise UserError("abstain_below= is of no use to a run that predicts no classes; leave it out.")
+        kind = chosen.get("calibration", self.choices.calibration)
+        return Application(
+            data,
+            chosen,
+            class_names=self.class_names,
+            multiclass=self.multiclass,
+            temperature=self.choices.temperature_of(kind),
+        )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import TypeVar
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 
-_Values = TypeVar("_Values", np.ndarray, Tensor)
+from polymask.data.images import fit_window
 
 _STRIP_VALUES = 2**22  # probabilities enlarged at a time
+_Values = TypeVar("_Values", np.ndarray, Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,21 +28,16 @@ class ImagePrediction:
         mask_probabilities: (C, H, W) float32 at the network's input size: C = 1 probability of lesion, or one
             channel per class with the background first. None when the task has no masks.
         class_probabilities: (K,) float32, sums to 1. None when the task has no classes.
-        more_masks: Probabilities of further networks, of other sizes: that of a pixel is the mean over all,
-            each interpolated to the size at which it is asked for.
+        fit: How the image came to the network's size, see `fit_window`.
+        others: What further networks say, whose maps have another size or fit: the probabilities of a pixel
+            are the mean over all, each brought to the size at which they are asked for.
     """
 
     id: str
     mask_probabilities: Tensor | None
     class_probabilities: Tensor | None
-    more_masks: Sequence[Tensor] = ()
-
-    def mask(self, size: tuple[int, int] | None = None) -> np.ndarray | None:
-        """Return the mask at a (height, width), see `mask_from_probabilities`; None without masks."""
-        if self.mask_probabilities is None:
-            return None
-        maps = [found.cpu().numpy() for found in (self.mask_probabilities, *self.more_masks)]
-        return mask_from_probabilities(maps[0], size or maps[0].shape[1:], more=maps[1:])
+    fit: str = "stretch"
+    others: Sequence[ImagePrediction] = ()
 
 
 def probabilities(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -54,14 +51,66 @@ def probabilities(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def image_predictions(ids: Sequence[str], found: Mapping[str, Tensor]) -> list[ImagePrediction]:
-    """Return one prediction per id of what `probabilities` returned."""
+def image_predictions(ids: Sequence[str], found: Mapping[str, Tensor], fit: str) -> list[ImagePrediction]:
+    """Return one prediction per id of what `probabilities` returned of images of one `fit`."""
     nothing = [None] * len(ids)
     masks, classes = found.get("mask", nothing), found.get("label", nothing)
     return [
-        ImagePrediction(id=name, mask_probabilities=mask, class_probabilities=label)
+        ImagePrediction(id=name, mask_probabilities=mask, class_probabilities=label, fit=fit)
         for name, mask, label in zip(ids, masks, classes, strict=True)
     ]
+
+
+def merged(predictions: Sequence[ImagePrediction]) -> ImagePrediction:
+    """Return what several networks say of one image together: the mean of their probabilities.
+
+    Maps of one size and fit are averaged as they are: interpolation is linear, so their mean at the image's
+    own size is the same. Others wait until somebody knows at what size they meet.
+    """
+    first, *others = predictions
+    maps = [each.mask_probabilities for each in predictions if each.mask_probabilities is not None]
+    classes = [each.class_probabilities for each in predictions if each.class_probabilities is not None]
+    found = replace(first, class_probabilities=mean_of(classes) if classes else None)
+    if not maps or len({(each.fit, found.shape) for each, found in zip(predictions, maps, strict=True)}) > 1:
+        return replace(found, others=others if maps else ())
+    return replace(found, mask_probabilities=mean_of(maps))
+
+
+def probabilities_together(
+    predictions: Sequence[ImagePrediction], sizes: Sequence[tuple[int, int]]
+) -> dict[str, Tensor]:
+    """Return predictions of a batch as `probabilities` does, masks on the grid of the first network.
+
+    Args:
+        predictions: B of them, such as `merged` returned.
+        sizes: (height, width) of each image.
+    """
+    found = {}
+    if predictions[0].mask_probabilities is not None:
+        found["mask"] = torch.stack(
+            [_on_grid(each, size) for each, size in zip(predictions, sizes, strict=True)]
+        )
+    classes = [each.class_probabilities for each in predictions if each.class_probabilities is not None]
+    if classes:
+        found["label"] = torch.stack(classes)
+    return found
+
+
+def _on_grid(prediction: ImagePrediction, size: tuple[int, int]) -> Tensor:
+    """Return the mean of the maps (C, H, W) on the grid of the first, whose padding stays as it is."""
+    assert prediction.mask_probabilities is not None
+    if not prediction.others:
+        return prediction.mask_probabilities
+    grid = prediction.mask_probabilities.clone()
+    window = (slice(None), *fit_window(size, grid.shape[1:], prediction.fit))
+    maps = [grid[window]]
+    for other in prediction.others:
+        assert other.mask_probabilities is not None
+        own = other.mask_probabilities[:, *fit_window(size, other.mask_probabilities.shape[1:], other.fit)]
+        shape = grid[window].shape[1:]
+        maps.append(torch.nn.functional.interpolate(own[None], shape, mode="bilinear")[0])
+    grid[window] = mean_of(maps)
+    return grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +122,7 @@ class ImageResult:
             the task has no masks.
         multiclass: Whether the mask tells the classes apart.
         class_probabilities: Probability per class name, None without classes.
-        predicted_class: Name of the most probable class, None without classes.
+        predicted_class: Name of the most probable class, None without classes or where that is left open.
     """
 
     mask: np.ndarray | None
@@ -86,7 +135,15 @@ def image_result(
     prediction: ImagePrediction, size: tuple[int, int], class_names: Sequence[str], *, multiclass: bool
 ) -> ImageResult:
     """Bring a prediction to the image's own (height, width)."""
-    mask, probabilities = prediction.mask(size), None
+    mask, probabilities = None, None
+    maps = [
+        (each.mask_probabilities.cpu().numpy(), each.fit)
+        for each in (prediction, *prediction.others)
+        if each.mask_probabilities is not None
+    ]
+    if maps:
+        (first, fit), *others = maps
+        mask = mask_from_probabilities(first, size, fit, others=others)
     if prediction.class_probabilities is not None:
         values = prediction.class_probabilities.tolist()
         probabilities = dict(zip(class_names, values, strict=True))
@@ -97,21 +154,26 @@ def image_result(
 
 
 def mask_from_probabilities(
-    probabilities: np.ndarray, size: tuple[int, ...] | None = None, *, more: Sequence[np.ndarray] = ()
+    probabilities: np.ndarray,
+    size: tuple[int, int],
+    fit: str = "stretch",
+    *,
+    others: Sequence[tuple[np.ndarray, str]] = (),
 ) -> np.ndarray:
-    """Decide the class of each pixel.
+    """Decide the class of each pixel of an image, for a test and an inference alike.
 
     Args:
         probabilities: (C, H, W) float32, see `ImagePrediction.mask_probabilities`.
-        size: (height, width) of the result; the probabilities are interpolated to it before the decision.
-        more: Probabilities of further networks, (C, H', W') each; what is decided is then the mean of all.
+        size: (height, width) of the image; the probabilities are interpolated to it before the decision.
+        fit: How the image came to the network's size, see `fit_window`: padding is cut off first.
+        others: Probabilities and fit of further networks; what is decided is then the mean of all.
 
     Returns:
         (height, width) uint8: 0 = background, 1 = lesion or class + 1.
     """
-    size = probabilities.shape[1:] if size is None else size
+    maps = [own[:, *fit_window(size, own.shape[1:], how)] for own, how in ((probabilities, fit), *others)]
     mask = np.empty(size, np.uint8)
-    for strips in zip(*(_strips(each, size) for each in (probabilities, *more)), strict=True):
+    for strips in zip(*(_strips(each, size) for each in maps), strict=True):
         rows = strips[0][0]
         mask[rows] = _decide(mean_of([values for _, values in strips]))
     return mask
@@ -122,7 +184,7 @@ def mean_of(values: Sequence[_Values]) -> _Values:
     return reduce(add, values) / len(values)
 
 
-def _strips(probabilities: np.ndarray, size: tuple[int, ...]) -> Iterator[tuple[slice, np.ndarray]]:
+def _strips(probabilities: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield rows of (C, H, W) probabilities at a size, which may be their own; the same rows for all maps."""
     if probabilities.shape[1:] != size:
         yield from _enlarged_strips(probabilities, size)
@@ -132,7 +194,7 @@ def _strips(probabilities: np.ndarray, size: tuple[int, ...]) -> Iterator[tuple[
         yield slice(start, start + step), probabilities[:, start : start + step]
 
 
-def _strip_height(probabilities: np.ndarray, size: tuple[int, ...]) -> int:
+def _strip_height(probabilities: np.ndarray, size: tuple[int, int]) -> int:
     return max(1, _STRIP_VALUES // (len(probabilities) * size[1]))
 
 
@@ -142,7 +204,7 @@ def _decide(probabilities: np.ndarray) -> np.ndarray:
     return probabilities.argmax(axis=0).astype(np.uint8)
 
 
-def _enlarged_strips(probabilities: np.ndarray, size: tuple[int, ...]) -> Iterator[tuple[slice, np.ndarray]]:
+def _enlarged_strips(probabilities: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield rows of (C, H, W) probabilities at another size, interpolated linearly as `cv2.resize` does.
 
     All at once would take 4 C bytes per pixel of the image: 3.5 GB for 8 channels of 108 megapixels.
@@ -161,21 +223,3 @@ def _enlarged_strips(probabilities: np.ndarray, size: tuple[int, ...]) -> Iterat
         upper, lower = wide[:, above[rows]], wide[:, below[rows]]
         # In double precision, because OpenCV multiplies and adds with one rounding.
         yield rows, (upper + (lower - upper).astype(np.float64) * share[rows]).astype(np.float32)
-
-
-def merged(predictions: Sequence[ImagePrediction]) -> ImagePrediction:
-    """Return what several networks say of one image together: the mean of their probabilities.
-
-    Maps of one size are averaged as they are: interpolation is linear, so their mean at the image's own size
-    is the same. Maps of several sizes wait for `ImagePrediction.mask`, which knows at what size they meet.
-    """
-    masks = [each.mask_probabilities for each in predictions if each.mask_probabilities is not None]
-    classes = [each.class_probabilities for each in predictions if each.class_probabilities is not None]
-    if len({mask.shape for mask in masks}) == 1:
-        masks = [mean_of(masks)]
-    return ImagePrediction(
-        id=predictions[0].id,
-        mask_probabilities=masks[0] if masks else None,
-        class_probabilities=mean_of(classes) if classes else None,
-        more_masks=masks[1:],
-    )

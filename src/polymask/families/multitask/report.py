@@ -12,15 +12,23 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from polymask.data.headers import read_header
 from polymask.data.images import resize_mask, write_image
 from polymask.data.module import DataModule
 from polymask.data.records import Record
+from polymask.families import base
 from polymask.families.multitask.application import mask_file_values
+from polymask.families.multitask.dataset import read_true_mask
+from polymask.families.multitask.decision_report import DecisionReport
+from polymask.families.multitask.decisions import Decisions
+from polymask.families.multitask.original_size import OriginalScores
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
 from polymask.metrics.bootstrap import ratio
+from polymask.metrics.boundaries import count_defined, score_columns
 from polymask.metrics.classification import confusion_matrix
-from polymask.metrics.rows import mean_losses
+from polymask.metrics.rows import ORIGINAL, mean_losses
+from polymask.metrics.segmentation import lesion_scores
 from polymask.reporting import figures
 from polymask.reporting.canvas import prediction_panel
 from polymask.reporting.course import Course, plot_course
@@ -30,32 +38,61 @@ from polymask.structures.samples import Rows
 from polymask.utils.files import write_text
 
 _EXAMPLES = 8
+_AT_ORIGINAL_SIZE = ("dice_lesion_image", "iou_lesion_image")
+"""What the summary of a test says of masks at the images' own sizes."""
 
 
-class Report:
+class Report(base.Report):
     """Writes predicted masks as they come, and everything else at the end.
 
-    Masks and metrics are on the grid of the network's input (`data.image_size`).
+    Masks are those of an inference: of the image's own size. Metrics are on the grid of the network's input
+    (`data.image_size`), and those that end in `_original` of these masks.
 
     Args:
         folder: Where to write; for `picture` alone, where an earlier report lies.
         scorer: Computes the metrics; it knows the classes.
-        data: The data set, for groups and file names.
+        data: The data set, for groups, truth and file names.
+        choices: What validation samples decided.
+        fit: How images come to the network's size, see `fit_window`.
+        surface_tolerances: Distances of outlines that count as none, see `OriginalScores`.
     """
 
     bulk_folders = ("masks",)
 
-    def __init__(self, folder: Path, *, scorer: Scorer, data: DataModule) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        scorer: Scorer,
+        data: DataModule,
+        choices: Decisions,
+        fit: str,
+        surface_tolerances: Sequence[float] = (),
+    ) -> None:
         self.folder, self.scorer, self.data = folder, scorer, data
+        self.choices, self.fit = choices, fit
+        self._original = OriginalScores(
+            num_classes=len(scorer.class_names) + 1 if scorer.multiclass else 2,
+            pixel_size=data.samples.pixel_size,
+            tolerances=surface_tolerances,
+        )
 
     def add(self, predictions: Sequence[ImagePrediction]) -> None:
-        """Write the masks of one batch to `masks/{id}.png`."""
+        """Write the masks of one batch to `masks/{id}.png`, as inference does, and score them."""
+        names, multiclass = self.scorer.class_names, self.scorer.multiclass
         for prediction in predictions:
             if prediction.mask_probabilities is not None:
-                height, width = prediction.mask_probabilities.shape[-2:]
-                names, multiclass = self.scorer.class_names, self.scorer.multiclass
-                result = image_result(prediction, (height, width), names, multiclass=multiclass)
+                record = self._records[prediction.id]
+                true = read_true_mask(record, classes=multiclass)
+                size = _own_size(record) if true is None else true.shape
+                result = image_result(prediction, size, names, multiclass=multiclass)
+                assert result.mask is not None
                 write_image(self._mask_path(prediction.id), mask_file_values(result))
+                self._original.add(prediction.id, result.mask, true)
+
+    def complete(self, rows: Rows) -> Rows:
+        """Return the rows with the scores of the masks at the images' own sizes."""
+        return self._original.complete(rows)
 
     def finish(self, rows: Rows, course: Course) -> list[str]:
         """Write metrics with intervals, the table of samples, figures and example predictions."""
@@ -67,18 +104,22 @@ class Report:
             groups,
             losses=mean_losses(rows),
             details={
+                "calibration": self.choices.calibration,
                 "grid": list(self.data.image_size or ()),
+                "fit": self.fit,
                 "split_sha256": self.data.split.sha256,
                 **counts,
+                **count_defined(rows),
             },
         )
         write_samples(self.folder, rows, groups)
         write_text(self.folder / "per_sample.csv", self._table.to_csv(index=False))
         if "class_probabilities" in rows and (rows["label"] >= 0).any():
             self._write_classification(rows)
+        DecisionReport(self.folder, scorer.class_names, self.choices).write(rows, groups, measured)
         plot_course(course, self.folder)
         self._write_examples()
-        lines = measured.lines(self.scorer.headline)
+        lines = measured.lines([*self.scorer.headline, *(f"{name}{ORIGINAL}" for name in _AT_ORIGINAL_SIZE)])
         if counts:
             lines.append(
                 f"test/num_empty_masks {counts['num_empty_masks']} of {counts['num_masks']}  (nothing found "
@@ -104,6 +145,7 @@ class Report:
         if not mask_path.is_file():  # the task has no masks, so there is nothing to compare
             return prediction_panel(image, None, np.zeros(shape, np.uint8), caption)
         true = (record.read_mask() == 1).astype(np.uint8) if record.has_mask else None
+        # Masks of reports of old are on the grid, of images that were stretched to it.
         predicted = resize_mask(read_binary_or_classes(mask_path), shape)
         return prediction_panel(image, true, predicted, caption)
 
@@ -185,13 +227,32 @@ def sample_table(rows: Rows, groups: Sequence[str], class_names: Sequence[str]) 
         table["true_positive_pixels"] = true_positive
         table["false_positive_pixels"] = false_positive
         table["false_negative_pixels"] = false_negative
-    return table
+    return table.assign(**_original_columns(rows))
+
+
+def _original_columns(rows: Rows) -> dict[str, np.ndarray]:
+    """Return what the table says of each mask at its image's own size; nothing of tests that did not look."""
+    if f"confusion{ORIGINAL}" not in rows:
+        return {}
+    overlaps = lesion_scores(rows[f"lesion_confusion{ORIGINAL}"], rows[f"confusion{ORIGINAL}"])
+    columns = {f"{name}_lesion{ORIGINAL}": values for name, values in overlaps.items()}
+    return columns | {name.replace("_image", ""): rows[name] for name in score_columns(rows)}
+
+
+def _own_size(record: Record) -> tuple[int, int]:
+    """Return (height, width) of an image of which nothing else is known."""
+    header = read_header(record.image_path)
+    if header is not None:
+        return header.height, header.width
+    height, width = record.read_image().shape[:2]
+    return height, width
 
 
 def _caption(row: dict[Any, Any]) -> str:
     parts = [str(row["id"])]
     if "predicted" in row:
         parts.append(f"true {row['label'] or '?'}, predicted {row['predicted']} ({row['confidence']:.0%})")
-    if "dice_lesion" in row and not math.isnan(row["dice_lesion"]):
-        parts.append(f"Dice {row['dice_lesion']:.3f}")
+    dice = row.get(f"dice_lesion{ORIGINAL}", row.get("dice_lesion", math.nan))
+    if not math.isnan(dice):
+        parts.append(f"Dice {dice:.3f}")
     return " | ".join(parts)

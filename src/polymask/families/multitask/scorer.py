@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from polymask.families import base
+from polymask.metrics.boundaries import boundary_metrics
+from polymask.metrics.calibration import calibration_metrics, per_class_calibration
 from polymask.metrics.classification import classification_metrics, per_class_metrics
+from polymask.metrics.mask_quality import mask_disagreement
+from polymask.metrics.operating_points import operating_metrics
+from polymask.metrics.pixel_calibration import pixel_calibration
+from polymask.metrics.rows import ORIGINAL
 from polymask.metrics.segmentation import (
     count_masks,
     lesion_scores,
@@ -21,8 +27,10 @@ class Scorer(base.Scorer):
     """Scores masks, classes, or both, whichever the rows hold.
 
     The rows of N samples are `confusion` (N, C, 3) and `lesion_confusion` (N, 3) of the masks, see
-    `polymask.metrics.segmentation`; `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the
-    classes.
+    `polymask.metrics.segmentation`; `pixel_histogram` and `pixel_squared_error`, see
+    `polymask.metrics.pixel_calibration`, and the columns of `polymask.metrics.mask_quality`;
+    `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the classes. Those of a test also hold
+    what `OriginalScores` measured, in columns that end in `_original`.
 
     Args:
         class_names: Names of the K classes.
@@ -39,20 +47,33 @@ class Scorer(base.Scorer):
     ) -> dict[str, np.ndarray]:
         """Compute Dice, IoU and pixel accuracy of masks; accuracy, F1, AUROC and the like of classes.
 
-        `per_class` adds recall, precision, F1 and AUROC of each class.
+        And of both, how far their probabilities can be believed; of classes, also what decisions at operating
+        points are worth. `per_class` adds recall, precision, F1, AUROC and calibration of each class.
         """
         metrics: dict[str, np.ndarray] = {}
         if "confusion" in rows:
-            names = self.class_names if self.multiclass else ["lesion"]
-            lesion = rows["lesion_confusion"]
-            metrics |= segmentation_metrics(rows["confusion"], weights, names, lesion)
-            metrics |= pixel_accuracy(rows["confusion"], weights)
+            metrics |= self._of_masks(rows, weights)
+        if f"confusion{ORIGINAL}" in rows:
+            metrics |= self._of_masks(rows, weights, ORIGINAL) | boundary_metrics(rows, weights)
+        if "pixel_histogram" in rows:  # which results of earlier versions lack
+            pixels = rows["pixel_histogram"], rows["pixel_squared_error"]
+            metrics |= pixel_calibration(*pixels, weights, "lesion")
         if "class_probabilities" in rows and (rows["label"] >= 0).any():
             labels, probabilities = rows["label"], rows["class_probabilities"]
             metrics |= classification_metrics(labels, probabilities, weights)
+            metrics |= calibration_metrics(labels, probabilities, weights)
+            metrics |= operating_metrics(rows, weights)
             if per_class:
                 metrics |= per_class_metrics(labels, probabilities, self.class_names, weights)
+                metrics |= per_class_calibration(labels, probabilities, self.class_names, weights)
         return metrics
+
+    def _of_masks(self, rows: Rows, weights: np.ndarray | None, end: str = "") -> dict[str, np.ndarray]:
+        """Return the metrics of masks on the grid, or at their own size; their names end as the columns."""
+        counts, lesion = rows[f"confusion{end}"], rows[f"lesion_confusion{end}"]
+        names = self.class_names if self.multiclass else ["lesion"]
+        metrics = segmentation_metrics(counts, weights, names, lesion) | pixel_accuracy(counts, weights)
+        return {f"{name}{end}": values for name, values in metrics.items()}
 
     def scores(self, rows: Rows) -> dict[str, np.ndarray]:
         """Return the Dice of each lesion mask and the probability of each true class, where there are any."""
@@ -66,11 +87,22 @@ class Scorer(base.Scorer):
         return scores
 
     def truth(self, rows: Rows, *, same_grid: bool) -> dict[str, np.ndarray]:
-        """Return the true classes, and on one grid the areas of the true masks in pixels."""
+        """Return the true classes and, on one grid and at their own size, the areas of the true masks."""
         truth = {"classes": rows["label"]} if "label" in rows else {}
-        if "lesion_confusion" in rows and same_grid:
-            truth["masks"] = rows["lesion_confusion"][..., 0] + rows["lesion_confusion"][..., 2]
+        ends = {"masks": "", "masks at their own size": ORIGINAL}
+        for what, end in ends.items():
+            counts = rows.get(f"lesion_confusion{end}")
+            if counts is not None and (end or same_grid):
+                truth[what] = counts[..., 0] + counts[..., 2]
         return truth
+
+    def class_evidence(self, rows: Rows) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return given classes and their probabilities, None without classes."""
+        return (rows["label"], rows["class_probabilities"]) if "class_probabilities" in rows else None
+
+    def mask_evidence(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Return how far true and predicted masks disagree, if there are any."""
+        return mask_disagreement(rows) if "confusion" in rows else {}
 
     def counts(self, rows: Rows) -> dict[str, float]:
         """Return how many true masks are empty, if any is: there, nothing found scores 1."""

@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from polymask.families.base import Batch
 from polymask.families.multitask.loss import Loss
-from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
+from polymask.families.multitask.predictions import (
+    ImagePrediction,
+    image_predictions,
+    probabilities,
+    probabilities_together,
+)
 from polymask.families.network import NetworkTask
+from polymask.metrics.mask_quality import mask_agreement_rows
+from polymask.metrics.pixel_calibration import pixel_rows
 from polymask.metrics.segmentation import confusion_per_sample, lesion_confusion_per_sample
 from polymask.models.mask_class.classifier import SegmentationClassifier
 from polymask.structures.pixels import normalized
@@ -31,6 +37,7 @@ class Task(NetworkTask):
         loss: Weighted sum over both outputs.
         num_classes: Number of classes K.
         multiclass: The mask tells the classes apart (C = K + 1), instead of lesion or not (C = 1).
+        fit: How images come to the network's size, see `polymask.data.images.fit_window`.
         monitor: Metric that decides the best checkpoint.
         mode: `min` or `max`.
         training_metrics: Also keep the rows of the training batches.
@@ -46,13 +53,14 @@ class Task(NetworkTask):
         loss: Loss,
         num_classes: int,
         multiclass: bool,
+        fit: str = "stretch",
         monitor: str = "val/loss",
         mode: str = "min",
         training_metrics: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
-        self.num_classes, self.multiclass = num_classes, multiclass
+        self.num_classes, self.multiclass, self.fit = num_classes, multiclass, fit
         self.monitor, self.mode = monitor, mode
         self.training_metrics = training_metrics
 
@@ -65,7 +73,7 @@ class Task(NetworkTask):
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, `loss_segmentation`, `loss_classification` and the named terms."""
         batch = _with_integer_mask(batch)
-        outputs = self.model(self.images(batch))
+        outputs = self.model(self.images(batch), **self.metadata(batch))
         if self.training_metrics:
             with torch.no_grad():
                 rows = self._rows(probabilities(outputs), batch)
@@ -84,7 +92,7 @@ class Task(NetworkTask):
     def evaluation_step(self, batch: Batch) -> list[ImagePrediction]:
         """Collect confusions, class probabilities and losses of the batch."""
         batch = _with_integer_mask(batch)
-        outputs = self.model(self.images(batch))
+        outputs = self.model(self.images(batch), **self.metadata(batch))
         size = len(batch["ids"])
         # Every sample carries its batch's loss: the mean over samples then weighs a short batch rightly.
         rows = {name: value.expand(size) for name, value in self.loss(outputs, batch).items()}
@@ -95,41 +103,40 @@ class Task(NetworkTask):
                     if name in rows:
                         rows[name] = torch.full_like(rows[name], float("nan"))
         found = probabilities(outputs)
-        self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch))
-        return image_predictions(batch["ids"], found)
+        self.accumulator.update(batch["ids"], **rows, **self._evaluation_rows(found, batch))
+        return image_predictions(batch["ids"], found, self.fit)
 
     def compared(self, predictions: Sequence[ImagePrediction], batch: Batch) -> dict[str, Tensor]:
         """Return the rows of predictions, their masks on the grid of the batch's own."""
-        batch = _with_integer_mask(batch)
-        rows: dict[str, Tensor] = {}
-        height, width = batch["mask"].shape[1:]
-        masks = [mask for each in predictions if (mask := each.mask((height, width))) is not None]
-        if masks:
-            predicted = torch.from_numpy(np.stack(masks)).to(batch["mask"])
-            rows |= self._mask_rows(predicted, batch)
-        classes = [each.class_probabilities for each in predictions if each.class_probabilities is not None]
-        if classes:
-            rows |= {"class_probabilities": torch.stack(classes), "label": batch["label"]}
-        return rows
+        found = probabilities_together(predictions, batch["sizes"])
+        return self._evaluation_rows(found, _with_integer_mask(batch))
 
-    def _mask_rows(self, predicted: Tensor, batch: Batch) -> dict[str, Tensor]:
-        num_classes = self.num_classes + 1 if self.multiclass else 2
-        return {
-            "confusion": confusion_per_sample(predicted, batch["mask"], num_classes),
-            "lesion_confusion": lesion_confusion_per_sample(predicted, batch["mask"]),
-        }
+    def _evaluation_rows(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return the rows of `_rows`, and those that are too much for every step of a training."""
+        rows = self._rows(found, batch)
+        if "mask" in found:
+            lesion = 1 - found["mask"][:, 0] if self.multiclass else found["mask"][:, 0]
+            rows |= mask_agreement_rows(found["mask"], batch["mask"]) | pixel_rows(lesion, batch["mask"])
+        return rows
 
     def _rows(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return what the metrics need of each sample, without waiting for the device."""
-        rows: dict[str, Tensor] = {}
+        rows = {}
         if "mask" in found:
             # From probabilities as in `mask_from_probabilities`, so that counts and mask files always agree.
             predicted = found["mask"].argmax(dim=1) if self.multiclass else (found["mask"][:, 0] > 0.5).long()
-            rows |= self._mask_rows(predicted, batch)
+            num_classes = self.num_classes + 1 if self.multiclass else 2
+            rows["confusion"] = confusion_per_sample(predicted, batch["mask"], num_classes)
+            rows["lesion_confusion"] = lesion_confusion_per_sample(predicted, batch["mask"])
         if "label" in found:
             rows["class_probabilities"] = found["label"]
             rows["label"] = batch["label"]
         return rows
+
+    @staticmethod
+    def metadata(batch: Batch) -> dict[str, Tensor]:
+        """Return what the model takes beside images: `metadata` where the batch has some."""
+        return {"metadata": batch["metadata"]} if "metadata" in batch else {}
 
     def images(self, batch: Batch) -> Tensor:
         """Return (B, 3, H, W) float32 normalised images of a (B, H, W, 3) uint8 batch."""

@@ -11,6 +11,7 @@ import pandas as pd
 
 from polymask.data.images import read_image, write_image
 from polymask.data.module import DataModule
+from polymask.families import base
 from polymask.families.pretraining.predictions import ReconstructedImage, panel
 from polymask.families.pretraining.scorer import Scorer
 from polymask.metrics.rows import mean_losses
@@ -24,7 +25,7 @@ from polymask.utils.files import write_text
 _EXAMPLES = 2  # of the best, of the middle and of the worst
 
 
-class Report:
+class Report(base.Report):
     """Writes the picture of each image as it comes, and everything else at the end.
 
     Args:

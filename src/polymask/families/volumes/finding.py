@@ -50,7 +50,7 @@ def find_volume(
         objects = slice_objects(id_, raw, seen=seen, size=shape[1:])
         if look is not None:
             look(objects)
-        sections = sections_of(objects, score_threshold)
+        sections = sections_of(objects, score_threshold, min_visible=linking.min_visible)
         labels[z] = sections.labels
         linker.add(sections.labels, sections.scores, sections.classes, sections.embedding)
     links = linker.finish()

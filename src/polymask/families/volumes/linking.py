@@ -30,6 +30,7 @@ class Linking:
     Attributes:
         name: What says which sections belong together: `overlap`, or `embedding`, the matching scores of a
             network's embeddings of the sections; both within the rules below.
+        min_visible: Least share of a section that surer ones of its slice leave of it; else it is dropped.
         min_iou: Least intersection over union (IoU) of sections of neighbouring slices.
         gap: Slices in a row in which an object may be missing.
         gap_iou: Least IoU of two sections with missing ones between them.
@@ -48,6 +49,7 @@ class Linking:
     """
 
     name: str = "overlap"
+    min_visible: float = 0.25
     min_iou: float = 0.1
     gap: int = 1
     gap_iou: float = 0.4
@@ -60,7 +62,7 @@ class Linking:
 
     def __post_init__(self) -> None:
         choose("task.linking.name", self.name, QUALITIES)
-        for key in ("min_iou", "gap_iou", "min_score"):
+        for key in ("min_visible", "min_iou", "gap_iou", "min_score"):
             number(f"task.linking.{key}", getattr(self, key), least=0, most=1)
         number("task.linking.convex_ratio", self.convex_ratio, above=0, most=1)
         number("task.linking.iou_weight", self.iou_weight, least=0)
@@ -138,8 +140,8 @@ class Linker:
         """Take the next slice.
 
         Args:
-            labels: (H, W) uint16 section numbers 1 to n, 0 = background. A section without pixels, because
-                surer ones cover it, belongs to no object.
+            labels: (H, W) uint16 section numbers 1 to n, 0 = background. A section without pixels belongs to
+                no object.
             scores: (n,) score of each section.
             classes: (n,) class index of each section.
             embedding: (n, D) of each section, for linking by embeddings.

@@ -31,7 +31,7 @@ class Sections:
 
     Attributes:
         labels: (H, W) uint16, 0 = background, n = the n-th section; where two overlap, the better score wins,
-            so a section may have fewer pixels than its object, or none.
+            so a section may have fewer pixels than its object.
         scores: (N,) float32.
         classes: (N,) int64 class index, from 0.
         embedding: (N, D) float32, or None.
@@ -71,21 +71,26 @@ def slice_objects(
     )
 
 
-def sections_of(objects: SliceObjects, score_threshold: float) -> Sections:
-    """Draw the objects of at least that score into one map.
+def sections_of(objects: SliceObjects, score_threshold: float, *, min_visible: float) -> Sections:
+    """Draw the objects of at least that score into one map, the best first, each where there is still room.
+
+    Of two detections of one object, the worse has hardly any room left: what remains of it, a thin ring, is
+    no object. The rule is that of Kirillov et al. ("Panoptic Segmentation", CVPR 2019, arXiv 1801.00868).
 
     Args:
         objects: All objects of a slice, best score first.
         score_threshold: Least score of an object that counts.
+        min_visible: Least share of an object's pixels that must be left.
     """
     confident = objects[objects.scores >= score_threshold]
     labels = np.zeros(objects.size, np.uint16)
-    for number in range(len(confident), 0, -1):  # the best last, on top
-        piece = crop(confident.masks[number - 1])
-        labels[piece.window][piece.mask] = number
-    return Sections(
-        labels=labels,
-        scores=confident.scores,
-        classes=confident.labels,
-        embedding=confident.embedding,
-    )
+    kept: list[int] = []
+    for number, mask in enumerate(confident.masks):
+        piece = crop(mask)
+        window = labels[piece.window]
+        free = piece.mask & (window == 0)
+        if free.any() and np.count_nonzero(free) >= min_visible * np.count_nonzero(piece.mask):
+            kept.append(number)
+            window[free] = len(kept)
+    drawn = confident[np.array(kept, np.int64)]
+    return Sections(labels=labels, scores=drawn.scores, classes=drawn.labels, embedding=drawn.embedding)

@@ -15,6 +15,7 @@ from polymask.data.images import read_image, write_image
 from polymask.data.module import DataModule
 from polymask.data.records import Record
 from polymask.data.volume_truth import volume_truth
+from polymask.families import base
 from polymask.families.volumes import ctc
 from polymask.families.volumes.drawing import volume_panel
 from polymask.families.volumes.scene import Scene, scene_of
@@ -61,7 +62,7 @@ class _Sequence:
         ctc.link_tracks(folder, name, sorted(self.frames, key=lambda frame: frame.name))
 
 
-class Report:
+class Report(base.Report):
     """Writes the objects and the picture of each frame as it comes, and everything else at the end.
 
     Args:

@@ -73,11 +73,12 @@ class SegmentationClassifier(nn.Module):
         """Return the standard deviation per channel that the encoder expects of pixels in [0, 1]."""
         return tuple(round(value, 6) for value in self.pixel_std.tolist())
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
         """Predict.
 
         Args:
             images: (B, C, H, W), normalised with `mean` and `std`.
+            metadata: (B, F) features for the head, None where it takes none or nothing is known.
 
         Returns:
             `mask_logits` (B, num_masks, H, W) if the network has a decoder, and `class_logits`
@@ -87,7 +88,7 @@ class SegmentationClassifier(nn.Module):
             UserError: A training batch of one image, where a normalisation layer needs more.
         """
         try:
-            return self._predict(images)
+            return self._predict(images, metadata)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -97,7 +98,7 @@ class SegmentationClassifier(nn.Module):
                 "images."
             ) from error
 
-    def _predict(self, images: Tensor) -> dict[str, Tensor]:
+    def _predict(self, images: Tensor, metadata: Tensor | None) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
         padding = (0, self._padded(width) - width, 0, self._padded(height) - height)
         encoded = self.encoder(F.pad(images, padding, mode="replicate") if any(padding) else images)
@@ -111,7 +112,7 @@ class SegmentationClassifier(nn.Module):
                 # Zero in the padding, so that mask attention does not look there.
                 probability = F.pad(lesion_probability(outputs["mask_logits"]), padding)
             extent = height / self._padded(height), width / self._padded(width)
-            outputs["class_logits"] = self.classification_head(inputs[0], probability, extent)
+            outputs["class_logits"] = self.classification_head(inputs[0], probability, extent, metadata)
         return outputs
 
     def _padded(self, size: int) -> int:

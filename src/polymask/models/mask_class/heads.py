@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask.errors import UserError, choose, number
+from polymask.errors import UserError, choose, number, whole_number
+from polymask.models.mask_class.metadata import MetadataEmbedding
 from polymask.models.mask_class.pooling import POOLINGS, masked_average
 
 
@@ -29,10 +30,14 @@ class ClassificationHead(nn.Module):
             gradient flows into the probability: the classification loss must not bend the mask.
         hidden: Widths of hidden layers (ReLU) between the vector and the logits.
         dropout: Probability of dropping an input of each linear layer.
+        metadata_sizes: Features of each column of metadata, see `MetadataEmbedding`; their vector stands
+            beside those of the levels. Empty for an image alone.
+        metadata_width: Length of this vector.
+        metadata_dropout: Probability of forgetting a column of a sample in training.
 
     Raises:
-        UserError: Unknown pooling, a level that does not exist or has no channels, or `hidden` and
-            `dropout` outside their range.
+        UserError: Unknown pooling, a level that does not exist or has no channels, or widths and
+            probabilities outside their range.
     """
 
     def __init__(
@@ -45,6 +50,9 @@ class ClassificationHead(nn.Module):
         mask_attention: bool = False,
         hidden: Sequence[int] = (),
         dropout: float = 0.0,
+        metadata_sizes: Sequence[int] = (),
+        metadata_width: int = 32,
+        metadata_dropout: float = 0.1,
     ) -> None:
         super().__init__()
         pooling_type = POOLINGS[choose("model.head.pooling", pooling, POOLINGS)]
@@ -53,7 +61,13 @@ class ClassificationHead(nn.Module):
         self.mask_attention = mask_attention
         self.poolings = nn.ModuleList(pooling_type(channels[level]) for level in self.levels)
         factor = pooling_type.factor + mask_attention
-        widths = [factor * sum(channels[level] for level in self.levels), *hidden]
+        self.metadata: MetadataEmbedding | None = None
+        if metadata_sizes:
+            width = whole_number("model.head.metadata_width", metadata_width, least=1)
+            forget = number("model.head.metadata_dropout", metadata_dropout, least=0, below=1)
+            self.metadata = MetadataEmbedding(metadata_sizes, width=width, dropout=forget)
+        width = self.metadata.width if self.metadata is not None else 0
+        widths = [factor * sum(channels[level] for level in self.levels) + width, *hidden]
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
             layers += [nn.Dropout(dropout), nn.Linear(width_in, width_out), nn.ReLU()]
@@ -65,6 +79,7 @@ class ClassificationHead(nn.Module):
         features: Sequence[Tensor],
         mask_probability: Tensor | None = None,
         extent: tuple[float, float] = (1.0, 1.0),
+        metadata: Tensor | None = None,
     ) -> Tensor:
         """Compute the logits.
 
@@ -74,6 +89,7 @@ class ClassificationHead(nn.Module):
                 used, and then needed, with `mask_attention`.
             extent: Fraction of the height and of the width that is image. What lies beyond (bottom and
                 right) is padding, and cells that hold nothing else are left out.
+            metadata: (B, F) float32 features of the columns of `metadata_sizes`; None where nothing is known.
 
         Returns:
             Logits (B, num_classes).
@@ -90,6 +106,8 @@ class ClassificationHead(nn.Module):
                     height, width = features[level].shape[-2:]
                     weight = F.adaptive_avg_pool2d(mask_probability.detach().float(), (height, width))
                     vectors.append(masked_average(feature, _crop(weight, extent)))
+            if self.metadata is not None:
+                vectors.append(self.metadata(metadata, len(vectors[0])).float())
             vector = torch.cat(vectors, dim=1)
         return self.logits(self.perceptron(vector.to(self.logits.weight.dtype)))
 

@@ -30,7 +30,9 @@ from polymask.models.weights import (
     read_state_dict,
 )
 from polymask.structures.gives import gives
+from polymask.structures.metadata import MetadataEncoding
 
+_NO_OPTIONS = ("channels", "num_classes", "metadata_sizes")  # of a head: what else decides about it
 TRIAL_SIZE = (65, 97)
 """Divisible by no stride, so that a network which takes it takes any size."""
 
@@ -49,6 +51,8 @@ def build_smp(
     drop_path: float = 0.0,
     checkpoint_blocks: bool = False,
     head: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    metadata_statistics: Mapping[str, Sequence[Any]] | None = None,
     pretrained: bool = True,
     **options: Any,
 ) -> SegmentationClassifier:
@@ -69,6 +73,9 @@ def build_smp(
         drop_path: Stochastic depth of a `tu-` encoder, see `polymask.models.encoders.encoder_traits`.
         checkpoint_blocks: Let a plain transformer take less memory and more time in training.
         head: Options of `polymask.models.mask_class.heads.ClassificationHead`.
+        metadata: Columns that the head takes, `number` or `category` each, see
+            `polymask.structures.metadata`.
+        metadata_statistics: What makes features of them.
         pretrained: False builds the same network with random weights, for those of a checkpoint.
         **options: Options of the decoder, such as `encoder_depth` and `decoder_channels`.
 
@@ -78,6 +85,7 @@ def build_smp(
     if num_masks < 1 and num_classes < 1:
         raise UserError(f"model.num_masks={num_masks}, model.num_classes={num_classes}: nothing to predict.")
     decoder = choose("model.model", model, DECODERS) if num_masks else None
+    metadata_sizes = _metadata_sizes(metadata, metadata_statistics, num_classes)
     check_encoder_name(encoder_name)
     _check_options(decoder, options)
     build = partial(
@@ -100,7 +108,9 @@ def build_smp(
         encoder=encoder,
         decoder=mask_decoder,
         segmentation_head=mask_head,
-        classification_head=_build_head(head or {}, encoder.out_channels, num_masks, num_classes),
+        classification_head=_build_head(
+            head or {}, encoder.out_channels, num_masks, num_classes, metadata_sizes
+        ),
         normalization=(_per_channel(mean, in_channels), _per_channel(std, in_channels)),
         stride=stride,
         min_size=min_size,
@@ -169,7 +179,11 @@ def _check_options(decoder: str | None, options: Iterable[str]) -> None:
 
 
 def _build_head(
-    options: Mapping[str, Any], channels: Sequence[int], num_masks: int, num_classes: int
+    options: Mapping[str, Any],
+    channels: Sequence[int],
+    num_masks: int,
+    num_classes: int,
+    metadata_sizes: Sequence[int],
 ) -> ClassificationHead | None:
     """Build the classification head, None without classes.
 
@@ -180,9 +194,27 @@ def _build_head(
         return None
     known = inspect.signature(ClassificationHead).parameters
     for option in options:
-        choose("model.head", option, [name for name in known if name not in ("channels", "num_classes")])
+        choose("model.head", option, [name for name in known if name not in _NO_OPTIONS])
     if options.get("mask_attention") and num_masks < 1:
         raise UserError(
             "model.head.mask_attention=true needs a mask to look at: choose task=multitask, or set it false."
         )
-    return ClassificationHead(channels=channels, num_classes=num_classes, **options)
+    return ClassificationHead(
+        channels=channels, num_classes=num_classes, metadata_sizes=metadata_sizes, **options
+    )
+
+
+def _metadata_sizes(
+    metadata: Mapping[str, str] | None, statistics: Mapping[str, Sequence[Any]] | None, num_classes: int
+) -> list[int]:
+    """Return the features of each column of metadata; none without."""
+    if not metadata:
+        return []
+    if not num_classes:
+        raise UserError(
+            f"model.metadata={dict(metadata)} is an input of the classification head, which a task without "
+            "classes has not: choose task=multitask or classification, or leave it out."
+        )
+    if statistics is None:
+        raise ValueError("model.metadata without its statistics: they are measured where data are built.")
+    return MetadataEncoding(kinds=metadata, statistics=statistics).sizes

@@ -18,6 +18,7 @@ from polymask.reporting.canvas import stack_panels, text_bar
 from polymask.studies.comparison.figures import plot_comparison
 from polymask.studies.comparison.sides import Side, align
 from polymask.studies.comparison.statistics import MetricComparison, compare_samples
+from polymask.studies.comparison.subgroups import write_subgroup_comparison
 from polymask.studies.comparison.text import comparison_text
 from polymask.utils.files import REPORT_NAME, write_text
 from polymask.utils.numbers import none_for_nan
@@ -42,7 +43,8 @@ def write_comparison(
     """Compare two tested runs of the same task and write the report.
 
     Writes `comparison.txt`, `comparison.csv`, `comparison.png`, `per_sample.csv` and `metrics.json`, and
-    where samples differ `pictures/{rank}_{id}.png`. When the tests were on different images, those that they
+    where samples differ `pictures/{rank}_{id}.png`; where the tests know subgroups, `subgroups.csv` and
+    `subgroups.png`. When the tests were on different images, those that they
     have in common are compared, and the notes and the log say so.
 
     Losses are not compared: a sample carries the one of its batch.
@@ -96,6 +98,7 @@ def write_aligned(
     draws = {"num_replicates": num_replicates, "num_permutations": num_permutations}
     metrics = partial(side_a.family.scorer.metrics, per_class=True)
     results = compare_samples(metrics, side_a.rows, side_b.rows, side_a.groups, **draws, seed=seed)
+    notes = [*notes, *write_subgroup_comparison(folder, side_a, side_b, **draws, seed=seed)]
     numbers = {"num_images": len(side_a.groups), "num_groups": len(set(side_a.groups)), **draws}
     text = comparison_text(results, **numbers, name_a=side_a.name, name_b=side_b.name, notes=notes)
     write_text(folder / "comparison.txt", text)

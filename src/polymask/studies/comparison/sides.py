@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +9,15 @@ from functools import reduce
 
 import numpy as np
 
+from polymask.data.attributes import Attributes
 from polymask.data.module import DataModule
 from polymask.errors import UserError
 from polymask.families.base import Family, Report
+from polymask.metrics.rows import ORIGINAL
+from polymask.metrics.subgroups import ROWS_PREFIX
 from polymask.reporting.rows import common_samples
 from polymask.structures.samples import Rows
-from polymask.studies.tested_run import RunOnDisk
+from polymask.studies.tested_run import RunOnDisk, with_test_samples
 from polymask.utils.files import REPORT_NAME
 
 
@@ -31,6 +33,8 @@ class Side:
         split_sha256: Hash of the split that it was tested on.
         grid: (height, width) on which masks were scored, None where that is their own size.
         report: Draws its test samples.
+        fit: How images came to the size of that grid, `stretch` or `letterbox`.
+        smallest_subgroup: Of subgroups with fewer groups only the counts are shown.
     """
 
     name: str
@@ -40,6 +44,14 @@ class Side:
     split_sha256: str
     grid: tuple[int, ...] | None
     report: Report
+    fit: str = "stretch"
+    smallest_subgroup: int = Attributes.smallest_subgroup
+
+    @property
+    def place(self) -> str:
+        """Return where its masks were scored, in words."""
+        size = " x ".join(map(str, self.grid)) if self.grid is not None else "their own size"
+        return size if self.fit == "stretch" else f"{size} {self.fit}"
 
     @property
     def class_names(self) -> list[str]:
@@ -66,24 +78,10 @@ def make_side(run: RunOnDisk, data: DataModule) -> Side:
         groups=run.groups,
         split_sha256=content["split_sha256"],
         grid=tuple(content["grid"]) if "grid" in content else None,
-        report=family.report(run.folder, _tested(data, run.rows["ids"].tolist(), run.name)),
+        report=family.report(run.folder, with_test_samples(data, run.rows["ids"].tolist(), run.name)),
+        fit=content.get("fit", "stretch"),  # reports of old do not say
+        smallest_subgroup=data.attributes.smallest_subgroup,
     )
-
-
-def _tested(data: DataModule, ids: list[str], name: str) -> DataModule:
-    """Return the data set with the samples `ids` as its test subset.
-
-    A test with another split file than the training's looked at other samples than the run's own split says.
-    """
-    missing = set(ids).difference(record.id for record in data.records)
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(ids)} test samples of {name} are not in {data.data_dir}, e.g. "
-            f"{min(missing)!r}; give the folder of the data that it was tested on as data_dir=."
-        )
-    data = copy.copy(data)
-    data.split = replace(data.split, subsets={"train": [], "val": [], "test": ids})
-    return data
 
 
 def align(side_a: Side, side_b: Side) -> tuple[Side, Side, list[str]]:
@@ -101,14 +99,15 @@ def align(side_a: Side, side_b: Side) -> tuple[Side, Side, list[str]]:
         UserError: The runs have different classes, metrics or labels, or no test sample in common.
     """
     _check_tasks(side_a, side_b)
+    (side_a, side_b), notes = _same_columns([side_a, side_b])
     rows_a, rows_b, of_a = common_samples(side_a.rows, side_b.rows)
-    notes = _split_notes(side_a, side_b, num_common=len(of_a))
+    notes += _split_notes(side_a, side_b, num_common=len(of_a))
     groups = [side_a.groups[index] for index in of_a]
     group_in_b = dict(zip(side_b.rows["ids"].tolist(), side_b.groups, strict=True))
     if groups != [group_in_b[name] for name in rows_a["ids"].tolist()]:
         notes.append(f"The groups of the images differ; those of {side_a.name} are used.")
-    if side_a.grid != side_b.grid:
-        grids = " and ".join(f"{_size(side.grid)} ({side.name})" for side in (side_a, side_b))
+    if side_a.place != side_b.place:
+        grids = " and ".join(f"{side.place} ({side.name})" for side in (side_a, side_b))
         notes.append(
             f"Masks were scored on different grids, {grids}: part of a difference may come from that."
         )
@@ -134,6 +133,9 @@ def align_all(sides: Sequence[Side]) -> tuple[list[Side], list[list[str]]]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{twice} is named more than once among {', '.join(names)}: name each run once.")
+    for other in sides[1:]:
+        _check_tasks(sides[0], other)
+    sides, partly = _same_columns(sides)
     pairs = [align(sides[0], other) for other in sides[1:]]
     common = reduce(np.intersect1d, [side_a.rows["ids"] for side_a, _, _ in pairs])
     if len(common) == 0:
@@ -146,7 +148,36 @@ def align_all(sides: Sequence[Side]) -> tuple[list[Side], list[list[str]]]:
     )
     more = [fewer + "are compared."] if any(len(side.groups) > len(common) for side, _, _ in pairs) else []
     aligned = [pairs[0][0], *(side_b for _, side_b, _ in pairs)]
-    return [_only(side, common) for side in aligned], [[*notes, *more] for _, _, notes in pairs]
+    notes = [[*partly, *notes, *more] for _, _, notes in pairs]
+    return [_only(side, common) for side in aligned], notes
+
+
+def _same_columns(sides: Sequence[Side]) -> tuple[list[Side], list[str]]:
+    """Return runs without what not all of them measured, and a note on it.
+
+    Older tests have less, and others ask for other distances or operating points. Runs that were not measured
+    against the same kinds of truth keep what tells them apart. Subgroups are of the samples, so one run that
+    knows them is enough.
+    """
+    own: list[set[str]] = [set(side.rows) for side in sides]
+    partly = own[0].union(*own) - own[0].intersection(*own)
+    partly = {name for name in partly if not name.startswith(ROWS_PREFIX)}
+    if any(_kinds_of_truth(side) != _kinds_of_truth(sides[0]) for side in sides):
+        partly = {name for name in partly if name.endswith(ORIGINAL)}
+    if not partly:
+        return list(sides), []
+    note = (
+        f"Left out is what was not measured in all tests: {', '.join(sorted(partly))}; polymask test, with "
+        "the same settings for all, measures it."
+    )
+    kept = [{name: values for name, values in side.rows.items() if name not in partly} for side in sides]
+    return [replace(side, rows=rows) for side, rows in zip(sides, kept, strict=True)], [note]
+
+
+def _kinds_of_truth(side: Side) -> set[str]:
+    """Return against what a run was measured, apart from the size at which that was done."""
+    rows = {name: values for name, values in side.rows.items() if not name.endswith(ORIGINAL)}
+    return set(side.family.scorer.truth(rows, same_grid=True))
 
 
 def _only(side: Side, ids: np.ndarray) -> Side:
@@ -218,7 +249,7 @@ def _check_rows(side_a: Side, side_b: Side) -> None:
 
 def _check_truth(side_a: Side, side_b: Side) -> None:
     """Make sure that the true classes, and on equal grids the true masks, are the same for both runs."""
-    same_grid = side_a.grid == side_b.grid
+    same_grid = side_a.place == side_b.place
     truth_a, truth_b = (side.family.scorer.truth(side.rows, same_grid=same_grid) for side in (side_a, side_b))
     for what in truth_a.keys() & truth_b.keys():
         differ = (truth_a[what] != truth_b[what]).reshape(len(truth_a[what]), -1).any(axis=1)
@@ -227,7 +258,3 @@ def _check_truth(side_a: Side, side_b: Side) -> None:
                 f"the true {what} of {differ.sum()} images are not the same in the tests of {side_a.name} "
                 f"and {side_b.name}: run polymask test on the same data for both."
             )
-
-
-def _size(grid: tuple[int, ...] | None) -> str:
-    return " x ".join(map(str, grid)) if grid is not None else "their own size"

@@ -8,9 +8,10 @@ from itertools import combinations
 from typing import Any
 
 from polymask.errors import UserError
-from polymask.run_config import ANYTIME
+from polymask.run_config import ANYTIME, flatten
 from polymask.studies.folds.names import study_names
 from polymask.studies.folds.statistics import MetricSummary, Rows, SampleMetrics, summarize_metrics
+from polymask.studies.tested_run import RunOnDisk
 
 FOLD = "data.fold"
 NUM_FOLDS = "data.num_folds"
@@ -96,10 +97,7 @@ def gather_folds(runs: Sequence[FoldRun], *, num_replicates: int = 1000, seed: i
     """
     if not runs:
         raise UserError("there is no run to sum up; name some: polymask summarize RUN ...")
-    for run in runs:
-        if [other.name for other in runs].count(run.name) > 1:
-            raise UserError(f"run {run.name!r} is given twice; name each run once.")
-    members = [_sorted_by_fold(group) for group in _grouped(runs)]
+    members = grouped_folds(runs)
     names = study_names([(_identity(group[0]), group[0].name) for group in members])
     return [
         Study(
@@ -116,6 +114,34 @@ def gather_folds(runs: Sequence[FoldRun], *, num_replicates: int = 1000, seed: i
         )
         for name, group in zip(names, members, strict=True)
     ]
+
+
+def as_fold(tested: RunOnDisk) -> FoldRun:
+    """Return a tested run as one of a study."""
+    content, scorer = tested.run.content, tested.run.family.scorer
+    corrected = content["corrections_sha256"]
+    return FoldRun(
+        name=tested.name,
+        # The same file name may stand for other corrections.
+        config=flatten(content["config"]) | ({"data.corrections_sha256": corrected} if corrected else {}),
+        rows=tested.rows,
+        groups=tested.groups,
+        metrics=scorer.metrics,
+        headline=scorer.headline,
+        tracker_run_id=content["tracker_run_id"],
+    )
+
+
+def grouped_folds(runs: Sequence[FoldRun]) -> list[list[FoldRun]]:
+    """Return the runs of each study by fold, in the order in which their first runs came.
+
+    Raises:
+        UserError: A run or a fold twice, or folds that test some of the same samples.
+    """
+    for run in runs:
+        if [other.name for other in runs].count(run.name) > 1:
+            raise UserError(f"run {run.name!r} is given twice; name each run once.")
+    return [_sorted_by_fold(group) for group in _grouped(runs)]
 
 
 def notes_on_all(studies: Sequence[Study]) -> list[str]:
