@@ -69,7 +69,7 @@ def test_ensemble(cfg: DictConfig, paths: Sequence[Path]) -> EnsembleTest:
     write_config(first.cfg, output_dir() / "config.yaml")
     folder, tracker = report_place(cfg, name), build_tracker(first.cfg)
     course = Course(history=[], best_epoch=0)
-    told = {"members": names, "out_of_fold": out_of_fold, "notes": plan.notes}
+    told = {"members": names, "out_of_fold": out_of_fold, "how": plan.how, "notes": plan.notes}
     tags = {"study": "ensemble", "members": " ".join(names), "git_commit": git_commit()}
     record = shared_record(members, name)
     facts = replace(

@@ -72,19 +72,16 @@ def plan_ensemble(members: Sequence[Member], trainer: Trainer) -> Plan:
         data=data,
         family=family,
         evaluate=partial(evaluate, "test"),
-        how=f"Each sample was predicted by {len(members)} runs together: {names}",
-        notes=_calibration_notes(members),
+        how=f"Each sample was predicted by {len(members)} runs together{_calibrated(members)}: {names}",
+        notes=[],
         num_parameters=sum(parameter.numel() for parameter in task.parameters()),
     )
 
 
-def _calibration_notes(members: Sequence[Member]) -> list[str]:
+def _calibrated(members: Sequence[Member]) -> str:
+    """Say what was done to the probabilities of each member before their mean, "" for nothing."""
     kinds = {str(member.run.cfg.task.get("calibration") or "none") for member in members} - {"none"}
-    return [
-        f"members were calibrated ({kind}) by their own validation samples before their mean, which is "
-        "called uncalibrated here"
-        for kind in sorted(kinds)
-    ]
+    return f", each calibrated ({', '.join(sorted(kinds))}) by its own validation samples" if kinds else ""
 
 
 def _common_split(members: Sequence[Member]) -> Split:

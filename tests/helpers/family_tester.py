@@ -48,7 +48,7 @@ from polymask.factories import build_task, build_trainer, rebuild
 from polymask.families.base import Application, Prediction, Report, Task
 from polymask.inference.ensemble import EnsembleApplication, EnsembleTask
 from polymask.inference.folder import predict_files
-from polymask.inference.members import check_can_merge, read_member
+from polymask.inference.members import check_can_merge, read_members
 from polymask.inference.predictor import Predictor
 from polymask.reporting.rows import read_samples
 from polymask.structures.samples import Rows
@@ -296,7 +296,7 @@ class FamilyTester(FamilyRun):
     def test_an_ensemble_of_the_run_alone_is_the_run_or_all_are_refused(
         self, example: Example, trained: Trained, inferred: Path, rows: Rows, tmp_path: Path
     ) -> None:
-        member = read_member(trained.root / BEST, {})
+        (member,) = read_members([trained.root / BEST], {})
         if type(member.application).merge is Application.merge:
             with pytest.raises(UserError, match="run and run cannot be one ensemble"):
                 check_can_merge([member, member])

@@ -105,7 +105,7 @@ def read_members(paths: Sequence[Path], options: Mapping[str, Any]) -> list[Memb
         members.append(_read(path, content, {key: options[key] for key in options if key not in not_own}))
     if len(members) > 1:
         check_can_merge(members)
-        _check_decided(members, options)
+        check_decided(members, options)
     return in_order(members)
 
 
@@ -138,7 +138,7 @@ def undecided_family(run: Rebuilt, options: Mapping[str, Any] | None = None) -> 
     return build_family(cfg, run.content["class_names"])
 
 
-def _check_decided(members: Sequence[Member], options: Mapping[str, Any]) -> None:
+def check_decided(members: Sequence[Member], options: Mapping[str, Any]) -> None:
     """Raise UserError when validation samples decided something for a single network."""
     run = members[0].run
     chosen = _own_options(options, run.family.options, members[0].run_name)
