@@ -31,9 +31,10 @@ from polymask.families.multitask import predictions
 from polymask.inference.ensemble import EnsembleApplication, EnsembleTask
 from polymask.inference.members import Member, check_decided, ensemble_name, find_checkpoints, read_members
 from polymask.inference.predictor import Predictor
-from polymask.reporting.rows import read_samples
+from polymask.reporting.metrics_file import write_metrics
+from polymask.reporting.rows import read_samples, write_samples
 from polymask.run_config import plain
-from polymask.run_plans import plan_folds
+from polymask.run_plans import plan_ensemble, plan_folds
 from polymask.training.checkpoint import (
     CheckpointFolder,
     load_checkpoint,
@@ -53,6 +54,7 @@ OPTIONS = [
     "transforms=none",
     "model.encoder_name=tu-test_resnet",
     "model.encoder_weights=null",
+    "+model.decoder_channels=[8,8,8,8,8]",
     "tracker=none",
     "epochs=1",
     "data.image_size=[32,48]",
@@ -62,12 +64,15 @@ OPTIONS = [
 PEOPLE = {"age": "number", "sex": "category"}
 OTHERS: dict[str, dict[str, Any]] = {
     "two": {},
-    "fine": {"data.image_size": [64, 64], "model.model": "fpn"},
+    "fine": {"data.image_size": [64, 64], "model.model": "transposed"},
     "boxed": {"data.image_size": [64, 64], "data.fit": "letterbox", "task.fit": "letterbox"},
     "people": {"data.metadata": PEOPLE, "model.metadata": PEOPLE},
-    "classes": {"task.predict_masks": False},
+    "masks": {"task.predict_classes": False},
     "shifted": {},
-    **{f"fold{fold}": {"data.num_folds": 3, "data.fold": fold} for fold in range(3)},
+    **{
+        f"fold{fold}": {"data.num_folds": 3, "data.fold": fold, "task.predict_classes": False}
+        for fold in range(3)
+    },
 }
 POINT = "task.operating_points={MEL: {sensitivity: 0.9}}"
 CALIBRATED = ["calibration=temperature", "task.calibration=temperature"]
@@ -111,6 +116,7 @@ def write_sibling(root: Path, name: str, own: Mapping[str, Any], seed: int) -> N
         model = build_task(cfg, build_family(cfg, content["class_names"]), pretrained=False).state_dict()
     record = replace(run_record(content), run_name=name, config=plain(cfg), split=split.to_csv())
     decisions = dict(content["decisions"])
+    decisions["pixel_histogram"] = decisions["pixel_histogram"] // torch.tensor([1, seed + 1, 1])
     decisions["class_probabilities"] = decisions["class_probabilities"] ** (seed + 1)
     decisions["class_probabilities"] /= decisions["class_probabilities"].sum(dim=1, keepdim=True)
     state = {"model": model, "ema": None, "training": content["training"], "decisions": decisions}
@@ -285,7 +291,7 @@ def test_each_member_gets_the_metadata_that_it_wants(root: Path) -> None:
         ("[]", "names no run"),
         (["fine", "fine"], "names fine twice"),
         (["fine", "unknown"], "'unknown' has no checkpoint"),
-        (["classes", "fine"], r"classes and fine differ in what they predict \(label; label, mask\)"),
+        (["masks", "fine"], r"fine and masks differ in what they predict \(label, mask; mask\)"),
     ],
 )
 def test_what_is_no_ensemble_is_refused_in_one_line(root: Path, runs: Any, message: str) -> None:
@@ -431,13 +437,10 @@ def test_the_page_and_the_card_name_the_members_and_nothing_of_a_single_training
 
 
 def test_thresholds_need_validation_samples_that_all_share(root: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"of the ensemble, but its members have different ones; leave it out"
-    ):
-        cli.run(
-            "test",
-            ["run_name=[one,shifted]", "tracker=none", "task.operating_points={MEL: {sensitivity: 1}}"],
-        )
+    members = members_of(root, "one", "shifted")
+    members[0].run.cfg.task.operating_points = {"MEL": {"sensitivity": 1}}
+    with pytest.raises(UserError, match="of the ensemble, but its members have different ones; leave it out"):
+        plan_ensemble(members, build_trainer(members[0].run.cfg))
 
 
 def test_a_threshold_that_was_chosen_for_one_network_is_not_for_all() -> None:
@@ -481,7 +484,7 @@ def out_of_fold(root: Path) -> Path:
 def test_out_of_fold_rows_are_those_of_each_folds_own_test(root: Path, out_of_fold: Path) -> None:
     rows, _ = read_samples(out_of_fold)
     own = [own_rows(root, f"fold{fold}", *CALIBRATED) for fold in range(3)]
-    assert "class_probabilities_raw" in rows
+    assert "pixel_histogram_raw" in rows
     for each in own:
         places = np.searchsorted(rows["ids"], each["ids"])
         np.testing.assert_equal({name: rows[name][places] for name in each}, each)
@@ -495,24 +498,28 @@ def test_out_of_fold_rows_are_those_of_each_folds_own_test(root: Path, out_of_fo
 def test_compare_summarize_and_review_take_several_as_one(
     root: Path, together: Path, out_of_fold: Path
 ) -> None:
-    few = ["tracker=none", "num_replicates=20"]
-    compared = cli.run(
-        "compare", [out_of_fold.name, together.name, *few, "num_permutations=20", "num_pictures=1"]
+    one = own_rows(root, "one")
+    data = own_run(root, "one").build_data(split=split_from_csv(own_run(root, "one").content["split"]))
+    folder = root / "results" / "test" / "one"
+    folder.mkdir()
+    groups = data.groups(one["ids"].tolist())
+    write_samples(folder, one, groups)
+    write_metrics(
+        folder, lambda _: {}, groups, losses={}, details={"split_sha256": data.split.sha256, "grid": [32, 48]}
     )
-    sides = [read_samples(folder)[0] for folder in (out_of_fold, together)]
-    single, both = sides
-    shared = np.isin(single["ids"], both["ids"])
-    right = [
-        (side["class_probabilities"].argmax(axis=1) == side["label"])[kept].mean()
-        for side, kept in ((single, shared), (both, slice(None)))
+    few = ["tracker=none", "num_replicates=20"]
+    compared = cli.run("compare", ["one", together.name, *few, "num_permutations=20", "num_pictures=1"])
+    accuracies = [
+        (rows["class_probabilities"].argmax(axis=1) == rows["label"]).mean()
+        for rows in (one, read_samples(together)[0])
     ]
-    assert compared.metrics["difference/accuracy"] == pytest.approx(right[1] - right[0])
-    summary = cli.run("summarize", [together.name, out_of_fold.name, *few])
+    assert compared.metrics["difference/accuracy"] == pytest.approx(accuracies[1] - accuracies[0])
+    summary = cli.run("summarize", [out_of_fold.name, "o?e", *few])
     text = (summary.folder / "summary.txt").read_text()
     assert text.count("one run") == 2
-    assert together.name in text
+    assert out_of_fold.name in text
     reviewed = cli.run("review", [out_of_fold.name, "tracker=none", "num_pictures=1"])
-    assert len(pd.read_csv(reviewed.folder / "labels.csv")) == 24
+    assert len(pd.read_csv(reviewed.folder / "masks.csv")) == 24
 
 
 def members_of(root: Path, *names: str) -> Sequence[Member]:
@@ -520,7 +527,7 @@ def members_of(root: Path, *names: str) -> Sequence[Member]:
 
 
 def test_missing_folds_and_overlaps_are_said(root: Path) -> None:
-    names = ("fold0", "fold2", "one")
+    names = ("fold0", "fold2", "masks")
     members = members_of(root, *names)
     splits = [split_from_csv(member.run.content["split"]) for member in members]
     *folds, last = [set(split.subsets["test"]) for split in splits]
@@ -537,7 +544,7 @@ def test_missing_folds_and_overlaps_are_said(root: Path) -> None:
     ("names", "message"),
     [
         (("one", "two"), "test the same samples, so there are no folds"),
-        (("fold0", "boxed"), r"boxed and others differ in data\.image_size"),
+        (("one", "boxed"), r"boxed and others differ in data\.image_size"),
     ],
 )
 def test_what_are_no_folds_of_one_study_is_refused(root: Path, names: Sequence[str], message: str) -> None:
