@@ -82,7 +82,8 @@ _FILES = (
         pattern="operating_points.csv",
         topic="Operating points",
         title="What to expect at chosen thresholds",
-        note="Thresholds were chosen on the validation subset, and are judged here on the test subset.",
+        note="Thresholds were chosen on the validation subset, and are judged here on the test subset. "
+        "“Exact”: the binomial interval, which has a width even where every sample was right.",
     ),
     Known(
         pattern="*decision*",
