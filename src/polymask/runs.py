@@ -166,8 +166,8 @@ def train(cfg: DictConfig) -> TrainResult:
             )
             leave()  # the main process alone tests: evaluation is short, and its report needs every image
             best = checkpoints.best(name)
-            for own in checkpoints.best_names(name):
-                tracker.log_artifact(checkpoints.best(own), "run")
+            for kept in checkpoints.best_names(name):
+                tracker.log_artifact(checkpoints.best(kept), "run")
             log_bests(tracker, state)
             metrics: dict[str, float] = {}
             folder = None

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from polymask.errors import UserError, listed, nearest
+from polymask.families.base import Batch
 
 log = logging.getLogger(__name__)
 
@@ -15,8 +16,8 @@ log = logging.getLogger(__name__)
 def check_monitors(
     monitor: str,
     others: Sequence[str],
-    measure: Callable[[Iterable[dict]], Mapping[str, float]],
-    loader: Iterable[dict],
+    measure: Callable[[Iterable[Batch]], Mapping[str, float]],
+    loader: Iterable[Batch],
     *,
     warn: bool,
 ) -> None:

@@ -1,0 +1,166 @@
+"""`task.monitors` from the command line: what a run leaves, and `run@metric` wherever a run is named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from commands import fails
+from lesion_files import write_lesions
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from strangers import run
+
+import polymask
+from polymask import cli
+from polymask.training.checkpoint import load_checkpoint
+from polymask.utils import paths
+
+OPTIONS = [
+    "run_name=both",
+    "data.classes=[MEL,NV,BKL]",
+    "data.image_size=32",
+    "data.batch_size=8",
+    "data.num_workers=0",
+    "data.fractions=[0.4,0.3,0.3]",
+    "transforms=none",
+    "model.encoder_name=tu-test_resnet",
+    "+model.decoder_channels=[32,16,16,8,8]",
+    "model.encoder_weights=null",
+    "optimizer.learning_rate=0.02",
+    "trainer.device=cpu",
+    "trainer.precision=fp32",
+    "epochs=4",
+]
+MONITORS = ["val/dice_lesion_image", "val/auroc_macro"]
+
+
+@pytest.fixture(scope="module")
+def _once(tmp_path_factory: pytest.TempPathFactory, _empty_database: Path) -> Path:
+    root = tmp_path_factory.mktemp("monitored")
+    (root / "mlruns").mkdir()
+    shutil.copy(_empty_database, root / "mlruns" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "PROJECT_ROOT", root)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        run(
+            "train",
+            f"data.data_dir={write_lesions(root / 'lesions')}",
+            *OPTIONS,
+            f"task.monitors=[val/loss,{','.join(MONITORS)},{MONITORS[0]}]",
+        )
+    return root
+
+
+@pytest.fixture
+def root(_once: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(paths, "PROJECT_ROOT", _once)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return _once
+
+
+def course(root: Path) -> pd.DataFrame:
+    (path,) = root.glob("outputs/*/*/metrics.csv")
+    return pd.read_csv(path)
+
+
+def best_epoch(root: Path, key: str) -> int:
+    table = course(root)
+    row = table[key].idxmin() if "loss" in key else table[key].idxmax()
+    return int(table["epoch"][row])
+
+
+def tracked(root: Path) -> list[Run]:
+    """Return the runs of the tracker by name."""
+    client = MlflowClient(f"sqlite:///{root / 'mlruns' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("polymask").experiment_id
+    return sorted(client.search_runs([experiment]), key=lambda found: str(found.info.run_name))
+
+
+def test_a_run_leaves_the_best_epoch_by_each_metric(root: Path) -> None:
+    folder = root / "models" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
+        "both.last.pt", "both.pt", "both.yaml", "both@auroc_macro.pt", "both@dice_lesion_image.pt",
+    ]  # fmt: skip
+    for key in MONITORS:
+        content = load_checkpoint(folder / f"both@{key.removeprefix('val/')}.pt")
+        assert content["training"]["epoch"] == best_epoch(root, key)
+        assert content["decisions"]
+    assert load_checkpoint(folder / "both.pt")["training"]["epoch"] == best_epoch(root, "val/loss")
+    assert set(course(root)["epochs_without_improvement"]) <= {0, 1, 2, 3}
+    (log,) = root.glob("outputs/*/*/*.log")
+    text = log.read_text(encoding="utf-8")
+    assert "best auroc_macro" in text
+    assert "run_name=both@auroc_macro" in text
+
+
+def test_the_tracker_knows_the_best_of_each_metric(root: Path) -> None:
+    found = tracked(root)[0]
+    table = course(root)
+    for key in MONITORS:
+        assert found.data.metrics[f"best/{key}"] == pytest.approx(table[key].max())
+        assert found.data.tags[f"best_epoch/{key}"] == str(best_epoch(root, key))
+    client = MlflowClient(f"sqlite:///{root / 'mlruns' / 'mlflow.db'}")
+    kept = {Path(file.path).name for file in client.list_artifacts(found.info.run_id, "run")}
+    assert {"both.pt", "both@auroc_macro.pt", "both@dice_lesion_image.pt"} <= kept
+
+
+def test_run_and_metric_name_a_checkpoint_for_every_command(root: Path) -> None:
+    folder = root / "models" / "checkpoints"
+    before = (root / "results" / "test" / "both" / "metrics.json").read_bytes()
+    result = run("test", "run_name=both@val/auroc_macro")
+    assert result.run_name == "both@auroc_macro"
+    assert result.folder == root / "results" / "test" / "both@auroc_macro"
+    assert (root / "results" / "test" / "both" / "metrics.json").read_bytes() == before
+    epoch = best_epoch(root, "val/auroc_macro")
+    assert f"tested weights of epoch {epoch}" in (result.folder / "report.html").read_text(encoding="utf-8")
+    # In the tracker it is a run beside that of the training, and the next test goes on with it.
+    run("test", "run_name=both@auroc_macro")
+    runs = tracked(root)
+    assert [found.info.run_name for found in runs] == ["both", "both@auroc_macro"]
+    assert runs[1].data.tags["parent_run"] == "both"
+    assert runs[1].data.metrics["test/auroc_macro"] == pytest.approx(result.metrics["auroc_macro"])
+
+    images = root / "lesions" / "images"
+    found = run("infer", "run_name=both@auroc_macro", f"data.data_dir={images}", "trainer.device=cpu")
+    assert found.folder == root / "results" / "inference" / "both@auroc_macro"
+    predictor = polymask.load("both@auroc_macro", device="cpu")
+    expected = load_checkpoint(folder / "both@auroc_macro.pt")["model"]
+    assert all(torch.equal(value, expected[key]) for key, value in predictor.task.state_dict().items())
+    few = ["num_pictures=1", "num_replicates=20", "num_permutations=20", "tracker=none"]
+    compared = run("compare", "both", "both@val/auroc_macro", *few)
+    assert compared.folder.name == "both_vs_both@auroc_macro"
+    summary = run("summarize", "bo*@auroc*", "num_replicates=20", "tracker=none")
+    assert np.isfinite(list(summary.metrics.values())).any()
+    with pytest.raises(polymask.errors.UserError, match=r"no run .* is called 'bo\*_x'"):
+        run("summarize", "bo*_x")
+    exported = run("export-model", "run_name=both@auroc_macro", "path=files/auroc.pth")
+    assert exported.path.read_bytes() == (folder / "both@auroc_macro.pt").read_bytes()
+    # Without a name the newest run is taken, never a file beside it.
+    assert run("test", "tracker=none").run_name == "both"
+
+
+def test_a_new_run_starts_from_the_best_by_a_metric(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [option for option in OPTIONS if not option.startswith(("run_name", "epochs"))]
+    options += [f"data.data_dir={root / 'lesions'}", "tracker=none", "test_after_training=false"]
+    cli.run("train", [*options, "run_name=next", "init_from=both@dice_lesion_image", "epochs=1"])
+    source = root / "models" / "checkpoints" / "both@dice_lesion_image.pt"
+    assert f"weights from {source}" in capsys.readouterr().out
+    for path in (root / "models" / "checkpoints").glob("next*"):
+        path.unlink()
+
+
+def test_mistakes_are_told_in_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*OPTIONS[1:], f"data.data_dir={root / 'lesions'}", "tracker=none", "run_name=other"]
+    assert "Did you mean 'val/auroc_macro'?" in fails(
+        capsys, "train", *options, "task.monitors=[val/auroc_macr]"
+    )
+    assert "must be a list of metrics" in fails(capsys, "train", *options, "task.monitors=val/loss")
+    assert "Of this run there are: both, both@auroc_macro" in fails(capsys, "test", "run_name=both@loss")
+    told = fails(capsys, "train", "resume=true", "run_name=both", "task.monitors=[val/accuracy]")
+    assert "resume keeps the run's task.monitors=" in told
+    assert not list((root / "models" / "checkpoints").glob("other*"))
