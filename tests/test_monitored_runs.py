@@ -10,15 +10,18 @@ import pandas as pd
 import pytest
 import torch
 from commands import fails
+from hydra.utils import instantiate
 from lesion_files import write_lesions
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from omegaconf import OmegaConf
 from strangers import run
 
 import polymask
 from polymask import cli
 from polymask.training.checkpoint import load_checkpoint
 from polymask.utils import paths
+from polymask.utils.paths import CONFIG_DIR
 
 OPTIONS = [
     "run_name=both",
@@ -152,6 +155,15 @@ def test_a_new_run_starts_from_the_best_by_a_metric(root: Path, capsys: pytest.C
     assert f"weights from {source}" in capsys.readouterr().out
     for path in (root / "models" / "checkpoints").glob("next*"):
         path.unlink()
+
+
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONFIG_DIR / "task").glob("*.yaml")))
+def test_every_family_takes_further_metrics(option: str) -> None:
+    node = OmegaConf.create({"task": OmegaConf.load(CONFIG_DIR / "task" / f"{option}.yaml")}).task
+    assert node.monitors == []
+    node.monitors = [node.monitor, "val/loss_x", "val/x", "val/count_error:min"]
+    family = instantiate(node, class_names=["a", "b"], _convert_="all")
+    assert family.monitors == {"val/loss_x": "min", "val/x": "max", "val/count_error": "min"}
 
 
 def test_mistakes_are_told_in_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

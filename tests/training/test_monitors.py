@@ -66,9 +66,9 @@ def test_patience_counts_epochs_in_which_nothing_became_better(tmp_path, caplog,
         assert lines == [
             "best val/loss, val/bias",
             "best val/loss",
-            "1 epochs without improvement",
+            "1 epoch without improvement",
             "best val/bias",
-            "1 epochs without improvement",
+            "1 epoch without improvement",
             "2 epochs without improvement",
         ]
 
@@ -197,6 +197,7 @@ def test_run_that_began_without_further_metrics_goes_on_with_its_own_counters(tm
     [
         {"best_values": {"val/bias": "1"}},
         {"best_epochs": {"val/bias": 1.5}},
+        {"best_epochs": {}},
         {"best_epochs": {"val/../../x": 1}, "best_values": {"val/../../x": 0.5}},
         {"best_values": [1.0]},
     ],

@@ -175,7 +175,8 @@ def _is_training(value: Any) -> bool:
         and _mapping(_is_number)(value.get("window", {}))
         and _mapping(_is_number)(bests[0])
         and _mapping(_is_whole)(bests[1])
-        and all(is_file_name(best_name("run", key)) for each in bests for key in each)
+        and bests[0].keys() == bests[1].keys()
+        and all(is_file_name(best_name("run", key)) for key in bests[0])
         and all(isinstance(table, list) and all(map(_mapping(_is_number), table)) for table in tables)
     )
 

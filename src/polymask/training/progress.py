@@ -124,5 +124,6 @@ def log_epoch(
     left = f"  {duration(seconds_left)} left" if epoch < epochs else ""
     end = "  best" if best else ""
     if len(monitors) > 1:
-        end = f"  best {', '.join(best)}" if best else f"  {without} epochs without improvement"
+        count = "1 epoch" if without == 1 else f"{without} epochs"
+        end = f"  best {', '.join(best)}" if best else f"  {count} without improvement"
     log.info("epoch %d/%d  %s  %s%s%s", epoch, epochs, "  ".join(parts), speed, left, end)
