@@ -19,6 +19,7 @@ from strangers import run
 
 import polymask
 from polymask import cli
+from polymask.errors import UserError
 from polymask.training.checkpoint import load_checkpoint
 from polymask.utils import paths
 from polymask.utils.paths import CONFIG_DIR
@@ -38,6 +39,7 @@ OPTIONS = [
     "trainer.device=cpu",
     "trainer.precision=fp32",
     "epochs=4",
+    "test_after_training=false",
 ]
 MONITORS = ["val/dice_lesion_image", "val/auroc_macro"]
 
@@ -114,42 +116,42 @@ def test_the_tracker_knows_the_best_of_each_metric(root: Path) -> None:
 
 def test_run_and_metric_name_a_checkpoint_for_every_command(root: Path) -> None:
     folder = root / "models" / "checkpoints"
-    before = (root / "results" / "test" / "both" / "metrics.json").read_bytes()
+    # Without a name the newest run is taken, never a file beside it.
+    first = run("test", "tracker=none")
+    assert first.run_name == "both"
+    before = (first.folder / "metrics.json").read_bytes()
     result = run("test", "run_name=both@val/auroc_macro")
     assert result.run_name == "both@auroc_macro"
     assert result.folder == root / "results" / "test" / "both@auroc_macro"
-    assert (root / "results" / "test" / "both" / "metrics.json").read_bytes() == before
+    assert (first.folder / "metrics.json").read_bytes() == before
     epoch = best_epoch(root, "val/auroc_macro")
     assert f"tested weights of epoch {epoch}" in (result.folder / "report.html").read_text(encoding="utf-8")
-    # In the tracker it is a run beside that of the training, and the next test goes on with it.
-    run("test", "run_name=both@auroc_macro")
+    # In the tracker it is a run beside that of the training, with which the next test goes on.
     runs = tracked(root)
     assert [found.info.run_name for found in runs] == ["both", "both@auroc_macro"]
     assert runs[1].data.tags["parent_run"] == "both"
     assert runs[1].data.metrics["test/auroc_macro"] == pytest.approx(result.metrics["auroc_macro"])
+    content = load_checkpoint(folder / "both@auroc_macro.pt")
+    assert content["tracker_run_id"] == runs[1].info.run_id
 
-    images = root / "lesions" / "images"
-    found = run("infer", "run_name=both@auroc_macro", f"data.data_dir={images}", "trainer.device=cpu")
-    assert found.folder == root / "results" / "inference" / "both@auroc_macro"
     predictor = polymask.load("both@auroc_macro", device="cpu")
-    expected = load_checkpoint(folder / "both@auroc_macro.pt")["model"]
-    assert all(torch.equal(value, expected[key]) for key, value in predictor.task.state_dict().items())
+    assert predictor.run_name == "both@auroc_macro"  # that of the folder of an inference, too
+    weights = predictor.task.state_dict()
+    assert all(torch.equal(value, content["model"][key]) for key, value in weights.items())
     few = ["num_pictures=1", "num_replicates=20", "num_permutations=20", "tracker=none"]
     compared = run("compare", "both", "both@val/auroc_macro", *few)
     assert compared.folder.name == "both_vs_both@auroc_macro"
     summary = run("summarize", "bo*@auroc*", "num_replicates=20", "tracker=none")
     assert np.isfinite(list(summary.metrics.values())).any()
-    with pytest.raises(polymask.errors.UserError, match=r"no run .* is called 'bo\*_x'"):
+    with pytest.raises(UserError, match=r"no run .* is called 'bo\*_x'"):
         run("summarize", "bo*_x")
     exported = run("export-model", "run_name=both@auroc_macro", "path=files/auroc.pth")
     assert exported.path.read_bytes() == (folder / "both@auroc_macro.pt").read_bytes()
-    # Without a name the newest run is taken, never a file beside it.
-    assert run("test", "tracker=none").run_name == "both"
 
 
 def test_a_new_run_starts_from_the_best_by_a_metric(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [option for option in OPTIONS if not option.startswith(("run_name", "epochs"))]
-    options += [f"data.data_dir={root / 'lesions'}", "tracker=none", "test_after_training=false"]
+    options += [f"data.data_dir={root / 'lesions'}", "tracker=none"]
     cli.run("train", [*options, "run_name=next", "init_from=both@dice_lesion_image", "epochs=1"])
     source = root / "models" / "checkpoints" / "both@dice_lesion_image.pt"
     assert f"weights from {source}" in capsys.readouterr().out
