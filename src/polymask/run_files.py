@@ -87,9 +87,19 @@ def log_start_files(tracker: Tracker) -> None:
         tracker.log_artifact(output_dir() / file, "run")
 
 
-def course_of(state: TrainingState) -> Course:
-    """Return the course of a training as reports take it."""
-    return Course(history=state.history, best_epoch=state.best_epoch)
+def log_bests(tracker: Tracker, state: TrainingState) -> None:
+    """Give the tracker the best value and epoch of each further metric that the run monitored."""
+    if state.best_values:
+        # Of step 0, as the metrics of a test are: MLflow shows such values of runs as bars.
+        tracker.log_metrics({f"best/{key}": value for key, value in state.best_values.items()}, step=0)
+        tracker.set_tags({f"best_epoch/{key}": str(epoch) for key, epoch in state.best_epochs.items()})
+
+
+def course_of(state: TrainingState, tested_epoch: int | None = None) -> Course:
+    """Return the course of a training as reports take it; None: its best epoch is tested."""
+    return Course(
+        history=state.history, best_epoch=state.best_epoch if tested_epoch is None else tested_epoch
+    )
 
 
 def evaluate_test(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from polymask.data.splits.split import split_from_csv
-from polymask.errors import UserError, choose, nearest, number, whole_number
+from polymask.errors import UserError, choose, number, whole_number
 from polymask.factories import build_data, build_tracker
 from polymask.run_config import chosen_groups, flatten, plain, write_config
 from polymask.run_files import CHECKPOINTS
@@ -125,7 +124,7 @@ def summarize(cfg: DictConfig) -> StudyResult:
     from polymask.studies.tested_run import read_tested_run
 
     checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
-    names = _matching_runs([str(name) for name in cfg.runs], checkpoints.folder)
+    names = _matching_runs([str(name) for name in cfg.runs], checkpoints)
     runs = [as_fold(read_tested_run(checkpoints.find(name), test_dir=cfg.test_dir)) for name in names]
     studies = gather_folds(runs, num_replicates=cfg.num_replicates, seed=cfg.seed)
     folder = resolve(cfg.local_save_dir or SUMMARIES) / cfg.run_name
@@ -154,7 +153,7 @@ def review(cfg: DictConfig) -> StudyResult:
     number("share", cfg.share, above=0, most=1, what="a share", note="such as 0.05")
     whole_number("num_pictures", cfg.num_pictures, least=0)
     checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
-    names = _matching_runs([str(name) for name in cfg.runs], checkpoints.folder)
+    names = _matching_runs([str(name) for name in cfg.runs], checkpoints)
     folder = resolve(cfg.local_save_dir or REVIEWS) / cfg.run_name
     check_unedited(folder)
     places = {"test_dir": cfg.test_dir, "data_dir": cfg.data_dir}
@@ -177,20 +176,13 @@ def review(cfg: DictConfig) -> StudyResult:
     return StudyResult(folder=folder, metrics=metrics)
 
 
-def _matching_runs(patterns: Sequence[str], folder: Path) -> list[str]:
-    """Return the names of the runs with a best checkpoint that match any of `patterns`, `*` for any text.
+def _matching_runs(patterns: Sequence[str], checkpoints: CheckpointFolder) -> list[str]:
+    """Return the names of the runs with a best checkpoint that match any of `patterns`, each once.
 
     Raises:
         UserError: A pattern matches no run.
     """
-    known = sorted(path.stem for path in folder.glob("*.pt") if not path.stem.endswith(".last"))
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        matching = [name for name in known if fnmatchcase(name, pattern)]
-        if not matching:
-            raise UserError(f"no run in {folder} is called {pattern!r}.{nearest(pattern, known)}")
-        found |= dict.fromkeys(matching)
-    return list(found)
+    return list(dict.fromkeys(name for pattern in patterns for name in checkpoints.matching(pattern)))
 
 
 def _read_side(cfg: DictConfig, run: str) -> Side:

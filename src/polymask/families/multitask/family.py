@@ -41,6 +41,7 @@ class Family(base.Family):
             millimetres where `data.pixel_size` is known.
         monitor: Metric that decides the best checkpoint, such as `val/loss` or `val/dice_lesion_image`.
         mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        monitors: Further metrics, each with a best checkpoint of its own.
         training_metrics: Also collect the metrics of the training batches.
         calibration: `none`, `temperature` or `temperature_per_class`: what is done to probabilities at test
             and inference, as the validation samples have it. None: `none`.
@@ -66,12 +67,13 @@ class Family(base.Family):
         surface_tolerances: Sequence[float] = (),
         monitor: str = "val/loss",
         mode: str = "auto",
+        monitors: Sequence[str] = (),
         training_metrics: bool = False,
         calibration: str | None = None,
         class_groups: Mapping[str, Sequence[str]] | None = None,
         operating_points: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        super().__init__(class_names=class_names, monitor=monitor, mode=mode)
+        super().__init__(class_names=class_names, monitor=monitor, mode=mode, monitors=monitors)
         if not (predict_masks or predict_classes):
             raise UserError(
                 "task.predict_masks and task.predict_classes are both false; one of them must be true."
