@@ -54,7 +54,7 @@ class Application(ImageApplication):
         UserError: A value is not allowed.
     """
 
-    folders = ("masks", "overlays", "outlines")
+    folders: tuple[str, ...] = ("masks", "overlays", "outlines")
 
     def __init__(
         self,

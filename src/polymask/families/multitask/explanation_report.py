@@ -59,7 +59,7 @@ class ExplanationReport:
         if not self._path(id_).is_file():
             return None
         heat = np.asarray(cv2.imread(str(self._path(id_)), cv2.IMREAD_GRAYSCALE))
-        return np.float32(heat) / 255
+        return heat.astype(np.float32) / 255
 
     def write_sheet(self, lines: Sequence[Mapping[Any, Any]], record_of: Callable[[str], Record]) -> None:
         """Write `explanations.png`: samples from the least to the largest share inside of the lesion.
