@@ -126,7 +126,10 @@ def mask_from_probabilities(
 def _at_size(values: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
     """Return (H, W) float32 values of the network's input at (height, width) of the image, as masks are."""
     values = values[fit_window(size, values.shape, fit)]
-    return np.concatenate([strip[0] for _, strip in _enlarged_strips(values[None], size)])
+    whole = np.empty(size, np.float32)
+    for rows, strip in _enlarged_strips(values[None], size):
+        whole[rows] = strip[0]
+    return whole
 
 
 def _decide(probabilities: np.ndarray) -> np.ndarray:
