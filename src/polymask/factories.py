@@ -129,8 +129,10 @@ def build_family(cfg: DictConfig, class_names: Sequence[str]) -> Family:
     Raises:
         UserError: An option is unknown to it or not allowed.
     """
-    if cfg.get("calibration") is not None and "calibration" not in cfg.task:
-        raise UserError(f"calibration={cfg.calibration} is of no use to {cfg.task._target_}; leave it out.")
+    for name in ("calibration", "explain"):
+        if cfg.get(name) and name not in cfg.task:
+            value = str(cfg[name]).lower()
+            raise UserError(f"{name}={value} is of no use to {cfg.task._target_}; leave it out.")
     family: Family = _builder(cfg, "task")(class_names=list(class_names))
     return family
 

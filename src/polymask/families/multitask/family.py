@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from polymask.data.images import FITS
 from polymask.errors import UserError, choose
 from polymask.families import base
 from polymask.families.multitask.decisions import Decisions
+from polymask.families.multitask.explanations import Explainer, wants_explanations
 from polymask.families.multitask.original_size import parse_tolerances
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
@@ -47,13 +48,17 @@ class Family(base.Family):
             and inference, as the validation samples have it. None: `none`.
         class_groups: Group to the names of its classes.
         operating_points: Class or group to `sensitivity` or `specificity` to one or several wanted values.
+        explain: Explain the classes of test samples, see `polymask.families.multitask.explanations`.
 
     Raises:
         UserError: Neither masks nor classes are predicted, there are no classes to predict, or a value is not
             allowed.
     """
 
-    options = ("data.intensity_range", "data.attribute_table", "tta", "calibration", "abstain_below")
+    options = (
+        *("data.intensity_range", "data.attribute_table"),
+        *("tta", "calibration", "abstain_below", "explain"),
+    )
 
     def __init__(
         self,
@@ -72,6 +77,7 @@ class Family(base.Family):
         calibration: str | None = None,
         class_groups: Mapping[str, Sequence[str]] | None = None,
         operating_points: Mapping[str, Mapping[str, Any]] | None = None,
+        explain: bool | None = False,
     ) -> None:
         super().__init__(class_names=class_names, monitor=monitor, mode=mode, monitors=monitors)
         if not (predict_masks or predict_classes):
@@ -84,6 +90,7 @@ class Family(base.Family):
             )
         self.multiclass = choose("task.segmentation", segmentation, SEGMENTATIONS) == "multiclass"
         self.predict_masks, self.predict_classes = predict_masks, predict_classes
+        self.explain = wants_explanations(explain, predicts_classes=predict_classes)
         self.class_weights, self.training_metrics = class_weights, training_metrics
         self.fit = choose("data.fit", fit, FITS)
         self.surface_tolerances = parse_tolerances(surface_tolerances)
@@ -113,7 +120,7 @@ class Family(base.Family):
         weights = None
         if self.predict_classes and class_counts is not None:
             weights = weigh_classes(class_counts, self.class_weights, class_names=names)
-        return Task(
+        task = Task(
             model=build_model(num_masks=num_masks, num_classes=len(names) if self.predict_classes else 0),
             loss=build_loss(weight_of_class=weights),
             num_classes=len(names),
@@ -122,6 +129,15 @@ class Family(base.Family):
             mode=self.mode,
             training_metrics=self.training_metrics,
         )
+        if class_counts is None:  # while a network is trained, nobody looks at explanations
+            task.explainer = self._explainer
+        return task
+
+    @property
+    def _explainer(self) -> Explainer | None:
+        if not self.explain or self.undecided:
+            return None
+        return Explainer(self.choices.temperature_of(self.choices.calibration))
 
     @property
     def undecided(self) -> str:
@@ -133,8 +149,10 @@ class Family(base.Family):
         return self.choices.kept(rows)
 
     def decide(self, validation: Rows, task: base.Task | None = None) -> None:
-        """Take what validation samples said; networks stay as they are."""
+        """Take what validation samples said; weights stay as they are."""
         self.choices.validation = validation
+        if task is not None:
+            cast("Task", task).explainer = self._explainer
 
     def decided(self, rows: Rows) -> Rows:
         """Return rows with the probabilities that count and the calls at operating points."""
@@ -151,6 +169,7 @@ class Family(base.Family):
             choices=self.choices,
             fit=self.fit,
             surface_tolerances=self.surface_tolerances,
+            explain=self.explain,
         )
 
     def picture(self, prediction: ImagePrediction, record: Record) -> np.ndarray:
@@ -172,6 +191,7 @@ class Family(base.Family):
 
         if chosen.get("abstain_below") is not None and not self.predict_classes:
             raise UserError("abstain_below= is of no use to a run that predicts no classes; leave it out.")
+        wants_explanations(chosen.get("explain"), predicts_classes=self.predict_classes)
         kind = chosen.get("calibration", self.choices.calibration)
         return Application(
             data,

@@ -23,11 +23,14 @@ class ImagePrediction:
         mask_probabilities: (C, H, W) float32 at the network's input size: C = 1 probability of lesion, or one
             channel per class with the background first. None when the task has no masks.
         class_probabilities: (K,) float32, sums to 1. None when the task has no classes.
+        explanation: (H, W) float32 in [0, 1] at the network's input size: how much each place speaks for the
+            predicted class. None where nobody asked.
     """
 
     id: str
     mask_probabilities: Tensor | None
     class_probabilities: Tensor | None
+    explanation: Tensor | None = None
 
 
 def probabilities(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -42,12 +45,12 @@ def probabilities(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def image_predictions(ids: Sequence[str], found: Mapping[str, Tensor]) -> list[ImagePrediction]:
-    """Return one prediction per id of what `probabilities` returned."""
+    """Return one prediction per id of what `probabilities` returned, and of an `explanation` (B, H, W)."""
     nothing = [None] * len(ids)
-    masks, classes = found.get("mask", nothing), found.get("label", nothing)
+    masks, classes, maps = (found.get(name, nothing) for name in ("mask", "label", "explanation"))
     return [
-        ImagePrediction(id=name, mask_probabilities=mask, class_probabilities=label)
-        for name, mask, label in zip(ids, masks, classes, strict=True)
+        ImagePrediction(id=name, mask_probabilities=mask, class_probabilities=label, explanation=heat)
+        for name, mask, label, heat in zip(ids, masks, classes, maps, strict=True)
     ]
 
 
@@ -61,12 +64,15 @@ class ImageResult:
         multiclass: Whether the mask tells the classes apart.
         class_probabilities: Probability per class name, None without classes.
         predicted_class: Name of the most probable class, None without classes or where that is left open.
+        explanation: (H, W) float32 in [0, 1]: how much each pixel speaks for the most probable class. None
+            where nobody asked.
     """
 
     mask: np.ndarray | None
     multiclass: bool
     class_probabilities: dict[str, float] | None
     predicted_class: str | None
+    explanation: np.ndarray | None = None
 
 
 def image_result(
@@ -85,8 +91,13 @@ def image_result(
         values = prediction.class_probabilities.tolist()
         probabilities = dict(zip(class_names, values, strict=True))
     best = max(probabilities, key=probabilities.__getitem__) if probabilities else None
+    heat = prediction.explanation
     return ImageResult(
-        mask=mask, multiclass=multiclass, class_probabilities=probabilities, predicted_class=best
+        mask=mask,
+        multiclass=multiclass,
+        class_probabilities=probabilities,
+        predicted_class=best,
+        explanation=None if heat is None else _at_size(heat.cpu().numpy(), size, fit),
     )
 
 
@@ -110,6 +121,15 @@ def mask_from_probabilities(
     for rows, enlarged in _enlarged_strips(probabilities, size):
         mask[rows] = _decide(enlarged)
     return mask
+
+
+def _at_size(values: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
+    """Return (H, W) float32 values of the network's input at (height, width) of the image, as masks are."""
+    values = values[fit_window(size, values.shape, fit)]
+    whole = np.empty(size, np.float32)
+    for rows, strip in _enlarged_strips(values[None], size):
+        whole[rows] = strip[0]
+    return whole
 
 
 def _decide(probabilities: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from polymask.families.base import Batch
+from polymask.families.multitask.explanations import Explainer
 from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
 from polymask.families.network import NetworkTask
@@ -34,6 +36,9 @@ class Task(NetworkTask):
         monitor: Metric that decides the best checkpoint.
         mode: `min` or `max`.
         training_metrics: Also keep the rows of the training batches.
+
+    Attributes:
+        explainer: Explains the predictions of an evaluation; None, as it is at first, for no explanations.
     """
 
     model: SegmentationClassifier
@@ -55,6 +60,7 @@ class Task(NetworkTask):
         self.num_classes, self.multiclass = num_classes, multiclass
         self.monitor, self.mode = monitor, mode
         self.training_metrics = training_metrics
+        self.explainer: Explainer | None = None
 
     def start_epoch(self, epoch: int) -> None:
         """Switch to training mode, with the backbone frozen if it is so in this epoch."""
@@ -84,7 +90,8 @@ class Task(NetworkTask):
     def evaluation_step(self, batch: Batch) -> list[ImagePrediction]:
         """Collect confusions, class probabilities and losses of the batch."""
         batch = _with_integer_mask(batch)
-        outputs = self.model(self.images(batch), **self.metadata(batch))
+        with self.explainer.watch(self.model) if self.explainer else nullcontext() as kept:
+            outputs = self.model(self.images(batch), **self.metadata(batch))
         size = len(batch["ids"])
         # Every sample carries its batch's loss: the mean over samples then weighs a short batch rightly.
         rows = {name: value.expand(size) for name, value in self.loss(outputs, batch).items()}
@@ -99,6 +106,9 @@ class Task(NetworkTask):
             lesion = 1 - found["mask"][:, 0] if self.multiclass else found["mask"][:, 0]
             rows |= mask_agreement_rows(found["mask"], batch["mask"]) | pixel_rows(lesion, batch["mask"])
         self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch))
+        if self.explainer and kept is not None:
+            size = batch["image"].shape[1:3]
+            found["explanation"] = self.explainer.maps(self.model, kept, found["label"], size)
         return image_predictions(batch["ids"], found)
 
     def _rows(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:

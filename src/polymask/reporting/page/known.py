@@ -29,7 +29,7 @@ class Known:
 
 TOPICS = (
     "Comparison", "Summary", "Data set", "Classes", "Curves", "Calibration", "Operating points", "Subgroups",
-    "Examples", "Training", MORE,
+    "Explanations", "Examples", "Training", MORE,
 )  # fmt: skip
 """The headings in their order."""
 
@@ -105,6 +105,12 @@ _FILES = (
         note="Of small subgroups only the counts are shown.",
     ),
     Known(pattern="*subgroup*", topic="Subgroups"),
+    Known(
+        pattern="explanations.png",
+        topic="Explanations",
+        title="Where classes were seen",
+        note="Bright places spoke most for the predicted class. The green line is the true outline.",
+    ),
     Known(pattern="samples.png", topic="Examples", title="Random samples"),
     Known(
         pattern="augmentations.png",
