@@ -12,6 +12,7 @@ from polymask.data.images import FITS
 from polymask.errors import UserError, choose
 from polymask.families import base
 from polymask.families.multitask.decisions import Decisions
+from polymask.families.multitask.mixing import Mixing
 from polymask.families.multitask.original_size import parse_tolerances
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
@@ -42,6 +43,7 @@ class Family(base.Family):
         monitor: Metric that decides the best checkpoint, such as `val/loss` or `val/dice_lesion_image`.
         mode: `min`, `max`, or `auto`: min for losses, max for everything else.
         training_metrics: Also collect the metrics of the training batches.
+        mixing: Keys of `Mixing`: which training images are mixed in pairs. None for none.
         calibration: `none`, `temperature` or `temperature_per_class`: what is done to probabilities at test
             and inference, as the validation samples have it. None: `none`.
         class_groups: Group to the names of its classes.
@@ -67,6 +69,7 @@ class Family(base.Family):
         monitor: str = "val/loss",
         mode: str = "auto",
         training_metrics: bool = False,
+        mixing: Mapping[str, float] | None = None,
         calibration: str | None = None,
         class_groups: Mapping[str, Sequence[str]] | None = None,
         operating_points: Mapping[str, Mapping[str, Any]] | None = None,
@@ -83,6 +86,12 @@ class Family(base.Family):
         self.multiclass = choose("task.segmentation", segmentation, SEGMENTATIONS) == "multiclass"
         self.predict_masks, self.predict_classes = predict_masks, predict_classes
         self.class_weights, self.training_metrics = class_weights, training_metrics
+        self.mixing = Mixing.from_options(mixing or {})
+        if training_metrics and self.mixing.wanted:
+            raise UserError(
+                f"task.training_metrics=true has no truth to measure mixed images by ({self.mixing.wanted}): "
+                "set it to false, or leave task.mixing out."
+            )
         self.fit = choose("data.fit", fit, FITS)
         self.surface_tolerances = parse_tolerances(surface_tolerances)
         wanted = {"mask": predict_masks, "label": predict_classes}
@@ -103,22 +112,29 @@ class Family(base.Family):
         class_counts: Sequence[int] | None,
     ) -> Task:
         """Build network and loss with the outputs that data and options ask for."""
+        from polymask.families.multitask.mixer import Mixer
         from polymask.families.multitask.task import Task
         from polymask.losses.classification import weigh_classes
 
         names = self.class_names
         num_masks = (len(names) + 1 if self.multiclass else 1) if self.predict_masks else 0
-        weights = None
+        of_classes: dict[str, Any] = {}
         if self.predict_classes and class_counts is not None:
-            weights = weigh_classes(class_counts, self.class_weights, class_names=names)
+            of_classes["weight_of_class"] = weigh_classes(class_counts, self.class_weights, class_names=names)
+            of_classes["class_counts"] = dict(zip(names, class_counts, strict=True))
+        loss = build_loss(**of_classes)
+        self.mixing.check(loss, masks=self.predict_masks, classes=self.predict_classes)
         return Task(
             model=build_model(num_masks=num_masks, num_classes=len(names) if self.predict_classes else 0),
-            loss=build_loss(weight_of_class=weights),
+            loss=loss,
             num_classes=len(names),
             multiclass=self.multiclass,
             monitor=self.monitor,
             mode=self.mode,
             training_metrics=self.training_metrics,
+            mixer=Mixer(self.mixing, num_masks=num_masks, num_classes=len(names))
+            if self.mixing.wanted
+            else None,
         )
 
     @property
