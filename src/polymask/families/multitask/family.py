@@ -16,7 +16,7 @@ from polymask.families.multitask.mixing import Mixing
 from polymask.families.multitask.original_size import parse_tolerances
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
-from polymask.structures.samples import Rows
+from polymask.structures.samples import Rows, TitledSample
 
 if TYPE_CHECKING:
     from polymask.data.module import DataModule
@@ -117,25 +117,30 @@ class Family(base.Family):
         from polymask.losses.classification import weigh_classes
 
         names = self.class_names
-        num_masks = (len(names) + 1 if self.multiclass else 1) if self.predict_masks else 0
         of_classes: dict[str, Any] = {}
         if self.predict_classes and class_counts is not None:
             of_classes["weight_of_class"] = weigh_classes(class_counts, self.class_weights, class_names=names)
             of_classes["class_counts"] = dict(zip(names, class_counts, strict=True))
         loss = build_loss(**of_classes)
         self.mixing.check(loss, masks=self.predict_masks, classes=self.predict_classes)
+        mixer = Mixer(self.mixing, num_masks=self._num_masks, num_classes=len(names))
         return Task(
-            model=build_model(num_masks=num_masks, num_classes=len(names) if self.predict_classes else 0),
+            model=build_model(
+                num_masks=self._num_masks, num_classes=len(names) if self.predict_classes else 0
+            ),
             loss=loss,
             num_classes=len(names),
             multiclass=self.multiclass,
             monitor=self.monitor,
             mode=self.mode,
             training_metrics=self.training_metrics,
-            mixer=Mixer(self.mixing, num_masks=num_masks, num_classes=len(names))
-            if self.mixing.wanted
-            else None,
+            mixer=mixer if self.mixing.wanted else None,
         )
+
+    @property
+    def _num_masks(self) -> int:
+        """Return the channels of the masks' logits."""
+        return (len(self.class_names) + 1 if self.multiclass else 1) if self.predict_masks else 0
 
     @property
     def undecided(self) -> str:
@@ -166,6 +171,14 @@ class Family(base.Family):
             fit=self.fit,
             surface_tolerances=self.surface_tolerances,
         )
+
+    def training_samples(self, data: DataModule, num_images: int) -> list[TitledSample]:
+        """Return mixed images, with the shares of their classes as titles."""
+        from polymask.families.multitask.mixer import mixed_samples
+
+        if not self.mixing.wanted:
+            return []
+        return mixed_samples(data.training_batch(max(2, num_images)), self.mixing, self.class_names)
 
     def picture(self, prediction: ImagePrediction, record: Record) -> np.ndarray:
         """Return the panel of one sample: image, predicted mask, outlines of truth and prediction."""

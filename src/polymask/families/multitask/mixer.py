@@ -12,6 +12,8 @@ as in the paper.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from polymask.families.multitask.dataset import rows_of
 from polymask.families.multitask.mixing import Mixing, Plan
 from polymask.losses.segmentation import one_hot
 from polymask.structures.masks import IGNORE
+from polymask.structures.samples import TitledSample
 
 
 class Mixer:
@@ -80,6 +83,28 @@ def mix(
     if "metadata" in batch:  # of a mixed image as of a person in between, as mixup has it of all inputs
         mixed["metadata"] = _with_partner(batch["metadata"], label_share)
     return _with_partner(images, kept), {**batch, **mixed}
+
+
+def mixed_samples(batch: Batch, mixing: Mixing, class_names: Sequence[str]) -> list[TitledSample]:
+    """Return the images of a batch, still uint8, as training would mix them, and where they show a lesion."""
+    height, width = batch["image"].shape[1:3]
+    plan = mixing.draw(np.random.default_rng(0), len(batch["ids"]), (height, width))
+    mask = torch.where(batch["mask"] == IGNORE, IGNORE, (batch["mask"] > 0).long())
+    images = batch["image"].permute(0, 3, 1, 2).float()
+    images, mixed = mix(images, {**batch, "mask": mask}, plan, num_masks=1, num_classes=len(class_names))
+    pictures = images.permute(0, 2, 3, 1).round().byte().numpy()
+    mask = mixed["mask"].squeeze(1)
+    masks = torch.where(mask == IGNORE, IGNORE, (mask > 0).long()).byte().numpy()
+    counted = range(len(pictures)) if mixed["label_rows"] is None else mixed["label_rows"].tolist()
+    words = [_words(shares, class_names) for shares in mixed["label"].tolist()]
+    titles = [f"{id_}: {words[row]}" if row in counted else id_ for row, id_ in enumerate(batch["ids"])]
+    return [TitledSample(*sample) for sample in zip(titles, pictures, masks, strict=True)]
+
+
+def _words(shares: Sequence[float], class_names: Sequence[str]) -> str:
+    """Return the shares of the classes of an image, such as "0.70 MEL, 0.30 NV"."""
+    found = [f"{share:.2f} {name}" for share, name in zip(shares, class_names, strict=True) if share]
+    return ", ".join(found) or "no class"
 
 
 def _rows(plan: Plan, masked: np.ndarray, labelled: np.ndarray) -> dict[str, Tensor | None]:
