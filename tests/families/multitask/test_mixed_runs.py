@@ -51,8 +51,13 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, options: list[str]) -> dict:
-    return train(tmp_path_factory.mktemp("whole"), options)
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path, options: list[str]) -> dict:
+    return train(root, [*options, f"preview_epochs={EPOCHS}", "preview_images=3"])
 
 
 def train(root: Path, options: list[str]) -> dict:
@@ -87,6 +92,11 @@ def test_an_interrupted_run_with_loader_workers_ends_bit_for_bit_as_a_whole_one(
     resumed = train(tmp_path, [*options, "resume=true", "data.num_workers=1"])
     assert_same_course(resumed, whole)
     assert whole["training"]["history"][1]["train/loss"] != whole["training"]["history"][0]["train/loss"]
+
+
+def test_mixed_images_are_shown_beside_the_previews(whole, root):
+    pictures = sorted(path.name for path in root.glob("outputs/*/*/previews/*"))
+    assert pictures == ["epoch_0002.jpg", "training_samples.png"]
 
 
 def test_mixing_changes_what_is_learned(whole, options, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torchvision.transforms import v2
 
 from polymask.errors import UserError
 from polymask.families.multitask.dataset import collate
-from polymask.families.multitask.mixer import Mixer, mix
+from polymask.families.multitask.mixer import Mixer, mix, mixed_samples
 from polymask.families.multitask.mixing import Mixing, Plan
 from polymask.losses.segmentation import CrossEntropyLoss
 
@@ -196,3 +198,20 @@ def test_a_single_image_is_refused():
     images, batch = make_batch(random_masks(1), [0])
     with pytest.raises(UserError, match=r"needs two images in a batch"):
         Mixer(Mixing(mixup=0.5), num_masks=1, num_classes=2)(images, batch)
+
+
+def test_pictures_say_what_classes_are_seen_and_tint_what_is_lesion_in_either_part():
+    masks = [np.zeros((6, 6), np.uint8) for _ in range(3)]
+    masks[0][:2], masks[1][4:], masks[2][:, :2] = 1, 2, 3  # as masks that tell classes apart
+    masks[2][5] = IGNORE
+    _, batch = make_batch(masks, [0, 1, -1])
+    values = np.array([0, 200, 100], np.uint8)
+    batch["image"] = torch.from_numpy(np.tile(values[:, None, None, None], (1, 6, 6, 3)))
+    samples = mixed_samples(batch, Mixing(mixup=1.0, mixup_alpha=50.0), ["MEL", "NV"])
+    assert samples[0].title == "0"  # of its partner, the last one, no class is known
+    assert samples[2].title == "2"
+    partner, own = re.fullmatch(r"1: (0\.\d\d) MEL, (0\.\d\d) NV", samples[1].title).groups()
+    assert float(partner) + float(own) == pytest.approx(1, abs=0.011)
+    assert samples[1].image[0, 0, 0] == pytest.approx(200 * float(own), abs=1.5)
+    assert (samples[1].mask == ((masks[0] > 0) | (masks[1] > 0))).all()
+    assert (samples[2].mask[5] == IGNORE).all()
