@@ -35,8 +35,8 @@ DEFAULT = "the data set gives image and label and mask, the network gives label 
         (
             ["loss=mask_rcnn"],
             "the task needs image and label and mask, but the loss gives objects: use loss=balanced or "
-            "balanced_softmax or bce or dice_bce_ce or focal or jaccard or logit_adjusted or lovasz or tversky "
-            "or uncertainty.",
+            "balanced_softmax or bce or dice_bce_ce or focal or jaccard or logit_adjusted or lovasz or "
+            "tversky or uncertainty.",
         ),
     ],
 )
