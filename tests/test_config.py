@@ -126,7 +126,7 @@ def test_both_remedies_for_imbalance_warn(
     assert "both balance the classes" in caplog.text
 
 
-@pytest.mark.parametrize("experiment", ["demo", "isic2016_frozen", "unet_family_unet"])
+@pytest.mark.parametrize("experiment", ["isic2016_frozen", "unet_family_unet"])
 def test_mixed_images_go_with_every_network_of_masks_and_classes(
     experiment: str, tmp_path: Path, project: Path
 ) -> None:
