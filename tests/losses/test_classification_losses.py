@@ -191,5 +191,7 @@ def test_adjustment_needs_images_of_every_class_and_a_strength():
         UserError, match=r"a\.key needs training images of every class.*none of df: .*a\.key=0"
     ):
         log_prior([4, 0, 2], "a.key", class_names=["akiec", "df", "mel"])
+    with pytest.raises(UserError, match=r"label_smoothing=0\.1 with logit_adjustment=1 .*label_smoothing=0 "):
+        CrossEntropyLoss(logit_adjustment=1, label_smoothing=0.1)
     with pytest.raises(UserError, match=r"logit_adjustment=-1 is not valid; give a number of at least 0"):
         CrossEntropyLoss(logit_adjustment=-1)

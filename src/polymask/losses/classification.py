@@ -33,12 +33,14 @@ class CrossEntropyLoss(nn.Module):
         label_smoothing: Share of each target that is spread evenly over all K classes, in [0, 1]
             (Szegedy et al., "Rethinking the Inception architecture", CVPR 2016). With class weights, the
             spread part of a class is weighted by that class, as torch does.
-        logit_adjustment: tau, >= 0; 0 for none. Without `log_prior` nothing is adjusted either.
+        logit_adjustment: tau, >= 0; 0 for none, and without `log_prior` nothing is adjusted either. Not with
+            smoothing: what that spreads evenly is divided by the share of each class in the plain softmax, so
+            rare ones would never be unlikely.
         weight_of_class: (K,) float weight of each class, None for equal weights.
         log_prior: (K,) float log p, None where it is not known, as in a test of a stored run.
 
     Raises:
-        UserError: `label_smoothing` or `logit_adjustment` is out of range.
+        UserError: `label_smoothing` or `logit_adjustment` is out of range, or both are given.
     """
 
     soft_targets: ClassVar[bool] = True
@@ -57,6 +59,11 @@ class CrossEntropyLoss(nn.Module):
         name = "CrossEntropyLoss.label_smoothing"
         self.label_smoothing = number(name, label_smoothing, least=0.0, most=1.0)
         self.logit_adjustment = number("CrossEntropyLoss.logit_adjustment", logit_adjustment, least=0.0)
+        if label_smoothing and logit_adjustment:
+            raise UserError(
+                f"label_smoothing={label_smoothing} with logit_adjustment={logit_adjustment} would teach "
+                "that rare classes are never unlikely: set label_smoothing=0 beside it."
+            )
         self.register_buffer("weight_of_class", weight_of_class, persistent=False)
         self.register_buffer("log_prior", log_prior, persistent=False)
 
