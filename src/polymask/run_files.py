@@ -15,7 +15,7 @@ from polymask.reporting.page.card import write_model_card
 from polymask.reporting.page.facts import RunFacts
 from polymask.reporting.page.gallery import Samples
 from polymask.reporting.page.run_page import write_run_page
-from polymask.reporting.previews import EpochPreviews
+from polymask.reporting.previews import EpochPreviews, write_training_samples
 from polymask.reporting.subgroups import write_subgroups
 from polymask.run_config import write_config
 from polymask.run_record import run_facts
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 CHECKPOINTS = "models/checkpoints"
 TEST_RESULTS = "results/test"
 INFERENCE_RESULTS = "results/inference"
+TRAINING_SAMPLES = "training_samples.png"
 
 
 def check_report_place(cfg: DictConfig, run_name: str) -> None:
@@ -52,13 +53,13 @@ def build_previews(
     """Return what draws validation samples every few epochs, None when that is not wanted."""
     if cfg.preview_epochs is None:
         return None
+    every = whole_number("preview_epochs", cfg.preview_epochs, least=1)
+    number = whole_number("preview_images", cfg.preview_images, least=1)
+    samples = family.training_samples(data, number)
+    if samples:
+        write_training_samples(output_dir() / "previews" / TRAINING_SAMPLES, samples)
     return EpochPreviews(
-        family.picture,
-        data.subset("val"),
-        output_dir() / "previews",
-        tracker,
-        every=whole_number("preview_epochs", cfg.preview_epochs, least=1),
-        num_images=whole_number("preview_images", cfg.preview_images, least=1),
+        family.picture, data.subset("val"), output_dir() / "previews", tracker, every=every, num_images=number
     )
 
 
@@ -85,6 +86,9 @@ def log_start_files(tracker: Tracker) -> None:
     """Give the tracker what says what a run is, at once: a run that fails shall show what it was."""
     for file in ("config.yaml", "split.csv"):
         tracker.log_artifact(output_dir() / file, "run")
+    samples = output_dir() / "previews" / TRAINING_SAMPLES
+    if samples.is_file():
+        tracker.log_artifact(samples, "previews")
 
 
 def log_bests(tracker: Tracker, state: TrainingState) -> None:

@@ -31,7 +31,7 @@ from polymask.errors import UserError, choose
 from polymask.metrics.rows import mean_losses
 from polymask.reporting.course import Course
 from polymask.structures.monitors import direction, parse_monitors
-from polymask.structures.samples import Rows
+from polymask.structures.samples import Rows, TitledSample
 
 if TYPE_CHECKING:
     from polymask.data.module import DataModule
@@ -406,6 +406,10 @@ class Family(ABC):
     @abstractmethod
     def picture(self, prediction: Any, record: Record) -> np.ndarray:
         """Draw one prediction beside the truth: (H, W, 3) uint8 RGB."""
+
+    def training_samples(self, data: DataModule, num_images: int) -> list[TitledSample]:
+        """Return training images as the network gets them, where augmented items do not show that already."""
+        return []
 
     def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> Application | None:
         """Return what applies a trained task to new cases, None where there is nothing to apply.

@@ -13,10 +13,11 @@ from polymask.errors import UserError, choose
 from polymask.families import base
 from polymask.families.multitask.decisions import Decisions
 from polymask.families.multitask.explanations import Explainer, wants_explanations
+from polymask.families.multitask.mixing import Mixing
 from polymask.families.multitask.original_size import parse_tolerances
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
-from polymask.structures.samples import Rows
+from polymask.structures.samples import Rows, TitledSample
 
 if TYPE_CHECKING:
     from polymask.data.module import DataModule
@@ -44,6 +45,7 @@ class Family(base.Family):
         mode: `min`, `max`, or `auto`: min for losses, max for everything else.
         monitors: Further metrics, each with a best checkpoint of its own.
         training_metrics: Also collect the metrics of the training batches.
+        mixing: Keys of `Mixing`: which training images are mixed in pairs. None for none.
         calibration: `none`, `temperature` or `temperature_per_class`: what is done to probabilities at test
             and inference, as the validation samples have it. None: `none`.
         class_groups: Group to the names of its classes.
@@ -74,6 +76,7 @@ class Family(base.Family):
         mode: str = "auto",
         monitors: Sequence[str] = (),
         training_metrics: bool = False,
+        mixing: Mapping[str, float] | None = None,
         calibration: str | None = None,
         class_groups: Mapping[str, Sequence[str]] | None = None,
         operating_points: Mapping[str, Mapping[str, Any]] | None = None,
@@ -92,6 +95,12 @@ class Family(base.Family):
         self.predict_masks, self.predict_classes = predict_masks, predict_classes
         self.explain = wants_explanations(explain, predicts_classes=predict_classes)
         self.class_weights, self.training_metrics = class_weights, training_metrics
+        self.mixing = Mixing.from_options(mixing or {})
+        if training_metrics and self.mixing.wanted:
+            raise UserError(
+                f"task.training_metrics=true has no truth to measure mixed images by ({self.mixing.wanted}): "
+                "set it to false, or leave task.mixing out."
+            )
         self.fit = choose("data.fit", fit, FITS)
         self.surface_tolerances = parse_tolerances(surface_tolerances)
         wanted = {"mask": predict_masks, "label": predict_classes}
@@ -112,22 +121,29 @@ class Family(base.Family):
         class_counts: Sequence[int] | None,
     ) -> Task:
         """Build network and loss with the outputs that data and options ask for."""
+        from polymask.families.multitask.mixer import Mixer
         from polymask.families.multitask.task import Task
         from polymask.losses.classification import weigh_classes
 
         names = self.class_names
-        num_masks = (len(names) + 1 if self.multiclass else 1) if self.predict_masks else 0
-        weights = None
+        of_classes: dict[str, Any] = {}
         if self.predict_classes and class_counts is not None:
-            weights = weigh_classes(class_counts, self.class_weights, class_names=names)
+            of_classes["weight_of_class"] = weigh_classes(class_counts, self.class_weights, class_names=names)
+            of_classes["class_counts"] = dict(zip(names, class_counts, strict=True))
+        loss = build_loss(**of_classes)
+        self.mixing.check(loss, masks=self.predict_masks, classes=self.predict_classes)
+        mixer = Mixer(self.mixing, num_masks=self._num_masks, num_classes=len(names))
         task = Task(
-            model=build_model(num_masks=num_masks, num_classes=len(names) if self.predict_classes else 0),
-            loss=build_loss(weight_of_class=weights),
+            model=build_model(
+                num_masks=self._num_masks, num_classes=len(names) if self.predict_classes else 0
+            ),
+            loss=loss,
             num_classes=len(names),
             multiclass=self.multiclass,
             monitor=self.monitor,
             mode=self.mode,
             training_metrics=self.training_metrics,
+            mixer=mixer if self.mixing.wanted else None,
         )
         if class_counts is None:  # while a network is trained, nobody looks at explanations
             task.explainer = self._explainer
@@ -138,6 +154,11 @@ class Family(base.Family):
         if not self.explain or self.undecided:
             return None
         return Explainer(self.choices.temperature_of(self.choices.calibration))
+
+    @property
+    def _num_masks(self) -> int:
+        """Return the channels of the masks' logits."""
+        return (len(self.class_names) + 1 if self.multiclass else 1) if self.predict_masks else 0
 
     @property
     def undecided(self) -> str:
@@ -171,6 +192,14 @@ class Family(base.Family):
             surface_tolerances=self.surface_tolerances,
             explain=self.explain,
         )
+
+    def training_samples(self, data: DataModule, num_images: int) -> list[TitledSample]:
+        """Return mixed images, with the shares of their classes as titles."""
+        from polymask.families.multitask.mixer import mixed_samples
+
+        if not self.mixing.wanted:
+            return []
+        return mixed_samples(data.training_batch(max(2, num_images)), self.mixing, self.class_names)
 
     def picture(self, prediction: ImagePrediction, record: Record) -> np.ndarray:
         """Return the panel of one sample: image, predicted mask, outlines of truth and prediction."""

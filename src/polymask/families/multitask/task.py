@@ -22,6 +22,7 @@ from polymask.structures.pixels import normalized
 from polymask.structures.samples import Rows
 
 if TYPE_CHECKING:
+    from polymask.families.multitask.mixer import Mixer
     from polymask.metrics.accumulator import Accumulator
 
 
@@ -36,6 +37,7 @@ class Task(NetworkTask):
         monitor: Metric that decides the best checkpoint.
         mode: `min` or `max`.
         training_metrics: Also keep the rows of the training batches.
+        mixer: Mixes training images in pairs, None to leave them as they are.
 
     Attributes:
         explainer: Explains the predictions of an evaluation; None, as it is at first, for no explanations.
@@ -54,9 +56,10 @@ class Task(NetworkTask):
         monitor: str = "val/loss",
         mode: str = "min",
         training_metrics: bool = False,
+        mixer: Mixer | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.mixer = model, loss, mixer
         self.num_classes, self.multiclass = num_classes, multiclass
         self.monitor, self.mode = monitor, mode
         self.training_metrics = training_metrics
@@ -65,13 +68,18 @@ class Task(NetworkTask):
     def start_epoch(self, epoch: int) -> None:
         """Switch to training mode, with the backbone frozen if it is so in this epoch."""
         super().start_epoch(epoch)
+        if self.mixer is not None:
+            self.mixer.start_epoch()
         if self.training_metrics:
             self.training_accumulator.reset()
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, `loss_segmentation`, `loss_classification` and the named terms."""
         batch = _with_integer_mask(batch)
-        outputs = self.model(self.images(batch), **self.metadata(batch))
+        images = self.images(batch)
+        if self.mixer is not None:
+            images, batch = self.mixer(images, batch)
+        outputs = self.model(images, **self.metadata(batch))
         if self.training_metrics:
             with torch.no_grad():
                 rows = self._rows(probabilities(outputs), batch)
