@@ -23,7 +23,7 @@ GROUPS = {
     "data": 16,
     "debug": 2,
     "experiment": 17,
-    "loss": 11,
+    "loss": 13,
     "model": 6,
     "optimizer": 3,
     "scheduler": 7,
@@ -115,15 +115,27 @@ def test_overfit_goes_with_every_kind_of_model(choice: str, tmp_path: Path, proj
     assert build_all(cfg)["trainer"].settings.patience is None
 
 
+@pytest.mark.parametrize("loss", ["balanced", "balanced_softmax"])
 def test_both_remedies_for_imbalance_warn(
-    lesion_folder: Path, project: Path, caplog: pytest.LogCaptureFixture
+    loss: str, lesion_folder: Path, project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cfg = composed(
-        "model.encoder_name=resnet18", "model.encoder_weights=null", "loss=balanced", "data.sampler=weighted"
-    )
+    network = ["model.encoder_name=tu-test_resnet", "model.encoder_weights=null"]
+    cfg = composed(*network, f"loss={loss}", "data.sampler=weighted")
     family = factories.build_family(cfg, ["A", "B"])
     factories.build_task(cfg, family, class_counts=[3, 1], pretrained=True)
     assert "both balance the classes" in caplog.text
+
+
+@pytest.mark.parametrize("experiment", ["isic2016_frozen", "unet_family_unet"])
+def test_mixed_images_go_with_every_network_of_masks_and_classes(
+    experiment: str, tmp_path: Path, project: Path
+) -> None:
+    mixing = ["task.mixing.mixup=0.5", "task.mixing.cutmix=0.5", "task.training_metrics=false"]
+    cfg = composed(f"experiment={experiment}", *mixing)
+    cfg.data.data_dir = str(tmp_path / "files")
+    write_files(cfg.data)
+    make_small(cfg.model)
+    assert build_all(cfg)["task"].mixer.mixing.wanted == "task.mixing.mixup=0.5"
 
 
 def test_data_of_objects_bring_transforms_that_do_not_double_them() -> None:

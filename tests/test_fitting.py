@@ -34,8 +34,9 @@ DEFAULT = "the data set gives image and label and mask, the network gives label 
         ),
         (
             ["loss=mask_rcnn"],
-            "the task needs image and label and mask, but the loss gives objects: use loss=balanced or bce "
-            "or dice_bce_ce or focal or jaccard or lovasz or tversky or uncertainty.",
+            "the task needs image and label and mask, but the loss gives objects: use loss=balanced or "
+            "balanced_softmax or bce or dice_bce_ce or focal or jaccard or logit_adjusted or lovasz or "
+            "tversky or uncertainty.",
         ),
     ],
 )
@@ -110,7 +111,7 @@ def test_files_of_ones_own_that_are_no_options_do_not_spoil_the_message(
     monkeypatch.setattr(fitting, "_folders", lambda: [CONFIG_DIR, tmp_path])
     cfg = composed("model=unet_family", "loss=mask_rcnn")
     with pytest.raises(
-        UserError, match="use model=above or mobilenet_transposed or smp and loss=balanced or bce"
+        UserError, match="use model=above or mobilenet_transposed or smp and loss=balanced or balanced_s"
     ):
         check_fit(cfg, build_family(cfg, ["A", "B"]))
 

@@ -16,7 +16,7 @@ from warm_scripts import WarmScript
 
 from polymask import cli
 from polymask.errors import UserError
-from polymask.run_claim import LONGEST_NAME, claim_run, run_lock
+from polymask.run_claim import LONGEST_NAME, check_monitor_names, claim_run, run_lock
 from polymask.training.checkpoint import CheckpointFolder
 from polymask.training.distributed import Processes
 from polymask.utils import interruption
@@ -166,11 +166,47 @@ def test_resume_goes_on_with_the_run_that_was_started_last(checkpoints: Checkpoi
 def test_the_next_start_clears_what_a_killed_write_left(checkpoints: CheckpointFolder) -> None:
     run_of(checkpoints, "run", ".last.pt", started=1)
     mine = [".run.pt.01234567.tmp", ".run.last.pt.89abcdef.tmp", ".run.yaml.01234567.tmp"]
+    mine.append(".run@dice.pt.01234567.tmp")
     other = ".run2.pt.01234567.tmp"
     for name in (*mine, other):
         (checkpoints.folder / name).touch()
     with claim(checkpoints, run_name="run", resume=True):
         assert files(checkpoints) == [".run.lock", other, "run.last.pt", "run.yaml"]
+
+
+def test_a_name_is_taken_as_long_as_a_best_checkpoint_by_any_metric_is_there(
+    checkpoints: CheckpointFolder,
+) -> None:
+    run_of(checkpoints, "run", "@dice.pt", started=1)
+    run_of(checkpoints, "run2", ".pt", started=1)
+    with pytest.raises(UserError, match=r"run_name='run' is taken in .* delete its files, run@dice\.pt\."):
+        claim(checkpoints, run_name="run").__enter__()
+    checkpoints.best("run", "val/dice").unlink()
+    with claim(checkpoints, run_name="run"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["run@dice", "run@", "@dice"])
+def test_no_run_is_called_as_a_best_checkpoint_by_a_metric(checkpoints: CheckpointFolder, name: str) -> None:
+    with pytest.raises(UserError, match="is no file name"):
+        claim(checkpoints, run_name=name).__enter__()
+
+
+def test_one_lock_holds_all_checkpoints_of_a_run(checkpoints: CheckpointFolder) -> None:
+    assert run_lock(checkpoints, "run@dice") == run_lock(checkpoints, "run")
+
+
+@pytest.mark.parametrize(
+    ("metric", "fits"),
+    [("val/dice", True), ("val/" + "x" * 19, True), ("val/" + "x" * 20, False), ("val/a/b", False)],
+)
+def test_checkpoints_by_metrics_need_names_of_files(metric: str, fits: bool) -> None:
+    name = "x" * (LONGEST_NAME - 20)
+    if fits:
+        check_monitor_names(name, [metric])
+        return
+    with pytest.raises(UserError, match=rf"^task\.monitors=\[{metric}\] would write {name}@"):
+        check_monitor_names(name, ["val/dice", metric])
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

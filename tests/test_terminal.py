@@ -106,6 +106,8 @@ def test_a_run_with_an_equals_sign_is_an_operand(capsys: pytest.CaptureFixture[s
     checkpoints.mkdir(parents=True)
     (checkpoints / "a_lr=0.1.pt").touch()
     assert "a_lr=0.1.pt cannot be read" in fails(capsys, "compare", "a_lr=0.1", "b")
+    (checkpoints / "a_lr=0.1@dice.pt").touch()
+    assert "a_lr=0.1@dice.pt cannot be read" in fails(capsys, "compare", "a_lr=0.1@val/dice", "b")
     assert "'b_lr' is not a configuration key" in fails(capsys, "compare", "a_lr=0.1", "b_lr=0.2")
 
 
@@ -119,9 +121,12 @@ def test_long_lists_are_cut_to_the_nearest_five() -> None:
     assert listed("b", ["a", "c"]) == "Allowed: a, c."
 
 
-def summary(epoch: int, *, tracker: object = None, can_infer: bool = True) -> dict[str, str]:
+def summary(
+    epoch: int, *, tracker: object = None, can_infer: bool = True, **state_fields: object
+) -> dict[str, str]:
     history = [{"epoch": n + 1, "epoch_seconds": 10.0 + n} for n in range(epoch)]
-    state = TrainingState(epoch=epoch, best_value=0.25, best_epoch=2, epochs_since_best=3, history=history)
+    course = {"epoch": epoch, "best_value": 0.25, "best_epoch": 2, "epochs_since_best": 3, "history": history}
+    state = TrainingState(**course, **state_fields)
     settings = Trainer(epochs=5, patience=3, seed=4, device="cpu").settings
     text = run_summary(
         "my run",
@@ -166,6 +171,12 @@ def test_the_box_says_that_patience_ended_the_run(monkeypatch: pytest.MonkeyPatc
     assert rows["MLflow"] == "http://server:5000 (run abc)"
     assert "MLflow" not in summary(4)
     assert rows["resume"].endswith("trainer.patience=6")
+
+
+def test_the_box_names_the_best_by_each_metric() -> None:
+    rows = summary(4, best_values={"val/dice": 0.75}, best_epochs={"val/dice": 3})
+    assert rows["best dice"] == "epoch 3: val/dice 0.75, run_name=my run@dice"
+    assert rows["title"].endswith("stopped after 3 epochs without a better val/loss or val/dice")
 
 
 def test_commands_start_as_this_one_did() -> None:

@@ -32,8 +32,9 @@ def load(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         **options: What else `config/infer.yaml` has for models of this kind, by the last part of the key:
-            `tta`: average the predictions over the four flips of each image; `intensity_range`: values of
-            these images that become black and white; `pixel_size`: micrometres per pixel;
+            `tta`: average the predictions over the four flips of each image; `explain`: also return where the
+            class was seen, as `explanation`; `intensity_range`: values of these images that become black and
+            white; `pixel_size`: micrometres per pixel;
             `attribute_table`: what is known of the persons, for models with metadata: a CSV, values by file
             name or those of all, see docs/subgroups.md; `score_threshold`: least score of objects that
             count; `voxel_size` and the keys of `task.linking` for volumes. None: as in training.

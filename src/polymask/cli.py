@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from polymask.errors import UserError
 from polymask.sweep_table import SweepJob, sweep_table
 from polymask.text_keys import quote, quoted_overrides
+from polymask.training.run_names import typed_name
 from polymask.utils import interruption
 from polymask.utils.outputs import discard_failed_start
 from polymask.utils.paths import CONFIG_DIR, resolve
@@ -202,7 +203,8 @@ def _is_operand(word: str) -> bool:
     """Return whether a word is no key=value; a run may have a `=` in its name."""
     if "=" not in word:
         return not word.startswith(("~", "+"))
-    return "/" not in word and any(resolve("models/checkpoints").glob(f"{word}.pt"))
+    name = typed_name(word)
+    return "/" not in name and any(resolve("models/checkpoints").glob(f"{name}.pt"))
 
 
 def _check_complete(cfg: DictConfig) -> None:

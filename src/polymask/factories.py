@@ -129,8 +129,10 @@ def build_family(cfg: DictConfig, class_names: Sequence[str]) -> Family:
     Raises:
         UserError: An option is unknown to it or not allowed.
     """
-    if cfg.get("calibration") is not None and "calibration" not in cfg.task:
-        raise UserError(f"calibration={cfg.calibration} is of no use to {cfg.task._target_}; leave it out.")
+    for name in ("calibration", "explain"):
+        if cfg.get(name) and name not in cfg.task:
+            value = str(cfg[name]).lower()
+            raise UserError(f"{name}={value} is of no use to {cfg.task._target_}; leave it out.")
     family: Family = _builder(cfg, "task")(class_names=list(class_names))
     return family
 
@@ -147,13 +149,6 @@ def build_task(
         pretrained: Load the configured encoder weights; False when a checkpoint's weights follow, so that
             nothing is downloaded in vain.
     """
-    weighted = cfg.loss.get("class_weights", "none") != "none"
-    if class_counts is not None and weighted and cfg.data.get("sampler") == "weighted":
-        log.warning(
-            "data.sampler=weighted and loss.class_weights=%s both balance the classes, so rare classes count "
-            "twice over; set one of the two back (shuffle, none).",
-            cfg.loss.class_weights,
-        )
     if pretrained and cfg.model.get("freeze_backbone") and cfg.model.get("encoder_weights", "") is None:
         log.warning(
             "model.freeze_backbone=true keeps random weights, since model.encoder_weights=null: the encoder "
@@ -162,11 +157,19 @@ def build_task(
     build_model = _builder(cfg, "model")
     if "pretrained" in _options_of(target_of(cfg.model, "model"))[0]:  # code of one's own may know of none
         build_model = partial(build_model, pretrained=pretrained)
-    return family.build_task(
+    task = family.build_task(
         build_model=build_model,
         build_loss=_builder(cfg, "loss"),
         class_counts=class_counts,
     )
+    balancing = getattr(getattr(task, "loss", None), "balancing", "")
+    if class_counts is not None and balancing and cfg.data.get("sampler") == "weighted":
+        log.warning(
+            "data.sampler=weighted and %s both balance the classes, so rare classes count twice over; set "
+            "one of the two back (shuffle; none, 0).",
+            balancing,
+        )
+    return task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,9 +20,11 @@ from polymask.run_config import chosen_groups
 from polymask.tracking.base import Tracker
 from polymask.training.checkpoint import CheckpointFolder, RunRecord
 from polymask.training.distributed import Processes
-from polymask.utils.files import check_writable, remove_leftovers
+from polymask.training.run_names import best_name, run_of
+from polymask.utils.files import check_writable
 from polymask.utils.interruption import advise, was_interrupted
 from polymask.utils.locks import try_lock
+from polymask.utils.names import is_file_name
 
 LONGEST_NAME = 120
 """Bytes of a run's name: file systems take 255, and `{run_a}_vs_{run_b}` has to fit with its endings."""
@@ -59,8 +61,8 @@ def claim_run(cfg: DictConfig, checkpoints: CheckpointFolder, own: Processes) ->
 
 
 def run_lock(checkpoints: CheckpointFolder, name: str) -> Path:
-    """Return the path of the lock that the process of a run holds."""
-    return checkpoints.folder / f".{name}.lock"
+    """Return the path of the lock that the process of a run holds, for all of its checkpoints."""
+    return checkpoints.folder / f".{run_of(name)}.lock"
 
 
 @contextmanager
@@ -95,6 +97,17 @@ def check_run_name(name: str) -> None:
         )
 
 
+def check_monitor_names(name: str, monitors: Iterable[str]) -> None:
+    """Raise UserError when the checkpoint of a further metric, or a report of it, could not be called so."""
+    for key in monitors:
+        own = best_name(name, key)
+        if not is_file_name(own) or len(os.fsencode(own)) > LONGEST_NAME:
+            raise UserError(
+                f"task.monitors=[{key}] would write {own}.pt, which is no name of a file, or has more than "
+                f"{LONGEST_NAME} bytes; choose a shorter run_name, or leave that metric out."
+            )
+
+
 def _resumed(cfg: DictConfig, checkpoints: CheckpointFolder, held: ExitStack) -> str:
     """Claim the run to go on with: the given one, else the one that was started last, and no other."""
     if cfg.init_from is not None:
@@ -125,10 +138,11 @@ def _new(cfg: DictConfig, checkpoints: CheckpointFolder, held: ExitStack) -> str
     check_run_name(name)
     if not held.enter_context(try_lock(run_lock(checkpoints, name))):
         raise _busy(name)
-    if checkpoints.best(name).exists() or checkpoints.last(name).exists():
+    if checkpoints.last(name).exists() or checkpoints.best_names(name):
+        others = [f"{own}.pt" for own in checkpoints.best_names(name) if own != name]
         raise UserError(
             f"run_name={name!r} is taken in {checkpoints.folder}; use resume=true to go on with it, choose "
-            "another name, or delete its files."
+            f"another name, or delete its files{', ' if others else ''}{', '.join(others)}."
         )
     is_new = not checkpoints.marker(name).exists()
     checkpoints.marker(name).touch()
@@ -159,9 +173,8 @@ def _new_default(cfg: DictConfig, checkpoints: CheckpointFolder, held: ExitStack
 @contextmanager
 def _ending(checkpoints: CheckpointFolder, name: str, *, is_new: bool) -> Iterator[None]:
     """Clear what a killed process of the run left; at the end say how to go on, or leave no trace."""
-    best, last, marker = checkpoints.best(name), checkpoints.last(name), checkpoints.marker(name)
-    for path in (best, last, marker):
-        remove_leftovers(path)
+    last = checkpoints.last(name)
+    checkpoints.remove_leftovers(name)
     try:
         yield
     except BaseException as error:
@@ -171,8 +184,8 @@ def _ending(checkpoints: CheckpointFolder, name: str, *, is_new: bool) -> Iterat
                 if last.is_file()
                 else f"the first epoch of {name} had not ended, so it cannot be resumed: start it anew"
             )
-        elif is_new and not best.is_file() and not last.is_file():
-            marker.unlink(missing_ok=True)
+        elif is_new and not last.is_file() and not checkpoints.best_names(name):
+            checkpoints.marker(name).unlink(missing_ok=True)
         raise
 
 

@@ -61,6 +61,7 @@ TEST_MAY_CHANGE = (
     "trainer.limit_batches",
     "out_of_fold",
     "calibration",
+    "explain",
     "task.calibration",
     "task.class_groups",
     "task.operating_points",
@@ -68,7 +69,7 @@ TEST_MAY_CHANGE = (
 )
 """Keys that a test may set, because the weights stay what they are."""
 _OF_EVERY_INFERENCE = {"data.data_dir", "data.file_list", "data.batch_size", "data.num_workers"}
-_OF_THE_FAMILY = ("data", "task", "tta", "calibration", "abstain_below")
+_OF_THE_FAMILY = ("data", "task", "tta", "calibration", "abstain_below", "explain")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -161,8 +162,8 @@ def family_options(cfg: DictConfig) -> dict[str, Any]:
 def _take_over(config: DictConfig, key: str, value: Any) -> None:
     """Let the task have a value that its file takes from elsewhere, by the same name."""
     section, _, name = key.rpartition(".")
-    # Tasks of earlier versions have no calibration of their own yet.
-    if (section == "data" and name in config.task) or key == "calibration":
+    # Tasks of earlier versions have neither of the two yet.
+    if (section == "data" and name in config.task) or key in ("calibration", "explain"):
         config.task[name] = value
 
 

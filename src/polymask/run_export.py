@@ -45,7 +45,8 @@ def export_encoder(cfg: DictConfig) -> ExportResult:
     path = _checked(cfg.path, SUFFIXES)
     content = load_checkpoint(CheckpointFolder(resolve(CHECKPOINTS)).find(cfg.run_name))
     task = rebuild(content).build_task()
-    _write(task, run_record(content), TrainingState(**content["training"]), path)
+    state = TrainingState(**content["training"])
+    _write(task, run_record(content), state, state.epoch, path)
     return ExportResult(path=path)
 
 
@@ -83,11 +84,11 @@ def keep_encoder(family: Family, task: Task, best: Path, record: RunRecord, stat
     if family.encoder_path is None:
         return
     load_weights(task, stored_weights(best), source=str(best))
-    _write(task, record, state, resolve(family.encoder_path))
+    _write(task, record, state, state.best_epoch, resolve(family.encoder_path))
 
 
-def _write(task: Task, record: RunRecord, state: TrainingState, path: Path) -> None:
-    """Write a task's encoder and where it comes from.
+def _write(task: Task, record: RunRecord, state: TrainingState, epoch: int, path: Path) -> None:
+    """Write a task's encoder as it was after `epoch`, and where it comes from.
 
     Raises:
         UserError: The task has none that can be written, or the disk does not take it.
@@ -101,8 +102,8 @@ def _write(task: Task, record: RunRecord, state: TrainingState, path: Path) -> N
     losses = {row["epoch"]: row.get("val/loss") for row in state.history}
     origin = {
         "run_name": record.run_name,
-        "epochs": state.best_epoch,
-        "val_loss": losses.get(state.best_epoch),
+        "epochs": epoch,
+        "val_loss": losses.get(epoch),
         "split_sha256": record.split_sha256,
     }
     encoder.write(path, origin)

@@ -17,7 +17,7 @@ from polymask.reporting.page.card import write_model_card
 from polymask.reporting.page.facts import RunFacts
 from polymask.reporting.page.gallery import Samples
 from polymask.reporting.page.run_page import write_run_page
-from polymask.reporting.previews import EpochPreviews
+from polymask.reporting.previews import EpochPreviews, write_training_samples
 from polymask.reporting.subgroups import write_subgroups
 from polymask.run_config import write_config
 from polymask.run_record import run_facts
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 CHECKPOINTS = "models/checkpoints"
 TEST_RESULTS = "results/test"
 INFERENCE_RESULTS = "results/inference"
+TRAINING_SAMPLES = "training_samples.png"
 
 
 def check_report_place(cfg: DictConfig, run_name: str) -> None:
@@ -54,13 +55,13 @@ def build_previews(
     """Return what draws validation samples every few epochs, None when that is not wanted."""
     if cfg.preview_epochs is None:
         return None
+    every = whole_number("preview_epochs", cfg.preview_epochs, least=1)
+    number = whole_number("preview_images", cfg.preview_images, least=1)
+    samples = family.training_samples(data, number)
+    if samples:
+        write_training_samples(output_dir() / "previews" / TRAINING_SAMPLES, samples)
     return EpochPreviews(
-        family.picture,
-        data.subset("val"),
-        output_dir() / "previews",
-        tracker,
-        every=whole_number("preview_epochs", cfg.preview_epochs, least=1),
-        num_images=whole_number("preview_images", cfg.preview_images, least=1),
+        family.picture, data.subset("val"), output_dir() / "previews", tracker, every=every, num_images=number
     )
 
 
@@ -87,11 +88,24 @@ def log_start_files(tracker: Tracker) -> None:
     """Give the tracker what says what a run is, at once: a run that fails shall show what it was."""
     for file in ("config.yaml", "split.csv"):
         tracker.log_artifact(output_dir() / file, "run")
+    samples = output_dir() / "previews" / TRAINING_SAMPLES
+    if samples.is_file():
+        tracker.log_artifact(samples, "previews")
 
 
-def course_of(state: TrainingState) -> Course:
-    """Return the course of a training as reports take it."""
-    return Course(history=state.history, best_epoch=state.best_epoch)
+def log_bests(tracker: Tracker, state: TrainingState) -> None:
+    """Give the tracker the best value and epoch of each further metric that the run monitored."""
+    if state.best_values:
+        # Of step 0, as the metrics of a test are: MLflow shows such values of runs as bars.
+        tracker.log_metrics({f"best/{key}": value for key, value in state.best_values.items()}, step=0)
+        tracker.set_tags({f"best_epoch/{key}": str(epoch) for key, epoch in state.best_epochs.items()})
+
+
+def course_of(state: TrainingState, tested_epoch: int | None = None) -> Course:
+    """Return the course of a training as reports take it; None: its best epoch is tested."""
+    return Course(
+        history=state.history, best_epoch=state.best_epoch if tested_epoch is None else tested_epoch
+    )
 
 
 def evaluate_test(

@@ -25,6 +25,7 @@ from polymask.training.checkpoint import (
     load_weights,
     new_parts,
 )
+from polymask.training.run_names import run_of
 from polymask.training.state import TrainingState
 from polymask.training.trainer import Trainer
 from polymask.utils.paths import resolve
@@ -146,5 +147,5 @@ def warn_of_other_truth(record: RunRecord, data: DataModule) -> None:
 
 def state_of(checkpoints: CheckpointFolder, content: Mapping[str, Any]) -> TrainingState:
     """Return the course of a run: of its last checkpoint where there is one, which knows all epochs."""
-    last = checkpoints.last(content["run_name"])
+    last = checkpoints.last(run_of(content["run_name"]))
     return TrainingState(**(load_checkpoint(last) if last.is_file() else content)["training"])

@@ -16,7 +16,13 @@ from polymask.errors import UserError
 from polymask.factories import build_family
 from polymask.families.base import Family
 from polymask.inference.ensemble import EnsembleApplication, EnsembleTask
-from polymask.inference.members import Member, check_agreement, check_can_merge, undecided_family
+from polymask.inference.members import (
+    Member,
+    check_agreement,
+    check_can_merge,
+    check_unexplained,
+    undecided_family,
+)
 from polymask.run_config import flatten, plain
 from polymask.run_parts import keeps_split, learned_from, split_of
 from polymask.structures.samples import Rows
@@ -48,6 +54,7 @@ class Plan(NamedTuple):
 def plan_ensemble(members: Sequence[Member], trainer: Trainer) -> Plan:
     """Plan the test of an ensemble: all members predict all samples."""
     check_can_merge(members)
+    check_unexplained(any(member.run.cfg.task.get("explain") for member in members))
     split = _common_split(members)
     application = EnsembleApplication([member.application for member in members if member.application])
     data, *beside = [member.run.build_data(split=split) for member in members]

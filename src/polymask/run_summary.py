@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from polymask.tracking.base import Tracker
+from polymask.training.run_names import best_name
 from polymask.training.settings import Settings
 from polymask.training.state import TrainingState
 from polymask.utils.text_tables import duration, text_table
@@ -39,7 +40,8 @@ def run_summary(
     """
     epochs, patience = settings.epochs, settings.patience
     stopped = state.epoch < epochs
-    how = f"stopped after {state.epochs_since_best} epochs without a better {monitor}" if stopped else "done"
+    watched = " or ".join([monitor, *state.best_values])
+    how = f"stopped after {state.epochs_since_best} epochs without a better {watched}" if stopped else "done"
     seconds = [row["epoch_seconds"] for row in state.history if "epoch_seconds" in row]
     more = {"trainer.patience": str(2 * (patience or 1))} if stopped else {"epochs": str(2 * epochs)}
     name = {"run_name": run_name}
@@ -47,6 +49,7 @@ def run_summary(
     rows = [
         ("best", f"epoch {state.best_epoch}: {monitor} {state.best_value:.6g}"),
         ("checkpoint", str(checkpoint)),
+        *_other_bests(run_name, state),
         ("report", str(report) if report else "not tested"),
         ("time", _times(seconds)),
         ("seed", str(settings.seed)),
@@ -73,6 +76,17 @@ def _program(name: str, arguments: list[str]) -> str:
     if "-m" in arguments[:3] and arguments[2] in ("polymask", "polymask.cli"):
         return f"python -m polymask {name}"
     return f"polymask {name}"
+
+
+def _other_bests(run_name: str, state: TrainingState) -> list[tuple[str, str]]:
+    """Return a row for each further metric: its epoch and value, and what to type as run_name for it."""
+    return [
+        (
+            f"best {key.removeprefix('val/')}",
+            f"epoch {state.best_epochs[key]}: {key} {value:.6g}, run_name={best_name(run_name, key)}",
+        )
+        for key, value in state.best_values.items()
+    ]
 
 
 def _times(seconds: list[float]) -> str:

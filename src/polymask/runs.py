@@ -20,7 +20,7 @@ from polymask.factories import (
 )
 from polymask.families.base import Family, Task
 from polymask.fitting import check_fit
-from polymask.run_claim import claim_run, undisturbed
+from polymask.run_claim import check_monitor_names, claim_run, undisturbed
 from polymask.run_config import (
     RESUME_MAY_CHANGE,
     TEST_MAY_CHANGE,
@@ -37,6 +37,7 @@ from polymask.run_files import (
     check_report_place,
     course_of,
     evaluate_test,
+    log_bests,
     log_start_files,
     report_place,
     write_run_files,
@@ -131,6 +132,7 @@ def train(cfg: DictConfig) -> TrainResult:
         if own.is_main:
             log.info("%s", data.description())
         family, task = build_family_and_task(cfg, data, previous, checkpoints)
+        check_monitor_names(name, family.monitors)
         trainer.prepare(task)
         share: dict[str, Any] = {"rank": own.rank, "world_size": own.world_size}
         in_epoch = trainer.settings.batches_per_epoch
@@ -160,13 +162,16 @@ def train(cfg: DictConfig) -> TrainResult:
                 # Asked anew for every checkpoint: a tracker that is away at the start has its id only later.
                 record=lambda: replace(record, tracker_run_id=tracker.run_id),
                 metric_log=EpochLog(output_dir() / "metrics.csv", tracker, running=cfg.running_metrics),
+                monitors=family.monitors,
                 decisions=family.decisions,
                 previews=previews,
                 resume_from=previous,
             )
             leave()  # the main process alone tests: evaluation is short, and its report needs every image
             best = checkpoints.best(name)
-            tracker.log_artifact(best, "run")
+            for kept in checkpoints.best_names(name):
+                tracker.log_artifact(checkpoints.best(kept), "run")
+            log_bests(tracker, state)
             metrics: dict[str, float] = {}
             folder = None
             if cfg.test_after_training and own.is_main and data.split.subsets["test"]:
@@ -226,7 +231,8 @@ def test(cfg: DictConfig) -> TestResult:
     tracker = build_tracker(cfg)
     folder = report_place(cfg, record.run_name)
     state = state_of(checkpoints, content)
-    log.info("testing %s, epoch %d of %d", path, content["training"]["epoch"], len(state.history))
+    epoch = content["training"]["epoch"]
+    log.info("testing %s, epoch %d of %d", path, epoch, len(state.history))
     with (
         undisturbed(checkpoints, record, tracker),
         run_session(
@@ -241,7 +247,7 @@ def test(cfg: DictConfig) -> TestResult:
         if run.family.undecided:
             decide_now(run.family, task, trainer, data, path, own_split=keeps_split(content, cfg))
         metrics = evaluate_test(
-            run.family, task, trainer, data, folder, course_of(state), tracker, record=record
+            run.family, task, trainer, data, folder, course_of(state, epoch), tracker, record=record
         )
     return TestResult(run_name=record.run_name, metrics=metrics, folder=folder)
 

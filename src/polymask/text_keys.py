@@ -77,7 +77,15 @@ TEXT_KEYS = frozenset(
 """Keys of one text. A test looks at the arguments of all that the YAML files build for missing ones."""
 
 TEXT_LIST_KEYS = frozenset(
-    {"classes", "data.classes", "data.reader.sequences", "data.subgroups", "runs", "running_metrics"}
+    {
+        "classes",
+        "data.classes",
+        "data.reader.sequences",
+        "data.subgroups",
+        "runs",
+        "running_metrics",
+        "task.monitors",
+    }
 )
 """Keys of a list of texts."""
 

@@ -45,6 +45,7 @@ PRETRAINING = [
 ]
 FAMILIES = {
     "multitask": MULTITASK,
+    "mixed": [*MULTITASK, "task.mixing.mixup=0.4", "task.mixing.cutmix=0.4"],
     "transfer": ["experiment=isic2016_finetune", "data=ham10000", *LESIONS, "model.encoder_weights=null"],
     "unet": ["experiment=unet_family_attention", "data=ham10000", *LESIONS, "model.channels=[8,8,16,16,32]"],
     "instances": ["experiment=mask_rcnn", *DETECTOR, "model.backbone=test_efficientnet"],
@@ -88,7 +89,7 @@ def test_a_run_on_cuda_tests_on_the_cpu_as_it_did_there(root, family, precision)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("family", ["multitask", "pretraining"])
+@pytest.mark.parametrize("family", ["multitask", "mixed", "pretraining"])
 def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(root, family, precision):
     settings = [
         *(f"trainer.device={CUDA}", f"trainer.precision={precision}", "trainer.deterministic=true"),
@@ -140,7 +141,7 @@ class Watched(list[Any]):
             torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("family", ["multitask", "transfer", "unet", "pretraining"])
+@pytest.mark.parametrize("family", ["multitask", "mixed", "transfer", "unet", "pretraining"])
 def test_training_never_waits_for_the_device_nor_grows(root, family):
     train(family, "epochs=1", "trainer.device=cpu", "test_after_training=false")
     run = rebuild(load_checkpoint(root / "models" / "checkpoints" / "run.last.pt"))

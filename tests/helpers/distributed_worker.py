@@ -21,6 +21,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "clipped": {"trainer": {"clip_norm": 0.05}},
     "unfrozen": {"task": {"unfreeze_at": 1}},
     "plateau": {"build_schedule": partial(schedulers.plateau, factor=0.1, patience=0), "learning_rate": 1.0},
+    "monitors": {"task": {"bias_course": [0.0, 2.0, 1.0]}, "monitors": {"val/bias": "max"}},
     "steps": {"trainer": {"steps_per_epoch": 4, "accumulate_batches": 2, "log_every_steps": 3}},
     "batch_norm": {"task": {"batch_norm": True}},
     "batch_norm_averaged": {"task": {"batch_norm": True}, "trainer": {"ema_decay": 0.9}},

@@ -27,7 +27,7 @@ NUM_TRAIN, NUM_VAL, FEATURES = 24, 10, 4
 class StubTask(Task):
     """Linear regression in double precision; the encoder is frozen before `unfreeze_at`.
 
-    `course` replaces the validation loss: one value per epoch.
+    `course` replaces the validation loss, `bias_course` the mean error: one value per epoch.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class StubTask(Task):
         batch_norm: bool = False,
         unfreeze_at: int = 0,
         course: Sequence[float] | None = None,
+        bias_course: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         torch.manual_seed(seed)
@@ -46,7 +47,8 @@ class StubTask(Task):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(3, 1))
         self.double()
         self.monitor, self.mode = "val/loss", "min"
-        self.unfreeze_at, self.course = unfreeze_at, course
+        self.unfreeze_at = unfreeze_at
+        self.courses = {"loss": course, "bias": bias_course}
         self.epochs_begun: list[int] = []
         self.evaluated: list[dict[str, Tensor]] = []  # weights of each evaluation
 
@@ -74,8 +76,9 @@ class StubTask(Task):
     def evaluation(self) -> Rows:
         self.evaluated.append({name: tensor.clone() for name, tensor in self.state_dict().items()})
         rows = super().evaluation()
-        if self.course is not None and self.epochs_begun:
-            rows["loss"] = np.full(len(rows["ids"]), self.course[self.epochs_begun[-1]])
+        for name, course in self.courses.items():
+            if course is not None and self.epochs_begun:
+                rows[name] = np.full(len(rows["ids"]), course[self.epochs_begun[-1]])
         return rows
 
     def training_rows(self) -> Rows:
@@ -236,4 +239,4 @@ def assert_equal(found: Any, expected: Any, where: str = "") -> None:
     elif isinstance(expected, torch.Tensor):
         assert torch.equal(found, expected), where
     else:
-        assert found == expected, where
+        assert found == expected or (found != found and expected != expected), where  # NaN is the same, too

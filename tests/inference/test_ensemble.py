@@ -300,6 +300,11 @@ def test_what_is_no_ensemble_is_refused_in_one_line(root: Path, runs: Any, messa
     assert "\n" not in str(caught.value)
 
 
+def test_where_several_look_is_not_shown(root: Path) -> None:
+    with pytest.raises(UserError, match="several looked at different places"):
+        polymask.load(["one", "two"], explain=True)
+
+
 def test_infer_writes_what_load_predicts(root: Path, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     pictures = [tmp_path / "pictures" / f"{seed}.png" for seed in range(3)]

@@ -146,7 +146,7 @@ def test_an_option_of_other_models_is_told(trained: Path, option: dict[str, floa
         polymask.load("tiny", **option, **FP32)
     assert str(told.value) == (
         f"{shown} is of no use to tiny, which takes abstain_below, calibration, data.attribute_table, "
-        "data.intensity_range, tta; leave it out."
+        "data.intensity_range, explain, tta; leave it out."
     )
     polymask.load("tiny", **dict.fromkeys(option), **FP32)  # asks for nothing
 

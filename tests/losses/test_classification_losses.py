@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 from polymask.errors import UserError
-from polymask.losses.classification import CrossEntropyLoss, FocalLoss, weigh_classes
+from polymask.losses.classification import CrossEntropyLoss, FocalLoss, log_prior, weigh_classes
 
 WEIGHTS = torch.tensor([0.5, 1.0, 4.0, 0.0])
 
@@ -108,3 +110,88 @@ def test_an_unknown_scheme_lists_the_allowed_ones():
 def test_label_smoothing_out_of_range_is_refused():
     with pytest.raises(UserError, match=r"label_smoothing=1\.5 is not valid; give .* at most 1"):
         CrossEntropyLoss(label_smoothing=1.5)
+
+
+SOFT_TERMS = {
+    "ce": CrossEntropyLoss,
+    "smoothed": partial(CrossEntropyLoss, label_smoothing=0.1),
+    "adjusted": partial(CrossEntropyLoss, logit_adjustment=1.5, log_prior=torch.tensor([-0.2, -3, -2, -5])),
+    "focal": FocalLoss,
+}
+soft_terms = pytest.mark.parametrize("term", SOFT_TERMS.values(), ids=SOFT_TERMS.keys())
+
+
+@soft_terms
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_soft_labels_that_are_whole_give_the_loss_of_hard_ones(term, weights):
+    logits, labels = make_case()
+    built = term(weight_of_class=weights)
+    torch.testing.assert_close(built(logits, F.one_hot(labels, 4).float()), built(logits, labels))
+
+
+@soft_terms
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_soft_labels_of_mixup_give_its_formula(term, weights):
+    logits, labels = make_case()
+    partners = labels.roll(1)  # as often as before, so both losses divide by the same sum of weights
+    soft = 0.3 * F.one_hot(labels, 4) + 0.7 * F.one_hot(partners, 4)
+    built = term(weight_of_class=weights)
+    expected = 0.3 * built(logits, labels) + 0.7 * built(logits, partners)
+    torch.testing.assert_close(built(logits, soft), expected)
+
+
+@soft_terms
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_a_soft_label_of_zeros_equals_its_absence(term, weights):
+    logits, labels = make_case()
+    logits = logits.requires_grad_()
+    soft = F.one_hot(labels, 4).float() * (torch.arange(12) > 4).unsqueeze(1)
+    built = term(weight_of_class=weights)
+    loss = built(logits, soft)
+    torch.testing.assert_close(loss, built(logits[5:], labels[5:]))
+    loss.backward()
+    assert not logits.grad[:5].any()
+    assert logits.grad[5:].any()
+    assert built(logits, torch.zeros_like(soft)).item() == 0
+
+
+def test_adjusted_logits_with_tau_one_are_the_balanced_softmax():
+    logits, labels = make_case()
+    counts = np.array([500, 20, 3, 1])
+    powers = counts * np.exp(logits.double().numpy())  # equation 3 of Ren et al.
+    expected = -np.log(powers[np.arange(12), labels] / powers.sum(axis=1)).mean()
+    term = CrossEntropyLoss(logit_adjustment=1.0, log_prior=log_prior(counts.tolist(), "a.key"))
+    assert term(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_adjusted_logits_follow_the_pairwise_margins_of_menon():
+    logits, labels = make_case()
+    shares, z = np.array([0.7, 0.2, 0.08, 0.02]), logits.double().numpy()
+    margins = (shares[None] / shares[labels][:, None]) ** 0.5  # equation 10: (p_j / p_y) ** tau
+    gaps = z - z[np.arange(12), labels][:, None]
+    expected = np.log((margins * np.exp(gaps)).sum(axis=1)).mean()
+    term = CrossEntropyLoss(logit_adjustment=0.5, log_prior=torch.tensor(shares).log().float())
+    assert term(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_who_knows_only_frequencies_learns_to_favour_no_class():
+    counts = [60, 25, 10, 5]
+    labels = torch.arange(4).repeat_interleave(torch.tensor(counts))
+    term = CrossEntropyLoss(logit_adjustment=1.0, log_prior=log_prior(counts, "a.key"))
+    logits = torch.zeros(4, requires_grad=True)  # of every image alike
+    term(logits.expand(100, 4), labels).backward()
+    torch.testing.assert_close(logits.grad, torch.zeros(4), atol=1e-6, rtol=0)
+    plain = torch.zeros(4, requires_grad=True)
+    CrossEntropyLoss(logit_adjustment=1.0)(plain.expand(100, 4), labels).backward()  # no prior is known
+    assert plain.grad.abs().max() > 0.1
+
+
+def test_adjustment_needs_images_of_every_class_and_a_strength():
+    with pytest.raises(
+        UserError, match=r"a\.key needs training images of every class.*none of df: .*a\.key=0"
+    ):
+        log_prior([4, 0, 2], "a.key", class_names=["akiec", "df", "mel"])
+    with pytest.raises(UserError, match=r"label_smoothing=0\.1 with logit_adjustment=1 .*label_smoothing=0 "):
+        CrossEntropyLoss(logit_adjustment=1, label_smoothing=0.1)
+    with pytest.raises(UserError, match=r"logit_adjustment=-1 is not valid; give a number of at least 0"):
+        CrossEntropyLoss(logit_adjustment=-1)

@@ -337,3 +337,80 @@ def test_terms_on_cuda_have_deterministic_kernels(term, channels):
     finally:
         torch.use_deterministic_algorithms(False)
     assert loss.isfinite()
+
+
+SOFT_TERMS = {name: term for name, term in TERMS.items() if not name.startswith("lovasz")}
+MEANS_OVER_PIXELS = [SOFT_TERMS[name] for name in ("ce", "focal", "focal_alpha")]
+soft_terms = pytest.mark.parametrize("term", SOFT_TERMS.values(), ids=SOFT_TERMS.keys())
+
+
+def as_shares(target, channels):
+    """Return whole targets in the form of soft ones."""
+    classes = torch.arange(channels).view(1, -1, 1, 1) if channels > 1 else torch.ones(1, 1, 1, 1)
+    return (target.unsqueeze(1) == classes).float().masked_fill((target == 255).unsqueeze(1), 255)
+
+
+def test_terms_say_whether_they_take_soft_targets():
+    assert all(term().soft_targets for term in SOFT_TERMS.values())
+    assert not hasattr(LovaszLoss(), "soft_targets")
+
+
+@soft_terms
+@both_modes
+def test_soft_targets_that_are_whole_give_loss_and_gradient_of_hard_ones_bit_for_bit(term, channels):
+    logits, target = make_case(channels)
+    logits[0, :, 0] = 200.0  # probabilities of 0 and 1 exactly
+    target[1, :3] = 255
+    target[2] = 255
+    found = loss_and_gradient(term(), logits, as_shares(target, channels))
+    expected = loss_and_gradient(term(), logits, target)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("term", MEANS_OVER_PIXELS)
+@both_modes
+def test_mean_over_pixels_of_blended_masks_is_the_formula_of_mixup(term, channels):
+    logits, target = make_case(channels)
+    partner = target.roll(1, 0)
+    blended = 0.3 * as_shares(target, channels) + 0.7 * as_shares(partner, channels)
+    expected = 0.3 * term()(logits, target) + 0.7 * term()(logits, partner)
+    torch.testing.assert_close(term()(logits, blended), expected)
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+@both_modes
+def test_overlap_with_shares_is_the_semimetric_formula(name, channels):
+    term, alpha, beta = OVERLAPS[name]
+    logits, target = make_case(channels)
+    shares = 0.4 * as_shares(target, channels) + 0.6 * as_shares(target.roll(1, 0), channels)
+    p, t = probabilities_of(logits.double()).numpy(), shares.double().numpy()
+    axes = (0, 2, 3)
+    common = (p + t - np.abs(p - t)).sum(axes) / 2
+    wrong = alpha * (p.sum(axes) - common) + beta * (t.sum(axes) - common)
+    expected = 1 - ((common + 1) / (common + wrong + 1)).mean()
+    assert term(smooth=1.0)(logits, shares).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_overlap_is_at_its_least_where_probabilities_are_the_shares(name):
+    generator = torch.Generator().manual_seed(0)
+    shares = 0.1 + 0.8 * torch.rand(2, 1, 6, 6, generator=generator)
+    term = OVERLAPS[name][0]()
+    assert term(shares.logit(), shares).item() == pytest.approx(0, abs=1e-6)
+    for factor in (0.5, 2.0, 100.0):  # unsure, too sure, 0 and 1
+        assert term(factor * shares.logit(), shares).item() > 0.05
+
+
+@soft_terms
+@both_modes
+def test_ignored_pixels_of_soft_targets_equal_their_absence(term, channels):
+    logits, target = make_case(channels)
+    shares = 0.3 * as_shares(target, channels) + 0.7 * as_shares(target.roll(1, 0), channels)
+    ignored = shares.clone()
+    ignored[..., 5:] = 255
+    found, gradient = loss_and_gradient(term(), logits, ignored)
+    torch.testing.assert_close(found, term()(logits[..., :5], shares[..., :5]))
+    assert not gradient[..., 5:].any()
+    nothing, gradient = loss_and_gradient(term(), logits, torch.full_like(shares, 255.0))
+    assert nothing == 0
+    assert not gradient.any()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 from sklearn.metrics import confusion_matrix, roc_curve
 
 from polymask.metrics.operating_points import (
     OperatingPoint,
     called,
+    exact_intervals,
     group_scores,
     group_truth,
     net_benefit,
@@ -100,3 +102,13 @@ def test_net_benefit_by_hand() -> None:
         net_benefit(SCORES, TRUTH, thresholds, weights), net_benefit(*drawn, thresholds), strict=True
     ):
         np.testing.assert_allclose(found, repeated)
+
+
+def test_exact_intervals_are_those_of_the_binomial() -> None:
+    # Two positives, both found; ten negatives, seven of them left alone; samples of unknown truth.
+    decisions = np.array([[1, 1]] * 2 + [[0, 0]] * 7 + [[1, 0]] * 3 + [[1, -1], [-1, 1]])
+    found = exact_intervals(decisions)
+    assert found["sensitivity"] == pytest.approx((0.025 ** (1 / 2), 1))
+    # Clopper and Pearson by quantiles of the beta distribution.
+    assert found["specificity"] == pytest.approx((beta.ppf(0.025, 7, 4), beta.ppf(0.975, 8, 3)))
+    assert np.isnan(exact_intervals(decisions[:2])["specificity"]).all()

@@ -178,3 +178,31 @@ def test_strips_change_nothing(monkeypatch, kind):
     strips = drawing.overlay_mask(image, mask), drawing.draw_outlines(image, mask, mask[::-1])
     for one, other in zip(whole, strips, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_heat_leaves_what_is_cold_and_grows_with_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noise(40, 50)
+    heat = np.zeros((40, 50), np.float32)
+    heat[10:20] = np.linspace(0, 1, 50)
+    drawn = drawing.overlay_heat(image, heat, alpha=0.5)
+    cold = heat == 0
+    assert np.array_equal(drawn[cold], image[cold])
+    hottest = cv2.applyColorMap(np.array([[255]], np.uint8), cv2.COLORMAP_INFERNO)[0, 0, ::-1]
+    assert abs(drawn[10:20, -1] - (image[10:20, -1] / 2 + hottest / 2)).max() <= 0.5
+    monkeypatch.setattr(drawing, "_STRIP_PIXELS", 150)  # three rows at a time
+    assert np.array_equal(drawing.overlay_heat(image, heat, alpha=0.5), drawn)
+    with pytest.raises(ValueError, match="resize the mask first"):
+        drawing.overlay_heat(image, heat[:-1])
+
+
+def test_a_panel_with_a_map_has_a_fourth_picture_with_the_true_outline() -> None:
+    image, true = noise(60, 80), np.zeros((60, 80), np.uint8)
+    true[20:40, 20:40] = 1
+    plain = prediction_panel(image, true, true, "")
+    panel = prediction_panel(image, true, true, "", np.full((60, 80), 0.5, np.float32))
+    width = plain.shape[1] // 3
+    assert panel.shape == (plain.shape[0], 4 * width, 3)
+    assert np.array_equal(panel[: -len(panel) // 5, : 3 * width], plain[: -len(panel) // 5])
+    assert equals(panel[:, 3 * width :], GREEN).any()
+    unknown = prediction_panel(image, None, true, "", np.full((60, 80), 0.5, np.float32))
+    assert not equals(unknown[:, 3 * width :], GREEN).any()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -234,6 +235,61 @@ def test_newest_run_is_found_by_its_own_kind_of_file(tmp_path):
     assert folder.find(None, resumable=True) == tmp_path / "c.last.pt"
     assert folder.find("b") == tmp_path / "b.pt"
     assert folder.find("b", resumable=True) == tmp_path / "b.last.pt"
+
+
+BY_METRIC = ("b.pt", "b@dice.pt", "b@auroc.pt", "b.last.pt", "a[1].pt", "a[1]@dice.pt", "c@dice.pt")
+
+
+def test_best_checkpoints_by_further_metrics_are_no_runs_of_their_own(tmp_path):
+    folder = make_runs(tmp_path, *BY_METRIC, "b2.pt")
+    assert folder.run_names() == ["b2", "a[1]", "b"]
+    assert folder.run_names(resumable=True) == ["b"]
+    assert folder.newest_run() == "b"
+    assert folder.find(None) == tmp_path / "b2.pt"
+    assert folder.best_names("b") == ["b", "b@auroc", "b@dice"]
+    assert folder.best_names("a[1]") == ["a[1]", "a[1]@dice"]
+    assert folder.best_names("c") == ["c@dice"]
+    assert folder.best_names("a") == []
+
+
+@pytest.mark.parametrize("name", ["b@dice", "b@val/dice"])
+def test_best_checkpoint_by_a_metric_is_found_by_run_and_metric(tmp_path, name):
+    assert make_runs(tmp_path, *BY_METRIC).find(name) == tmp_path / "b@dice.pt"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["a[1]", "b", "b2"]),
+        ("b*", ["b", "b2"]),
+        ("*@dice", ["a[1]@dice", "b@dice"]),
+        ("b@*", ["b@auroc", "b@dice"]),
+        ("*@val/auroc", ["b@auroc"]),
+        ("b@dice", ["b@dice"]),
+    ],
+)
+def test_patterns_match_runs_or_their_checkpoints_by_metrics(tmp_path, pattern, expected):
+    assert make_runs(tmp_path, *BY_METRIC, "b2.pt").matching(pattern) == expected
+
+
+def test_a_pattern_that_matches_nothing_names_the_nearest(tmp_path):
+    folder = make_runs(tmp_path, *BY_METRIC)
+    for pattern, near in (("b_", "b"), ("*@dicee", "b@dice"), ("b@accuracy*", "b@auroc")):
+        with pytest.raises(UserError, match=rf"is called '{re.escape(pattern)}'\. Did you mean '{near}'\?"):
+            folder.matching(pattern)
+
+
+def test_metric_without_a_checkpoint_names_those_that_there_are(tmp_path):
+    folder = make_runs(tmp_path, *BY_METRIC)
+    with pytest.raises(UserError) as caught:
+        folder.find("b@aurocc")
+    assert str(caught.value) == (
+        f"run_name='b@aurocc' has no checkpoint {tmp_path / 'b@aurocc.pt'}. Did you mean 'b@auroc'? "
+        "Of this run there are: b, b@auroc, b@dice."
+    )
+    for name, resumable in (("x@dice", False), ("b@dice", True)):
+        with pytest.raises(UserError, match=r"has no checkpoint .* Newest runs: "):
+            folder.find(name, resumable=resumable)
 
 
 @pytest.mark.parametrize("name", ["run.v1", "a+b=c,d", "unet_resnet18_20260101_1200"])

@@ -95,6 +95,11 @@ def test_validation_metrics_are_those_of_the_saved_weights(folder, ranks, name):
         assert newest["val/bias"] == pytest.approx(float(alone["bias"]), rel=1e-6)
 
 
+def test_main_process_writes_the_best_by_each_metric(folder):
+    kept = load_checkpoint(folder / "0" / "monitors" / "run@bias.pt")["training"]
+    assert (kept["epoch"], kept["best_epochs"]) == (2, {"val/bias": 2})
+
+
 def test_main_process_alone_writes_and_logs(folder, ranks):
     assert {path.name for path in (folder / "0").iterdir()} == set(SCENARIOS)
     assert not (folder / "1").exists()

@@ -26,7 +26,7 @@ with progress.over(7):
         if progress.advance(4):
             noted += 1
             progress.note(0.1234)
-log_epoch(1, 5, {"train/loss": 1.0, "train/images_per_second": 10.0}, monitor="val/loss", best=False)
+log_epoch(1, 5, {"train/loss": 1.0, "train/images_per_second": 10.0}, monitors=["val/loss"], best=[])
 print("noted", noted, "images", progress.images)
 """
 
@@ -144,9 +144,11 @@ def test_line_of_an_epoch_shows_each_value_once(caplog):
     }
     with caplog.at_level(logging.INFO):
         headline = ["dice_lesion_image", "loss", "other"]
-        log_epoch(3, 10, metrics, monitor="val/loss", headline=headline, best=True, seconds_left=61.0)
-        log_epoch(4, 10, metrics, monitor="val/other", best=False, seconds_left=120.0)
-        log_epoch(10, 10, metrics, monitor="val/other", best=False)
+        log_epoch(
+            3, 10, metrics, monitors=["val/loss"], headline=headline, best=["val/loss"], seconds_left=61.0
+        )
+        log_epoch(4, 10, metrics, monitors=["val/other"], best=[], seconds_left=120.0)
+        log_epoch(10, 10, metrics, monitors=["val/other"], best=[])
     begin, *pairs, speed, left, best = caplog.messages[0].split("  ")
     assert (begin, speed, left, best) == ("epoch 3/10", "123 images/s", "0:01:01 left", "best")
     values = {name: float(value) for name, value in (pair.split(" ") for pair in pairs)}

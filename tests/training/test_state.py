@@ -9,7 +9,7 @@ NAN = float("nan")
 
 def run(values: list[float], mode: str = "min") -> tuple[TrainingState, list[bool]]:
     state = TrainingState()
-    return state, [state.end_epoch({"val/x": value}, "val/x", mode) for value in values]
+    return state, [bool(state.end_epoch({"val/x": value}, "val/x", mode)) for value in values]
 
 
 @pytest.mark.parametrize(

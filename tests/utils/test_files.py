@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import glob
 import os
 import re
 import subprocess
@@ -70,7 +71,7 @@ def test_leftovers_of_one_file_are_removed_and_nothing_else(tmp_path: Path) -> N
     others = [".run1.pt.0a1b2c3d.tmp", ".run[1].pt.b.pt.0a1b2c3d.tmp", "run[1].pt", ".run[1].lock"]
     for name in mine + others:
         (tmp_path / name).touch()
-    remove_leftovers(tmp_path / "run[1].pt")
+    remove_leftovers(tmp_path, glob.escape("run[1].pt"))
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(others)
 
 

@@ -304,6 +304,13 @@ class DataModule:
             items |= {f"epoch {epoch + 1}": augmented[epoch, index, 0] for epoch in range(num_epochs)}
             yield [self.samples.titled(item, f"{item['id']}, {title}") for title, item in items.items()]
 
+    def training_batch(self, num_images: int) -> dict[str, Any]:
+        """Return random training samples as a batch of the first epoch, or all if there are fewer."""
+        dataset = self._training_dataset(self.subset("train"), self._augmentation, cache_dir=None)
+        number = len(dataset)  # type: ignore[arg-type]
+        chosen = np.random.default_rng(self._seed).permutation(number)[:num_images]
+        return self._collate()([dataset[0, index, 0] for index in chosen.tolist()])
+
     def _training_dataset(
         self, records: list[Record], augmentation: Augmentation | None, *, cache_dir: Path | None
     ) -> Dataset[dict[str, Any]]:

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from polymask.errors import UserError, choose
 from polymask.metrics.rows import mean_losses
 from polymask.reporting.course import Course
-from polymask.structures.samples import Rows
+from polymask.structures.monitors import direction, parse_monitors
+from polymask.structures.samples import Rows, TitledSample
 
 if TYPE_CHECKING:
     from polymask.data.module import DataModule
@@ -338,6 +339,7 @@ class Family(ABC):
         class_names: Names of the classes.
         monitor: Metric key that decides which checkpoint is the best.
         mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        monitors: Further metrics, each with a best checkpoint of its own; kept with their directions.
 
     Attributes:
         needs: What a data set must give.
@@ -353,11 +355,14 @@ class Family(ABC):
     needs: frozenset[str]
     scorer: Scorer
 
-    def __init__(self, *, class_names: Sequence[str], monitor: str, mode: str) -> None:
+    def __init__(
+        self, *, class_names: Sequence[str], monitor: str, mode: str, monitors: Sequence[str] = ()
+    ) -> None:
         self.class_names, self.monitor = list(class_names), monitor
         self.validation: Rows = {}
         choose("task.mode", mode, ("auto", "min", "max"))
-        self.mode = mode if mode != "auto" else ("min" if "loss" in monitor else "max")
+        self.mode = mode if mode != "auto" else direction(monitor)
+        self.monitors = parse_monitors(monitors, besides=monitor)
 
     @property
     def predicts(self) -> frozenset[str]:
@@ -415,6 +420,10 @@ class Family(ABC):
     @abstractmethod
     def picture(self, prediction: Any, record: Record) -> np.ndarray:
         """Draw one prediction beside the truth: (H, W, 3) uint8 RGB."""
+
+    def training_samples(self, data: DataModule, num_images: int) -> list[TitledSample]:
+        """Return training images as the network gets them, where augmented items do not show that already."""
+        return []
 
     def application(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> Application | None:
         """Return what applies a trained task to new cases, None where there is nothing to apply.

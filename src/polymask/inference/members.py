@@ -106,6 +106,7 @@ def read_members(paths: Sequence[Path], options: Mapping[str, Any]) -> list[Memb
     if len(members) > 1:
         check_can_merge(members)
         check_decided(members, options)
+        check_unexplained(options.get("explain"))
     return in_order(members)
 
 
@@ -198,6 +199,15 @@ def ensemble_name(names: Sequence[str], *, out_of_fold: bool = False) -> str:
     common = (common.rstrip("_-.+=,") or names[0])[:_NAME_LETTERS]
     # The hash tells as many other members apart, whose results must not take the place of these.
     return f"{common}_{kind}{len(names)}_{sha256(joined.encode()).hexdigest()[:6]}"
+
+
+def check_unexplained(explain: Any) -> None:
+    """Raise UserError when it shall be shown where the classes of several networks together were seen."""
+    if explain:
+        raise UserError(
+            "explain=true shows where one network looked, and several looked at different places; leave it "
+            "out (explain=false), or name one run."
+        )
 
 
 def _own_options(options: Mapping[str, Any], keys: Sequence[str], run: str) -> dict[str, Any]:

@@ -5,6 +5,10 @@ background, probabilities by softmax). Pixels of target 255 are ignored: a loss 
 pixels alone, and is 0 with zero gradient where none is left. Other target values are not checked, since
 looking at them would stall the device.
 
+Most terms (`soft_targets`) also take the masks of blended images: (B, C, H, W) float32 shares of foreground
+(C = 1) or of the classes, 255 in all channels = ignore. Terms that are a mean over pixels then take the mean
+over the classes of each pixel, too; those of overlap are at their least where probabilities equal the shares.
+
 Why these are not the terms of segmentation_models_pytorch 0.6, whose formulas they share:
 
 - Dice, Jaccard, Tversky: a binary mask without foreground has no gradient there, absent classes count as
@@ -17,12 +21,15 @@ Why these are not the terms of segmentation_models_pytorch 0.6, whose formulas t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymask.errors import number
-from polymask.losses.classification import focal, log_odds
+from polymask.losses.classification import constant_labels, focal, log_odds
 from polymask.structures.masks import IGNORE
 
 SMALLEST_SMOOTH = 1.0e-6  # far below a pixel, far above the smallest float32
@@ -31,11 +38,15 @@ SMALLEST_SMOOTH = 1.0e-6  # far below a pixel, far above the smallest float32
 class CrossEntropyLoss(nn.Module):
     """Mean cross-entropy over valid pixels: of the sigmoid for C = 1, of the softmax for C > 1."""
 
+    soft_targets: ClassVar[bool] = True
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return a scalar for logits (B, C, H, W) and target (B, H, W), 255 = ignore."""
+        """Return a scalar for logits (B, C, H, W) and target (B, H, W) or (B, C, H, W), 255 = ignore."""
         if logits.shape[1] == 1:
-            truth = (target == 1).to(logits.dtype)
+            truth = _truth(target, 1)[:, 0].to(logits.dtype)
             losses = F.binary_cross_entropy_with_logits(logits[:, 0], truth, reduction="none")
+        elif target.is_floating_point():
+            losses = -(_truth(target, logits.shape[1]) * logits.log_softmax(dim=1)).sum(dim=1)
         else:
             # Not F.cross_entropy, which has no deterministic CUDA kernel for images.
             index = target.masked_fill(target == IGNORE, 0).unsqueeze(1)
@@ -57,17 +68,25 @@ class FocalLoss(nn.Module):
         UserError: An argument is out of range.
     """
 
+    soft_targets: ClassVar[bool] = True
+
     def __init__(self, *, gamma: float = 2.0, alpha: float | None = None) -> None:
         super().__init__()
         self.gamma = number("FocalLoss.gamma", gamma, least=0.0)
         self.alpha = None if alpha is None else number("FocalLoss.alpha", alpha, least=0.0, most=1.0)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return a scalar for logits (B, C, H, W) and target (B, H, W), 255 = ignore."""
+        """Return a scalar for logits (B, C, H, W) and target (B, H, W) or (B, C, H, W), 255 = ignore."""
+        if target.is_floating_point():
+            return _mean_over_valid(_mean_over_classes(lambda one: self._of(logits, one), target), target)
+        return _mean_over_valid(self._of(logits, target), target)
+
+    def _of(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each pixel (B, H, W) for hard targets of that shape."""
         losses = focal(_pixel_log_odds(logits, target), self.gamma)
         if self.alpha is not None:
             losses = losses * torch.where(target > 0, self.alpha, 1.0 - self.alpha)
-        return _mean_over_valid(losses, target)
+        return losses
 
 
 class DiceLoss(nn.Module):
@@ -85,13 +104,15 @@ class DiceLoss(nn.Module):
         UserError: `smooth` is not above 0.
     """
 
+    soft_targets: ClassVar[bool] = True
+
     def __init__(self, *, smooth: float = 1.0, per_image: bool = False) -> None:
         super().__init__()
         self.smooth = number("DiceLoss.smooth", smooth, least=SMALLEST_SMOOTH)
         self.per_image = per_image
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return a scalar for logits (B, C, H, W) and target (B, H, W), 255 = ignore."""
+        """Return a scalar for logits (B, C, H, W) and target (B, H, W) or (B, C, H, W), 255 = ignore."""
         return _overlap_loss(logits, target, 0.5, 0.5, self.smooth, self.per_image)
 
 
@@ -109,13 +130,15 @@ class JaccardLoss(nn.Module):
         UserError: `smooth` is not above 0.
     """
 
+    soft_targets: ClassVar[bool] = True
+
     def __init__(self, *, smooth: float = 1.0, per_image: bool = False) -> None:
         super().__init__()
         self.smooth = number("JaccardLoss.smooth", smooth, least=SMALLEST_SMOOTH)
         self.per_image = per_image
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return a scalar for logits (B, C, H, W) and target (B, H, W), 255 = ignore."""
+        """Return a scalar for logits (B, C, H, W) and target (B, H, W) or (B, C, H, W), 255 = ignore."""
         return _overlap_loss(logits, target, 1.0, 1.0, self.smooth, self.per_image)
 
 
@@ -137,6 +160,8 @@ class TverskyLoss(nn.Module):
         UserError: An argument is out of range.
     """
 
+    soft_targets: ClassVar[bool] = True
+
     def __init__(
         self, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0, per_image: bool = False
     ) -> None:
@@ -147,7 +172,7 @@ class TverskyLoss(nn.Module):
         self.per_image = per_image
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return a scalar for logits (B, C, H, W) and target (B, H, W), 255 = ignore."""
+        """Return a scalar for logits (B, C, H, W) and target (B, H, W) or (B, C, H, W), 255 = ignore."""
         return _overlap_loss(logits, target, self.alpha, self.beta, self.smooth, self.per_image)
 
 
@@ -157,7 +182,8 @@ class LovaszLoss(nn.Module):
     Berman et al., "The Lovasz-Softmax loss: a tractable surrogate for the optimization of the
     intersection-over-union measure in neural networks", CVPR 2018. For C > 1 it is the mean over the classes,
     background included, that occur in the target. For C = 1 a target without foreground gives the largest
-    hinge, a gradient on one pixel only: join a pixelwise term to it.
+    hinge, a gradient on one pixel only: join a pixelwise term to it. A pixel is foreground or not: it is
+    defined for sets, so there are no soft targets.
 
     Args:
         per_image: Take the mean over images, instead of pooling the pixels of the batch.
@@ -170,7 +196,7 @@ class LovaszLoss(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return a scalar for logits (B, C, H, W) and target (B, H, W), 255 = ignore."""
         valid = (target != IGNORE).unsqueeze(1)
-        truth = _one_hot(target, logits.shape[1])
+        truth = one_hot(target, logits.shape[1])
         if logits.shape[1] == 1:
             errors = F.relu(1.0 - torch.where(truth, logits, -logits))
         else:
@@ -181,12 +207,33 @@ class LovaszLoss(nn.Module):
         return _mean_over_rows(_lovasz_extension(*rows), counted)
 
 
-def _one_hot(target: Tensor, num_channels: int) -> Tensor:
+def one_hot(target: Tensor, num_channels: int) -> Tensor:
     """Return which pixels of (B, H, W) belong to each channel, bool (B, C, H, W); ignored ones to none."""
     if num_channels == 1:
         return (target == 1).unsqueeze(1)
     classes = torch.arange(num_channels, device=target.device)
     return target.unsqueeze(1) == classes.view(1, -1, 1, 1)
+
+
+def _truth(target: Tensor, num_channels: int) -> Tensor:
+    """Return what of each pixel is of each channel (B, C, H, W), bool or shares; of ignored ones nothing."""
+    if target.is_floating_point():
+        return target.masked_fill(target == IGNORE, 0.0)
+    return one_hot(target, num_channels)
+
+
+def _mean_over_classes(loss_of: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
+    """Return the mean of `loss_of(hard target)` over the classes of each pixel of a soft one (B, C, H, W)."""
+    shares = _truth(target, target.shape[1])
+    if shares.shape[1] == 1:
+        shares = torch.cat([1 - shares, shares], dim=1)
+    losses = [loss_of(one) for one in constant_labels(shares)]
+    return (shares * torch.stack(losses, dim=1)).sum(dim=1)
+
+
+def _valid(target: Tensor) -> Tensor:
+    """Return which pixels count, bool (B, H, W)."""
+    return (target[:, 0] if target.is_floating_point() else target) != IGNORE
 
 
 def _pixel_log_odds(logits: Tensor, target: Tensor) -> Tensor:
@@ -198,7 +245,7 @@ def _pixel_log_odds(logits: Tensor, target: Tensor) -> Tensor:
 
 def _mean_over_valid(losses: Tensor, target: Tensor) -> Tensor:
     """Average (B, H, W) over the valid pixels; 0 when there are none."""
-    valid = target != IGNORE
+    valid = _valid(target)
     return losses.masked_fill(~valid, 0.0).sum() / valid.sum().clamp_min(1)
 
 
@@ -211,13 +258,19 @@ def _mean_over_rows(losses: Tensor, counted: Tensor) -> Tensor:
 def _overlap_loss(
     logits: Tensor, target: Tensor, alpha: float, beta: float, smooth: float, per_image: bool
 ) -> Tensor:
-    """Return the formula of `TverskyLoss`, of which Dice (1/2, 1/2) and Jaccard (1, 1) are cases."""
+    """Return the formula of `TverskyLoss`, of which Dice (1/2, 1/2) and Jaccard (1, 1) are cases.
+
+    What probability p and share t have in common is min(p, t), which is p t for t = 0 and 1. With p t the
+    best answer to a share of 0.6 would be 1 (Wang et al., "Dice semimetric losses: optimizing the Dice score
+    with soft labels", MICCAI 2023, and "Jaccard metric losses", NeurIPS 2023: (p + t - |p - t|) / 2).
+    """
     several = logits.shape[1] > 1
-    valid = (target != IGNORE).unsqueeze(1)
-    truth = _one_hot(target, logits.shape[1])
+    valid = _valid(target).unsqueeze(1)
+    truth = _truth(target, logits.shape[1])
     probabilities = (logits.softmax(dim=1) if several else logits.sigmoid()) * valid
     dims = (2, 3) if per_image else (0, 2, 3)
-    hits, positives, real = (probabilities * truth).sum(dims), probabilities.sum(dims), truth.sum(dims)
+    common = torch.minimum(probabilities, truth) if truth.is_floating_point() else probabilities * truth
+    hits, positives, real = common.sum(dims), probabilities.sum(dims), truth.sum(dims)
     errors = alpha * (positives - hits) + beta * (real - hits)
     # Without a channel of its own for background, a binary target without foreground counts too.
     counted = real > 0 if several else valid.sum(dims) > 0

@@ -124,6 +124,36 @@ def rates(decisions: np.ndarray, weights: np.ndarray | None = None) -> dict[str,
     }
 
 
+def exact_intervals(decisions: np.ndarray, level: float = 0.95) -> dict[str, tuple[float, float]]:
+    """Return the exact binomial interval of sensitivity and specificity of one column of decisions.
+
+    Where every positive was found, each replicate of a bootstrap says so, too, and its interval has no width,
+    be there two positives or two hundred; this one tells them apart (Clopper and Pearson, "The use of
+    confidence or fiducial limits illustrated in the case of the binomial", Biometrika 26(4), 1934). It takes
+    samples as independent, which those of one group are not.
+
+    Args:
+        decisions: (N, 2), see the module.
+        level: Of confidence.
+
+    Returns:
+        Lower and upper end for each of `KINDS`; NaN without a sample to measure it on.
+    """
+    from scipy.stats import binomtest
+
+    calls, truth = decisions.T
+    found = {}
+    for kind, value in zip(KINDS, (1, 0), strict=True):
+        of_kind = calls[(truth == value) & (calls >= 0)]
+        right = int((of_kind == value).sum())
+        found[kind] = (
+            tuple(binomtest(right, len(of_kind)).proportion_ci(level, method="exact"))
+            if len(of_kind)
+            else (float("nan"), float("nan"))
+        )
+    return found
+
+
 def net_benefit(
     scores: np.ndarray, truth: np.ndarray, thresholds: np.ndarray, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

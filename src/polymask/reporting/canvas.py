@@ -118,6 +118,32 @@ def overlay_mask(
     return drawn
 
 
+def overlay_heat(image: np.ndarray, heat: np.ndarray, alpha: float = 0.7) -> np.ndarray:
+    """Draw a map onto an image: nothing where it is 0, over violet and orange to bright yellow where it is 1.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        heat: (H, W) float in [0, 1].
+        alpha: Weight of the colour where the map is 1; it falls with the map, so that the image is seen.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: The sizes of the map and of the image differ.
+    """
+    _check_fit(heat, image)
+    drawn = np.empty_like(image)
+    step = max(1, _STRIP_PIXELS // heat.shape[1])
+    for start in range(0, len(heat), step):
+        rows = slice(start, start + step)
+        levels = np.rint(255 * heat[rows]).astype(np.uint8)
+        colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+        weight = np.float32(alpha) * heat[rows, :, None]
+        drawn[rows] = np.rint((1 - weight) * image[rows] + weight * colours)
+    return drawn
+
+
 def draw_outlines(image: np.ndarray, true_mask: np.ndarray | None, predicted_mask: np.ndarray) -> np.ndarray:
     """Outline the true objects in green and the predicted ones in magenta.
 
@@ -194,7 +220,11 @@ def column(image: np.ndarray, headings: dict[str, tuple[int, int, int]]) -> np.n
 
 
 def prediction_panel(
-    image: np.ndarray, true_mask: np.ndarray | None, predicted_mask: np.ndarray, caption: str
+    image: np.ndarray,
+    true_mask: np.ndarray | None,
+    predicted_mask: np.ndarray,
+    caption: str,
+    heat: np.ndarray | None = None,
 ) -> np.ndarray:
     """Place the image, the overlaid prediction and the outlines of truth and prediction side by side.
 
@@ -205,6 +235,7 @@ def prediction_panel(
         true_mask: (H, W) int, None when it is unknown.
         predicted_mask: (H, W) int.
         caption: One line for the bar below; it is made smaller, then cut, when it does not fit.
+        heat: (H, W) float in [0, 1]: where the class was seen, for a fourth picture. None without.
 
     Returns:
         (H', W', 3) uint8 RGB.
@@ -222,8 +253,26 @@ def prediction_panel(
         column(overlay_mask(small, predicted), {"prediction": WHITE}),
         column(draw_outlines(small, true, predicted), {**outlines, "predicted": PREDICTED_COLOUR}),
     ]
+    if heat is not None:
+        columns.append(column(heat_tile(image, true_mask, heat), {"explanation": WHITE}))
     panel = np.hstack(columns)
     return np.vstack([panel, text_bar(caption, panel.shape[1])])
+
+
+def heat_tile(image: np.ndarray, true_mask: np.ndarray | None, heat: np.ndarray) -> np.ndarray:
+    """Return `overlay_heat` with the outline of the truth, as large as a tile of a panel.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        true_mask: (H, W) int, None when it is unknown.
+        heat: (H, W) float in [0, 1].
+    """
+    _check_fit(heat, image)
+    size = tile_size(image)
+    small, levels = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (image, heat))
+    drawn = overlay_heat(small, levels)
+    true = None if true_mask is None else _resize_labels(true_mask, image, size)
+    return draw_outlines(drawn, true, np.zeros(drawn.shape[:2], np.uint8))
 
 
 def stack_panels(panels: Sequence[np.ndarray]) -> np.ndarray:

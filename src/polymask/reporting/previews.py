@@ -1,4 +1,4 @@
-"""Predictions of a few validation samples, drawn every few epochs to see how they come along."""
+"""Pictures in the course of a training: what the network gets, and what it makes of validation samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 
 from polymask.data.records import Record
+from polymask.structures.samples import TitledSample
 from polymask.tracking.base import Tracker
+
+
+def write_training_samples(path: Path, samples: Sequence[TitledSample]) -> None:
+    """Write a sheet of training images, their masks tinted."""
+    # Imported with the first picture: most runs draw none, and start sooner without.
+    from polymask.reporting.canvas import overlay_mask
+    from polymask.reporting.figures import plot_sample_sheet
+
+    images = [image if mask is None else overlay_mask(image, mask, alpha=0.2) for _, image, mask in samples]
+    plot_sample_sheet(images, [sample.title for sample in samples], path, columns=3)
 
 
 class EpochPreviews:

@@ -25,6 +25,7 @@ from polymask.training.checkpoint import (
     run_record,
     save_checkpoint,
 )
+from polymask.training.run_names import run_of
 from polymask.training.state import TrainingState
 from polymask.utils.paths import resolve
 
@@ -38,7 +39,7 @@ def baseline(cfg: DictConfig) -> TestResult:
     """
     checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
     like = load_checkpoint(checkpoints.find(cfg.like))
-    name = cfg.run_name or f"classical_{like['run_name']}"
+    name = cfg.run_name or f"classical_{run_of(like['run_name'])}"
     _check_name(checkpoints, name)
     config = {**like["config"], **{key: plain(cfg)[key] for key in ("model", "trainer", "tracker")}}
     config |= {"run_name": name, "local_save_dir": cfg.local_save_dir}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 from polymask.errors import UserError, nearest
 from polymask.structures.samples import Rows
 from polymask.training.checkpoint_content import FORMAT, checked_content, checked_weights
+from polymask.training.run_names import best_name, is_by_metric, run_of, typed_name
 from polymask.utils.archives import read_tensors
-from polymask.utils.files import write_atomically
+from polymask.utils.files import remove_leftovers, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,10 @@ class RunRecord:
 
 
 class CheckpointFolder:
-    """The two files of each run in one folder: `{run}.pt` (best) and `{run}.last.pt` (for resume).
+    """The files of each run in one folder: `{run}.pt` (best) and `{run}.last.pt` (for resume).
+
+    Where further metrics are monitored, `{run}@{metric}.pt` are the best by these. Whatever takes the name of
+    a run for its best checkpoint takes `{run}@{metric}`, too.
 
     Args:
         folder: Usually `models/checkpoints`.
@@ -63,9 +68,10 @@ class CheckpointFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def best(self, run_name: str) -> Path:
-        """Return the path of the best checkpoint of a run."""
-        return self.folder / f"{run_name}.pt"
+    def best(self, run_name: str, metric: str | None = None) -> Path:
+        """Return the path of the best checkpoint of a run, by its own metric or by a further one."""
+        name = run_name if metric is None else best_name(run_name, metric)
+        return self.folder / f"{name}.pt"
 
     def last(self, run_name: str) -> Path:
         """Return the path of the newest checkpoint of a run, which also holds the training state."""
@@ -79,6 +85,18 @@ class CheckpointFolder:
         """Return the path of the records that the tracker has not taken yet."""
         return self.folder / f"{run_name}.outbox.jsonl"
 
+    def best_names(self, run_name: str) -> list[str]:
+        """Return the names of a run's best checkpoints that are there, that by its own metric first."""
+        others = self.folder.glob(f"{glob.escape(best_name(run_name, ''))}*.pt")
+        found = [self.best(run_name), *sorted(others)]
+        return [path.name.removesuffix(".pt") for path in found if path.is_file()]
+
+    def remove_leftovers(self, run_name: str) -> None:
+        """Remove what processes of a run that were killed left half written; only for its one writer."""
+        for ending in (".pt", ".last.pt", ".yaml"):
+            remove_leftovers(self.folder, f"{glob.escape(run_name)}{ending}")
+        remove_leftovers(self.folder, f"{glob.escape(best_name(run_name, ''))}*.pt")
+
     def newest_run(self) -> str | None:
         """Return the run that was started last, with or without a checkpoint; None when there is none."""
         started = {path.stem: path.stat().st_mtime_ns for path in self.folder.glob("*.yaml")}
@@ -88,7 +106,11 @@ class CheckpointFolder:
 
     def run_names(self, *, resumable: bool = False) -> list[str]:
         """Return the runs that have a best (or, `resumable`, a last) checkpoint, newest first."""
-        files = [path for path in self.folder.glob("*.pt") if path.name.endswith(".last.pt") == resumable]
+        files = [
+            path
+            for path in self.folder.glob("*.pt")
+            if path.name.endswith(".last.pt") == resumable and not is_by_metric(path.name)
+        ]
         files.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
         return [path.name.removesuffix(".last.pt" if resumable else ".pt") for path in files]
 
@@ -116,12 +138,15 @@ class CheckpointFolder:
         """Return the names of the runs with a best checkpoint that match a pattern, sorted.
 
         Args:
-            pattern: `*` stands for any text.
+            pattern: `*` stands for any text; `fold*@auroc_macro` of the best checkpoints by a further metric.
 
         Raises:
             UserError: There is none.
         """
+        pattern = typed_name(pattern)
         known = sorted(self.run_names())
+        if is_by_metric(pattern):
+            known = [name for run in known for name in self.best_names(run)]
         found = [name for name in known if fnmatchcase(name, pattern)]
         if not found:
             raise UserError(f"no run in {self.folder} is called {pattern!r}.{nearest(pattern, known)}")
@@ -130,18 +155,23 @@ class CheckpointFolder:
     def find(self, run_name: str | None, *, resumable: bool = False) -> Path:
         """Return the checkpoint of a run, of the newest run when `run_name` is None.
 
+        `run@metric` is the best one by a further metric.
+
         Raises:
             UserError: There is none.
         """
         names = self.run_names(resumable=resumable)
         if run_name is None and not names:
             raise UserError(f"no checkpoint in {self.folder}; train one first: python src/train.py")
-        name = names[0] if run_name is None else run_name
+        name = names[0] if run_name is None else typed_name(run_name)
         path = self.last(name) if resumable else self.best(name)
         if not path.is_file():
-            shown = ", ".join(names[:5]) or "none"
+            own = self.best_names(run_of(name)) if is_by_metric(name) and not resumable else []
+            shown = f"Of this run there are: {', '.join(own)}."
+            if not own:
+                shown = f"Newest runs: {', '.join(names[:5]) or 'none'}."
             raise UserError(
-                f"run_name={name!r} has no checkpoint {path}.{nearest(name, names)} Newest runs: {shown}."
+                f"run_name={name!r} has no checkpoint {path}.{nearest(name, own or names)} {shown}"
             )
         return path
 

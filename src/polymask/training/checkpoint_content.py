@@ -14,6 +14,7 @@ from torch import Tensor
 from polymask.errors import UserError
 from polymask.families.old_names import update_names
 from polymask.places import keep_inside
+from polymask.training.run_names import best_name, run_of
 from polymask.training.state import TrainingState
 from polymask.trust import check_config
 from polymask.utils.names import has_control_characters, is_file_name
@@ -61,7 +62,8 @@ def checked_content(content: Any, path: Path) -> dict[str, Any]:
 
     Every field is of its type; the configuration names allowed constructors only and writes inside the
     project (`moved` holds what else it said); the run is called like the file. A copy of another run's file
-    goes on as a run of its own: it has a `parent_run`, and no run of the tracker yet.
+    goes on as a run of its own: it has a `parent_run`, and no run of the tracker yet. So does `run@metric`,
+    the best checkpoint by a further metric, whose results lie beside those of `run`.
 
     Raises:
         UserError: Something of it is not so.
@@ -84,15 +86,25 @@ def _called_like_its_file(content: dict[str, Any], path: Path) -> dict[str, Any]
     name, written = run_name_of(path), content["run_name"]
     if name == written:
         return content
-    best = path.with_name(f"{name}.pt")
-    is_last = path.name.endswith(".last.pt")
-    if is_last and content["training"]["best_epoch"] and not best.is_file():
-        raise UserError(
-            f"{path} is a copy of run {written!r} without its best epoch; copy {written}.pt to {best}, too."
-        )
-    log.info("%s was written by run %s; it is taken as a run of its own, %s", path.name, written, name)
+    if path.name.endswith(".last.pt"):
+        _check_bests(content["training"], path, name, written)
+    if run_of(name) != run_of(written):
+        log.info("%s was written by run %s; it is taken as a run of its own, %s", path.name, written, name)
     content["config"]["run_name"] = name
     return {**content, "run_name": name, "parent_run": written, "tracker_run_id": ""}
+
+
+def _check_bests(training: Mapping[str, Any], path: Path, name: str, written: str) -> None:
+    """Raise UserError when a copied last checkpoint claims a best epoch whose file was not copied with it."""
+    files = {name: written} if training["best_epoch"] else {}
+    files |= {best_name(name, key): best_name(written, key) for key in training.get("best_epochs", {})}
+    for own, original in files.items():
+        best = path.with_name(f"{own}.pt")
+        if not best.is_file():
+            raise UserError(
+                f"{path} is a copy of run {written!r} without its best epoch; copy {original}.pt to {best}, "
+                "too."
+            )
 
 
 def _check_fields(content: Mapping[str, Any], wanted: Mapping[str, _Check], path: Path) -> None:
@@ -155,11 +167,16 @@ def _is_training(value: Any) -> bool:
     if not isinstance(value, dict) or not known.issuperset(value):
         return False
     tables, best = [value.get(name, []) for name in ("history", "points")], value.get("best_value")
-    others = ("history", "points", "window", "best_value")
+    bests = [value.get(name, {}) for name in ("best_values", "best_epochs")]
+    others = ("history", "points", "window", "best_value", "best_values", "best_epochs")
     return (
         all(_is_whole(item) for name, item in value.items() if name not in others)
         and (best is None or _is_number(best))
         and _mapping(_is_number)(value.get("window", {}))
+        and _mapping(_is_number)(bests[0])
+        and _mapping(_is_whole)(bests[1])
+        and bests[0].keys() == bests[1].keys()
+        and all(is_file_name(best_name("run", key)) for key in bests[0])
         and all(isinstance(table, list) and all(map(_mapping(_is_number), table)) for table in tables)
     )
 

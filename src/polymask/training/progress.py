@@ -99,16 +99,31 @@ def log_epoch(
     epochs: int,
     metrics: dict[str, float],
     *,
-    monitor: str,
+    monitors: Sequence[str],
     headline: Sequence[str] = (),
-    best: bool,
+    best: Sequence[str],
+    without: int = 0,
     seconds_left: float = 0.0,
 ) -> None:
-    """Log the one line of an epoch: losses, the monitored metric, two more, speed, time left."""
+    """Log the one line of an epoch: losses, monitored metrics, two more, speed, time left, what is the best.
+
+    Args:
+        epoch: Its number, from 1.
+        epochs: Epochs of the run.
+        metrics: What was measured.
+        monitors: Keys of the monitored metrics.
+        headline: Names of metrics of which the first two are shown.
+        best: The monitored ones that are better than ever.
+        without: Epochs in which none of several was.
+        seconds_left: Until all epochs are done.
+    """
     more = (f"val/{name}" for name in headline[:2])
-    shown = ("train/loss", "val/loss", monitor, *more, "learning_rate")
+    shown = ("train/loss", "val/loss", *monitors, *more, "learning_rate")
     parts = [f"{key} {metrics[key]:.4g}" for key in dict.fromkeys(shown) if key in metrics]
     speed = f"{metrics['train/images_per_second']:.0f} images/s"
     left = f"  {duration(seconds_left)} left" if epoch < epochs else ""
     end = "  best" if best else ""
+    if len(monitors) > 1:
+        count = "1 epoch" if without == 1 else f"{without} epochs"
+        end = f"  best {', '.join(best)}" if best else f"  {count} without improvement"
     log.info("epoch %d/%d  %s  %s%s%s", epoch, epochs, "  ".join(parts), speed, left, end)

@@ -45,7 +45,7 @@ class Settings:
         accumulate_batches: Batches per optimisation step.
         clip_norm: Largest norm of the gradient, None for no clipping.
         ema_decay: Decay of the averaged weights, None for no average.
-        patience: Stop after this many epochs without a better monitored metric, None for never.
+        patience: Stop after this many epochs in which no monitored metric became better, None for never.
         limit_batches: Batches per epoch at most, None for all.
         batches_per_epoch: Batches of an epoch of training, as many as its steps take and no more than
             `limit_batches`; None for a pass over the training samples.

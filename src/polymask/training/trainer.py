@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
 
-from polymask.errors import UserError, listed, nearest, number, whole_number
+from polymask.errors import UserError, number, whole_number
 from polymask.families.base import Prediction, Scorer, Task
 from polymask.structures.samples import Rows
 from polymask.training.checkpoint import (
@@ -25,6 +23,7 @@ from polymask.training.checkpoint import (
 from polymask.training.devices import autocast, select_device, select_precision
 from polymask.training.distributed import Processes
 from polymask.training.loop import TrainingLoop
+from polymask.training.monitors import check_monitors
 from polymask.training.optimizers import learning_rates
 from polymask.training.progress import Progress, log_epoch
 from polymask.training.schedulers import Schedule
@@ -67,7 +66,7 @@ class Trainer:
         accumulate_batches: Batches per optimisation step.
         clip_norm: Largest norm of the gradient, None for no clipping.
         ema_decay: Decay of the averaged weights that are evaluated and kept, None for no average.
-        patience: Stop after this many epochs without a better monitored metric, None for never.
+        patience: Stop after this many epochs in which no monitored metric became better, None for never.
         limit_batches: Batches per epoch at most, in training and evaluation; for quick looks.
         steps_per_epoch: Optimisation steps of an epoch, which may then end anywhere in the training samples;
             None for epochs that are one pass over them. `limit_batches` makes such epochs shorter, too.
@@ -145,6 +144,7 @@ class Trainer:
         checkpoints: CheckpointFolder,
         record: Callable[[], RunRecord],
         metric_log: MetricLog,
+        monitors: Mapping[str, str] | None = None,
         decisions: Callable[[Rows], Rows] = lambda rows: {},
         previews: Previews | None = None,
         resume_from: dict[str, Any] | None = None,
@@ -161,7 +161,8 @@ class Trainer:
             checkpoints: Where checkpoints go.
             record: Returns what checkpoints say of the run.
             metric_log: Where metrics go.
-            decisions: Returns what the best checkpoint keeps of its validation rows.
+            monitors: Key to `min` or `max` of metrics with best checkpoints beside that by `task.monitor`.
+            decisions: Returns what a best checkpoint keeps of its validation rows.
             previews: Draws validation samples; None to draw nothing.
             resume_from: Content of a last checkpoint, to go on from there.
 
@@ -172,13 +173,15 @@ class Trainer:
             UserError: The loss is not finite, or the monitored metric does not exist or was never a number.
         """
         settings, is_main = self.settings, self.settings.processes.is_main
+        monitors = dict(monitors or {})
+        watched = [task.monitor, *monitors]
         loop = TrainingLoop(settings, task, optimizer, schedule)
         state = loop.restore(resume_from) if resume_from else TrainingState()
         if state.threads:
             self.threads = use_threads(self._given_threads, before=state.threads)
         state.threads = self.threads
         if state.epoch == 0:
-            self._check_monitor(task, scorer, val_loader)
+            self._check_monitors(task, scorer, val_loader, monitors)
         elif is_main:
             self._say_how_it_goes_on(state)
             self._log(metric_log, state)  # the run may have been killed between saving and logging
@@ -193,17 +196,18 @@ class Trainer:
                 settings.processes.share_buffers(task)
                 draw = previews.consumer(state.epoch + 1) if previews is not None else None
                 rows = self.evaluate(task, val_loader, title="val", consume=draw)
-            metrics |= {f"val/{name}": value for name, value in scorer.point_estimates(rows).items()}
+            metrics |= _of_val(scorer, rows)
             metrics["epoch_seconds"] = time.perf_counter() - begun
-            best = state.end_epoch(metrics, task.monitor, task.mode)
+            best = state.end_epoch(metrics, task.monitor, task.mode, monitors)
             schedule.end_epoch(metrics[task.monitor])
             if is_main:
                 # Best before last: were we stopped in between, the last checkpoint must not claim a best
                 # value whose file was never written.
                 now = record()
-                if best:
-                    kept = {"decisions": decisions_as_stored(decisions(rows))}
-                    save_checkpoint(checkpoints.best(now.run_name), now, loop.weights(state) | kept)
+                kept = {"decisions": decisions_as_stored(decisions(rows))} if best else {}
+                for key in best:
+                    path = checkpoints.best(now.run_name, None if key == task.monitor else key)
+                    save_checkpoint(path, now, loop.weights(state) | kept)
                 save_checkpoint(checkpoints.last(now.run_name), now, loop.everything(state))
                 # Logging last, so that a tracker in trouble cannot cost a checkpoint.
                 self._log(metric_log, state)
@@ -214,18 +218,13 @@ class Trainer:
                     state.epoch,
                     settings.epochs,
                     metrics,
-                    monitor=task.monitor,
+                    monitors=watched,
                     headline=scorer.headline,
                     best=best,
+                    without=state.epochs_since_best,
                     seconds_left=left,
                 )
-        if is_main and state.epoch < settings.epochs:
-            log.info("stopped: no better %s for %d epochs", task.monitor, state.epochs_since_best)
-        if state.best_value is None:
-            raise UserError(
-                f"task.monitor={task.monitor!r} was not a number in any epoch, so no epoch is the best; "
-                "monitor another metric, or give the validation subset samples of every class."
-            )
+        self._check_bests(state, watched)
         return state
 
     @torch.inference_mode()
@@ -276,25 +275,33 @@ class Trainer:
         else:
             log.info("going on after epoch %d of %d", state.epoch, epochs)
 
-    def _check_monitor(self, task: Task, scorer: Scorer, loader: Loader) -> None:
-        """Find a mistyped metric before training, and warn of one without a value."""
-        # One batch tells; only when that one has no labels, say, and so lacks a metric, all are asked.
-        for batches in (list(itertools.islice(loader, 1)), loader):
-            rows = self.evaluate(task, batches, title="check")
-            metrics = {f"val/{name}": value for name, value in scorer.point_estimates(rows).items()}
-            if not math.isnan(metrics.get(task.monitor, math.nan)):
-                return
-        if task.monitor not in metrics:
+    def _check_monitors(
+        self, task: Task, scorer: Scorer, loader: Loader, monitors: Mapping[str, str]
+    ) -> None:
+        def measure(batches: Any) -> dict[str, float]:
+            return _of_val(scorer, self.evaluate(task, batches, title="check"))
+
+        warn = self.settings.processes.is_main
+        check_monitors(task.monitor, list(monitors), measure, loader, warn=warn)
+
+    def _check_bests(self, state: TrainingState, watched: Sequence[str]) -> None:
+        """Say at the end why it came early, and which metrics, that of the run first, have no best epoch."""
+        is_main, (monitor, *others) = self.settings.processes.is_main, watched
+        if is_main and state.epoch < self.settings.epochs:
+            log.info("stopped: no better %s for %d epochs", " or ".join(watched), state.epochs_since_best)
+        if state.best_value is None:
             raise UserError(
-                f"task.monitor={task.monitor!r} is not a metric of this task."
-                f"{nearest(task.monitor, list(metrics))} {listed(task.monitor, metrics)}"
+                f"task.monitor={monitor!r} was not a number in any epoch, so no epoch is the best; "
+                "monitor another metric, or give the validation subset samples of every class."
             )
-        if self.settings.processes.is_main:
-            log.warning(
-                "task.monitor=%s has no value on the validation subset yet; if that has no samples of what "
-                "it measures (objects, classes), no epoch will be the best.",
-                task.monitor,
-            )
+        for key in others:
+            if is_main and key not in state.best_values:
+                log.warning("task.monitors=[%s] was not a number in any epoch: it has no checkpoint", key)
+
+
+def _of_val(scorer: Scorer, rows: Rows) -> dict[str, float]:
+    """Return the metrics of validation rows by the keys under which they are logged and monitored."""
+    return {f"val/{name}": value for name, value in scorer.point_estimates(rows).items()}
 
 
 def _training_metrics(task: Task, scorer: Scorer) -> dict[str, float]:

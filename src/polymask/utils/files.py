@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
 import shutil
 import uuid
@@ -106,9 +105,14 @@ def _cannot_write(path: Path, error: OSError, sizes: str = "") -> UserError:
     )
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed while they wrote `path` left; only for its one writer."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Remove what processes that were killed while they wrote files left; only for the one writer of these.
+
+    Args:
+        folder: Folder of the files.
+        pattern: Of their names; `glob.escape` makes one of a name.
+    """
+    for left in folder.glob(f".{pattern}.????????.tmp"):
         left.unlink(missing_ok=True)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss
 
 import polymask
@@ -110,6 +111,8 @@ def check_report(before: Path, after: Path, validation: Mapping[str, np.ndarray]
     assert table["sensitivity"][0] == pytest.approx(calls[truth].mean(), abs=1e-5)
     assert table["specificity"][0] == pytest.approx((~calls[~truth]).mean(), abs=1e-5)
     assert table["number_needed_to_biopsy"][0] == pytest.approx(calls.sum() / calls[truth].sum(), abs=1e-4)
+    exact = binomtest(int(calls[truth].sum()), int(truth.sum())).proportion_ci()
+    assert table["sensitivity_exact_low"][0] == pytest.approx(exact.low, abs=1e-5)
     assert table["sensitivity_low"][0] <= table["sensitivity"][0] <= table["sensitivity_high"][0]
     lines = pd.read_csv(after / "calibration.csv").set_index(["of", "calibration"])
     for kind, values in (("none", old["class_probabilities"]), ("temperature", calibrated)):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from polymask.losses import classification, segmentation
@@ -36,8 +37,9 @@ def make_batch(channels):
 
 
 def test_every_preset_is_known():
-    expected = ["balanced", "bce", "dice_bce_ce", "focal", "jaccard", "lovasz", "tversky", "uncertainty"]
-    assert expected == PRESETS
+    of_classes = ["balanced", "balanced_softmax", "logit_adjusted"]
+    of_masks = ["bce", "dice_bce_ce", "focal", "jaccard", "lovasz", "tversky", "uncertainty"]
+    assert sorted([*of_classes, *of_masks]) == PRESETS
 
 
 @pytest.mark.parametrize("preset", ALL)
@@ -79,6 +81,29 @@ def test_the_derived_presets_change_one_thing():
     default = compose_loss("dice_bce_ce")
     assert compose_loss("balanced") == {**default, "class_weights": "balanced"}
     assert compose_loss("uncertainty") == {**default, "weighting": "uncertainty"}
+    term = "loss.classification.ce.term"
+    adjusted = compose_loss("dice_bce_ce", f"{term}.label_smoothing=0.0", f"+{term}.logit_adjustment=1.0")
+    assert compose_loss("logit_adjusted") == compose_loss("balanced_softmax") == adjusted
+
+
+def test_adjusted_logits_know_how_frequent_the_classes_are():
+    outputs, batch = make_batch(1)
+    counts = {"NV": 70, "BKL": 20, "MEL": 8, "DF": 2}
+    values = instantiate(compose_loss("logit_adjusted"), class_counts=counts)(outputs, batch)
+    logits = outputs["class_logits"] + torch.tensor([0.7, 0.2, 0.08, 0.02]).log()
+    expected = torch.nn.functional.cross_entropy(logits, batch["label"])
+    torch.testing.assert_close(values["loss_ce"], expected.detach())
+    later = instantiate(compose_loss("logit_adjusted"))(outputs, batch)  # a test of the stored run
+    plain = torch.nn.functional.cross_entropy(outputs["class_logits"], batch["label"])
+    torch.testing.assert_close(later["loss_ce"], plain.detach())
+
+
+def test_adjusted_logits_and_class_weights_are_refused_together():
+    config = compose_loss("logit_adjusted", "loss.class_weights=balanced")
+    with pytest.raises(
+        InstantiationException, match=r"class_weights=balanced and .*logit_adjustment=1\.0 both"
+    ):
+        instantiate(config)
 
 
 def test_weights_are_set_from_the_command_line():

@@ -25,7 +25,7 @@ SCORER = Family(class_names=CLASSES).scorer
 
 def make_task(**options) -> Task:
     torch.manual_seed(0)
-    return Family(class_names=CLASSES, **options).build_task(
+    return Family(**{"class_names": CLASSES, **options}).build_task(
         build_model=partial(build_smp, model="unet", encoder_name="tu-test_resnet", encoder_weights=None),
         build_loss=partial(
             Loss,
@@ -87,6 +87,30 @@ def test_collecting_training_metrics_leaves_loss_and_gradients_as_they_are():
         gradients.append(torch.cat([p.grad.flatten() for p in task.parameters() if p.grad is not None]))
     assert losses[0] == losses[1]
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"predict_masks": False},
+        {"predict_classes": False},
+        {"segmentation": "multiclass"},
+        {"class_names": [], "predict_classes": False},
+    ],
+)
+def test_mixed_images_teach_every_kind_of_task(options):
+    task = make_task(mixing={"mixup": 0.5, "cutmix": 0.5}, **options)
+    task.start_epoch(0)
+    batch = {**make_batch(), "masked": [True] * 4, "labelled": [True] * 4}
+    mixer, task.mixer = task.mixer, None
+    task.eval()  # so that nothing but mixing makes a difference
+    unmixed, task.mixer = task.training_step(batch)["loss"], mixer
+    loss = task.training_step(batch)["loss"]
+    loss.backward()
+    assert loss.isfinite()
+    assert loss != unmixed
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in task.parameters())
 
 
 def test_number_of_empty_masks_stands_beside_the_scores_only_where_there_are_some():

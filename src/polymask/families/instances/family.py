@@ -40,6 +40,7 @@ class Family(base.Family):
         pixel_size: Micrometres per pixel for tables of objects, None when unknown.
         monitor: Metric that decides the best checkpoint.
         mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        monitors: Further metrics, each with a best checkpoint of its own.
 
     Raises:
         UserError: A value is out of range.
@@ -57,8 +58,9 @@ class Family(base.Family):
         pixel_size: float | None = None,
         monitor: str = "val/mask_ap50",
         mode: str = "auto",
+        monitors: Sequence[str] = (),
     ) -> None:
-        super().__init__(class_names=class_names, monitor=monitor, mode=mode)
+        super().__init__(class_names=class_names, monitor=monitor, mode=mode, monitors=monitors)
         self._wanted = check_threshold(score_threshold)
         # While a network is trained nobody knows yet which one will serve best.
         self.score_threshold = DEFAULT if isinstance(self._wanted, str) else self._wanted

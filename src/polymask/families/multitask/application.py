@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from polymask.data.images import write_image
 from polymask.errors import UserError, number
 from polymask.families.base import Batch
 from polymask.families.images import ImageApplication, ImageCase, MainMask
+from polymask.families.multitask.explanations import FOLDER, Explainer
 from polymask.families.multitask.metadata import of_inference
 from polymask.families.multitask.predictions import (
     ImagePrediction,
@@ -25,8 +29,9 @@ from polymask.families.multitask.predictions import (
     probabilities,
 )
 from polymask.families.multitask.task import Task
+from polymask.metrics.explanations import inside_share
 from polymask.metrics.temperature import tempered
-from polymask.reporting.canvas import draw_outlines, overlay_mask
+from polymask.reporting.canvas import draw_outlines, overlay_heat, overlay_mask
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
@@ -39,7 +44,8 @@ class Application(ImageApplication):
         chosen: Values that take the place of those of training: `data.intensity_range`, and `tta`: average
             over the four flips of each image; `data.attribute_table`: what is known of them, for networks
             with metadata, see `CaseMetadata`; `abstain_below`: leave images undecided whose most probable
-            class is less probable; and `calibration`, of which `temperature` is the result.
+            class is less probable; `calibration`, of which `temperature` is the result; and `explain`: also
+            write `explanations/{name}.png`, where the class was seen, see `Explainer`.
         class_names: Names of the classes.
         multiclass: The mask tells the classes apart.
         temperature: Of class probabilities, one or (K,); None for none. Masks are decided as the network
@@ -49,7 +55,7 @@ class Application(ImageApplication):
         UserError: A value is not allowed.
     """
 
-    folders = ("masks", "overlays", "outlines")
+    folders: tuple[str, ...] = ("masks", "overlays", "outlines")
 
     def __init__(
         self,
@@ -65,9 +71,13 @@ class Application(ImageApplication):
         self._metadata = of_inference(data, self.settings)
         self.temperature, self.abstain_below = temperature, _share(chosen.get("abstain_below"))
         self.tta = bool(chosen.get("tta", False))
+        self.explainer = Explainer(temperature) if chosen.get("explain") else None
         names = [f"probability_{name}" for name in class_names]
         abstained = () if self.abstain_below is None else ("abstained",)
-        self.columns = ("predicted_class", *abstained, "lesion_pixels", "lesion_share", *names)
+        explained = ("explanation_inside",) if self.explainer else ()
+        self.columns = ("predicted_class", *abstained, "lesion_pixels", "lesion_share", *explained, *names)
+        if self.explainer:
+            self.folders = (*self.folders, FOLDER)
 
     def read(self, source: str | Path | np.ndarray, *, draw: bool = False) -> tuple[Any, ImageCase]:
         """Decode an image, see `ImageApplication.read`; with metadata it comes with its features."""
@@ -86,12 +96,16 @@ class Application(ImageApplication):
         images = task.images(batch)
         sums: dict[str, Tensor] = {}
         flips = _FLIPS if self.tta else _FLIPS[:1]
-        for axes in flips:
-            found = probabilities(task.model(images.flip(axes), **task.metadata(batch)))
-            if "mask" in found:
-                found["mask"] = found["mask"].flip(axes)
-            sums = {name: sums[name] + value if sums else value for name, value in found.items()}
+        with self.explainer.watch(task.model) if self.explainer else nullcontext() as kept:
+            for axes in flips:
+                found = probabilities(task.model(images.flip(axes), **task.metadata(batch)))
+                if "mask" in found:
+                    found["mask"] = found["mask"].flip(axes)
+                sums = {name: sums[name] + value if sums else value for name, value in found.items()}
         found = {name: value / len(flips) for name, value in sums.items()}
+        if self.explainer and kept is not None:
+            size = images.shape[-2:]
+            found["explanation"] = self.explainer.maps(task.model, kept, found["label"], size, flips)
         if "label" in found and self.temperature is not None:
             found["label"] = tempered(found["label"], self.temperature)
         return image_predictions(batch["ids"], found, self.fit)
@@ -118,12 +132,17 @@ class Application(ImageApplication):
         if result.mask is not None:
             lesion = int(np.count_nonzero(result.mask))
             row |= {"lesion_pixels": lesion, "lesion_share": f"{lesion / result.mask.size:.6f}"}
+            if result.explanation is not None:
+                inside, _ = inside_share(result.explanation, result.mask)
+                row["explanation_inside"] = "" if math.isnan(inside) else f"{inside:.6f}"
             write_image(folder / "masks" / f"{name}.png", mask_file_values(result))
             if original is not None:
                 # One after the other, so that of a large image there is one drawn copy at a time.
                 write_image(folder / "overlays" / f"{name}.jpg", overlay_mask(original, result.mask))
                 outlined = draw_outlines(original, None, result.mask)
                 write_image(folder / "outlines" / f"{name}.jpg", outlined)
+        if result.explanation is not None and original is not None:
+            write_image(folder / FOLDER / f"{name}.png", overlay_heat(original, result.explanation))
         return row
 
     def main_mask(self, result: ImageResult) -> MainMask:
@@ -134,6 +153,11 @@ class Application(ImageApplication):
             )
         mask = result.mask > 0
         return MainMask(mask, (result.predicted_class or "foreground") if mask.any() else "")
+
+    def clear(self, folder: Path) -> None:
+        """Remove what `write` left, explanations too where this inference makes none."""
+        super().clear(folder)
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
     def finish(self, folder: Path) -> None:
         """Do nothing: each image has files of its own."""

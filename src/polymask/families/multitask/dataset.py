@@ -137,9 +137,11 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         A dict with `ids` list[str]; `image` (B, H, W, 3) uint8; `mask` (B, H, W) uint8; `label` (B,) int64;
         `mask_rows` and `label_rows`: rows that have a mask or a label as int64, or None when all have, so
-        that the loss can leave the others out without asking the device; and `sizes` where items have one.
+        that the loss can leave the others out without asking the device; and the same as `masked` and
+        `labelled` list[bool], which stay where they are; and `sizes` where items have one.
     """
     labels = [sample["label"] for sample in samples]
+    labelled = [label >= 0 for label in labels]
     masked = [bool((sample["mask"] != IGNORE).any()) for sample in samples]
     sizes = [sample["size"] for sample in samples if "size" in sample]
     return {
@@ -148,12 +150,15 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "image": torch.from_numpy(np.stack([sample["image"] for sample in samples])),
         "mask": torch.from_numpy(np.stack([sample["mask"] for sample in samples])),
         "label": torch.tensor(labels),
-        "mask_rows": _rows(masked),
-        "label_rows": _rows([label >= 0 for label in labels]),
+        "mask_rows": rows_of(masked),
+        "label_rows": rows_of(labelled),
+        "masked": masked,
+        "labelled": labelled,
     }
 
 
-def _rows(present: list[bool]) -> torch.Tensor | None:
+def rows_of(present: list[bool]) -> torch.Tensor | None:
+    """Return the rows that are present, int64, or None when all are."""
     return None if all(present) else torch.tensor(present).nonzero().flatten()
 
 

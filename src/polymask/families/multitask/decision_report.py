@@ -23,6 +23,7 @@ from polymask.metrics.calibration import (
 from polymask.metrics.operating_points import (
     MEASURES,
     called,
+    exact_intervals,
     group_scores,
     group_truth,
     net_benefit,
@@ -177,6 +178,7 @@ class DecisionReport:
                     "num_negative": int((positive == 0).sum()),
                     **{f"val_{name}": float(seen[name][0]) for name in ("sensitivity", "specificity")},
                     **_columns(measured, point.key),
+                    **_exact_columns(rows[point.column]),
                 }
             )
             curves[point.of] = _decision_curve(
@@ -220,6 +222,15 @@ def _columns(measured: Measured, key: str) -> dict[str, float]:
         name = f"{measure}_{key}"
         low, high = measured.intervals[name]
         columns |= {measure: measured.values[name], f"{measure}_low": low, f"{measure}_high": high}
+    return columns
+
+
+def _exact_columns(decisions: np.ndarray) -> dict[str, float]:
+    columns: dict[str, float] = {}
+    values = rates(decisions)
+    for kind, (low, high) in exact_intervals(decisions).items():
+        name = f"{kind}_exact"  # with its value once more, so that a page shows the three as one
+        columns |= {name: float(values[kind][0]), f"{name}_low": low, f"{name}_high": high}
     return columns
 
 

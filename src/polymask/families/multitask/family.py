@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -12,10 +12,12 @@ from polymask.data.images import FITS
 from polymask.errors import UserError, choose
 from polymask.families import base
 from polymask.families.multitask.decisions import Decisions
+from polymask.families.multitask.explanations import Explainer, wants_explanations
+from polymask.families.multitask.mixing import Mixing
 from polymask.families.multitask.original_size import parse_tolerances
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
-from polymask.structures.samples import Rows
+from polymask.structures.samples import Rows, TitledSample
 
 if TYPE_CHECKING:
     from polymask.data.module import DataModule
@@ -41,18 +43,24 @@ class Family(base.Family):
             millimetres where `data.pixel_size` is known.
         monitor: Metric that decides the best checkpoint, such as `val/loss` or `val/dice_lesion_image`.
         mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        monitors: Further metrics, each with a best checkpoint of its own.
         training_metrics: Also collect the metrics of the training batches.
+        mixing: Keys of `Mixing`: which training images are mixed in pairs. None for none.
         calibration: `none`, `temperature` or `temperature_per_class`: what is done to probabilities at test
             and inference, as the validation samples have it. None: `none`.
         class_groups: Group to the names of its classes.
         operating_points: Class or group to `sensitivity` or `specificity` to one or several wanted values.
+        explain: Explain the classes of test samples, see `polymask.families.multitask.explanations`.
 
     Raises:
         UserError: Neither masks nor classes are predicted, there are no classes to predict, or a value is not
             allowed.
     """
 
-    options = ("data.intensity_range", "data.attribute_table", "tta", "calibration", "abstain_below")
+    options = (
+        *("data.intensity_range", "data.attribute_table"),
+        *("tta", "calibration", "abstain_below", "explain"),
+    )
 
     def __init__(
         self,
@@ -66,12 +74,15 @@ class Family(base.Family):
         surface_tolerances: Sequence[float] = (),
         monitor: str = "val/loss",
         mode: str = "auto",
+        monitors: Sequence[str] = (),
         training_metrics: bool = False,
+        mixing: Mapping[str, float] | None = None,
         calibration: str | None = None,
         class_groups: Mapping[str, Sequence[str]] | None = None,
         operating_points: Mapping[str, Mapping[str, Any]] | None = None,
+        explain: bool | None = False,
     ) -> None:
-        super().__init__(class_names=class_names, monitor=monitor, mode=mode)
+        super().__init__(class_names=class_names, monitor=monitor, mode=mode, monitors=monitors)
         if not (predict_masks or predict_classes):
             raise UserError(
                 "task.predict_masks and task.predict_classes are both false; one of them must be true."
@@ -82,7 +93,14 @@ class Family(base.Family):
             )
         self.multiclass = choose("task.segmentation", segmentation, SEGMENTATIONS) == "multiclass"
         self.predict_masks, self.predict_classes = predict_masks, predict_classes
+        self.explain = wants_explanations(explain, predicts_classes=predict_classes)
         self.class_weights, self.training_metrics = class_weights, training_metrics
+        self.mixing = Mixing.from_options(mixing or {})
+        if training_metrics and self.mixing.wanted:
+            raise UserError(
+                f"task.training_metrics=true has no truth to measure mixed images by ({self.mixing.wanted}): "
+                "set it to false, or leave task.mixing out."
+            )
         self.fit = choose("data.fit", fit, FITS)
         self.surface_tolerances = parse_tolerances(surface_tolerances)
         wanted = {"mask": predict_masks, "label": predict_classes}
@@ -108,24 +126,45 @@ class Family(base.Family):
         class_counts: Sequence[int] | None,
     ) -> Task:
         """Build network and loss with the outputs that data and options ask for."""
+        from polymask.families.multitask.mixer import Mixer
         from polymask.families.multitask.task import Task
         from polymask.losses.classification import weigh_classes
 
         names = self.class_names
-        num_masks = (len(names) + 1 if self.multiclass else 1) if self.predict_masks else 0
-        weights = None
+        of_classes: dict[str, Any] = {}
         if self.predict_classes and class_counts is not None:
-            weights = weigh_classes(class_counts, self.class_weights, class_names=names)
-        return Task(
-            model=build_model(num_masks=num_masks, num_classes=len(names) if self.predict_classes else 0),
-            loss=build_loss(weight_of_class=weights),
+            of_classes["weight_of_class"] = weigh_classes(class_counts, self.class_weights, class_names=names)
+            of_classes["class_counts"] = dict(zip(names, class_counts, strict=True))
+        loss = build_loss(**of_classes)
+        self.mixing.check(loss, masks=self.predict_masks, classes=self.predict_classes)
+        mixer = Mixer(self.mixing, num_masks=self._num_masks, num_classes=len(names))
+        task = Task(
+            model=build_model(
+                num_masks=self._num_masks, num_classes=len(names) if self.predict_classes else 0
+            ),
+            loss=loss,
             num_classes=len(names),
             multiclass=self.multiclass,
             fit=self.fit,
             monitor=self.monitor,
             mode=self.mode,
             training_metrics=self.training_metrics,
+            mixer=mixer if self.mixing.wanted else None,
         )
+        if class_counts is None:  # while a network is trained, nobody looks at explanations
+            task.explainer = self._explainer
+        return task
+
+    @property
+    def _explainer(self) -> Explainer | None:
+        if not self.explain or self.undecided:
+            return None
+        return Explainer(self.choices.temperature_of(self.choices.calibration))
+
+    @property
+    def _num_masks(self) -> int:
+        """Return the channels of the masks' logits."""
+        return (len(self.class_names) + 1 if self.multiclass else 1) if self.predict_masks else 0
 
     @property
     def undecided(self) -> str:
@@ -137,8 +176,10 @@ class Family(base.Family):
         return self.choices.kept(rows)
 
     def decide(self, validation: Rows, task: base.Task | None = None) -> None:
-        """Take what validation samples said; networks stay as they are."""
+        """Take what validation samples said; weights stay as they are."""
         self.choices.validation = validation
+        if task is not None:
+            cast("Task", task).explainer = self._explainer
 
     def decided(self, rows: Rows) -> Rows:
         """Return rows with the probabilities that count and the calls at operating points."""
@@ -155,7 +196,16 @@ class Family(base.Family):
             choices=self.choices,
             fit=self.fit,
             surface_tolerances=self.surface_tolerances,
+            explain=self.explain,
         )
+
+    def training_samples(self, data: DataModule, num_images: int) -> list[TitledSample]:
+        """Return mixed images, with the shares of their classes as titles."""
+        from polymask.families.multitask.mixer import mixed_samples
+
+        if not self.mixing.wanted:
+            return []
+        return mixed_samples(data.training_batch(max(2, num_images)), self.mixing, self.class_names)
 
     def picture(self, prediction: ImagePrediction, record: Record) -> np.ndarray:
         """Return the panel of one sample: image, predicted mask, outlines of truth and prediction."""
@@ -174,6 +224,7 @@ class Family(base.Family):
 
         if chosen.get("abstain_below") is not None and not self.predict_classes:
             raise UserError("abstain_below= is of no use to a run that predicts no classes; leave it out.")
+        wants_explanations(chosen.get("explain"), predicts_classes=self.predict_classes)
         kind = chosen.get("calibration", self.choices.calibration)
         return Application(
             data,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError, choose, number
-from polymask.losses.classification import SCHEMES
+from polymask.losses.classification import SCHEMES, log_prior
 
 WEIGHTINGS = ("fixed", "uncertainty")
 
@@ -45,10 +45,16 @@ class Loss(nn.Module):
         classification_weight: w of classification, >= 0.
         class_weights: Name of a scheme; the family computes the weights by it, since it knows the classes.
         weight_of_class: (K,) float32, assigned to every classification term; None leaves these as they are.
+        class_counts: Class to number of training images, for terms that adjust logits by them; None when
+            the network will not be trained.
+
+    Attributes:
+        balancing: What makes up for classes of different size, as key=value, or "".
 
     Raises:
         UserError: A weight is negative, `weighting` is unknown, a term is not given as {weight, term}, two
-            terms share a name, or a classification term has no class weights.
+            terms share a name, a classification term has no class weights, or two things make up for rare
+            classes.
     """
 
     gives = frozenset({"mask", "label"})
@@ -63,6 +69,7 @@ class Loss(nn.Module):
         classification_weight: float = 1.0,
         class_weights: str = "none",
         weight_of_class: Tensor | None = None,
+        class_counts: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         parts = {"segmentation": segmentation, "classification": classification}
@@ -79,8 +86,12 @@ class Loss(nn.Module):
         learned = _PARTS if choose("loss.weighting", weighting, WEIGHTINGS) == "uncertainty" else ()
         self.log_variances = nn.ParameterDict({part: nn.Parameter(torch.zeros(())) for part in learned})
         choose("loss.class_weights", class_weights, SCHEMES)
+        of_classes = cast(nn.ModuleDict, self.terms["classification"])
+        self.balancing = _balancing(of_classes, class_weights)
         if weight_of_class is not None:
-            _assign_weights(cast(nn.ModuleDict, self.terms["classification"]), weight_of_class)
+            _assign_weights(of_classes, weight_of_class)
+        if class_counts is not None:
+            _assign_priors(of_classes, class_counts)
 
     def forward(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Compute the loss in float32, whatever the autocast around it, without waiting for the device.
@@ -89,7 +100,7 @@ class Loss(nn.Module):
             outputs: `mask_logits` (B, C, H, W), `class_logits` (B, K), or both.
             batch: For `mask_logits`: `mask` (B, H, W) int64 or uint8, 255 = ignore, and `mask_rows`, the
                 rows that have a mask, int64, or None when all have. For `class_logits`: `label` (B,) int64
-                and `label_rows` likewise.
+                and `label_rows` likewise. Of mixed images both may be soft: (B, C, H, W) and (B, K) float32.
 
         Returns:
             Scalars: `loss`; and detached, `loss_segmentation` and `loss_classification` before part weights,
@@ -124,13 +135,19 @@ class Loss(nn.Module):
             # By index, since a bool mask would wait for the device to learn how many rows there are.
             logits, target = logits.index_select(0, rows), target.index_select(0, rows)
         with torch.autocast(logits.device.type, enabled=False):
-            logits, target = logits.float(), target.long()
+            logits = logits.float()
+            target = target if target.is_floating_point() else target.long()
             # The sum of an empty selection is 0 and keeps a graph, so that every parameter has a gradient.
             losses = {
                 name: term(logits, target) if len(target) else logits.sum() for name, term in terms.items()
             }
         summed = torch.stack([self.term_weights[name] * loss for name, loss in losses.items()]).sum()
         return {f"loss_{part}": summed, **{f"loss_{name}": loss for name, loss in losses.items()}}
+
+    def hard_terms(self, part: str) -> list[str]:
+        """Return the names of the terms of a part that take no soft targets."""
+        terms = cast(nn.ModuleDict, self.terms[part])
+        return [name for name, term in terms.items() if not getattr(term, "soft_targets", False)]
 
     def _weigh(self, part: str, loss: Tensor, present: bool) -> Tensor:
         """Return what the part adds to the loss of the batch."""
@@ -173,3 +190,31 @@ def _assign_weights(terms: nn.ModuleDict, weight_of_class: Tensor) -> None:
                 "polymask.losses.classification, or set loss.class_weights=none."
             )
         term.weight_of_class = weight_of_class
+
+
+def _adjustments(terms: nn.ModuleDict) -> dict[str, nn.Module]:
+    """Return the terms that adjust logits by the shares of classes, by the key that says so."""
+    adjusting = {name: term for name, term in terms.items() if getattr(term, "logit_adjustment", 0)}
+    return {f"loss.classification.{name}.term.logit_adjustment": term for name, term in adjusting.items()}
+
+
+def _balancing(terms: nn.ModuleDict, class_weights: str) -> str:
+    """Return what makes up for classes of different size, as key=value, or "".
+
+    Raises:
+        UserError: Both class weights and adjusted logits do.
+    """
+    ways = [f"loss.class_weights={class_weights}"] if class_weights != "none" else []
+    ways += [f"{key}={term.logit_adjustment}" for key, term in _adjustments(terms).items()]
+    if class_weights != "none" and len(ways) > 1:
+        raise UserError(
+            f"{ways[0]} and {ways[1]} both balance the classes, so rare classes would count twice over; set "
+            "one of the two back (none, 0)."
+        )
+    return ways[0] if ways else ""
+
+
+def _assign_priors(terms: nn.ModuleDict, class_counts: Mapping[str, int]) -> None:
+    """Tell the terms that adjust logits how frequent the classes are."""
+    for key, term in _adjustments(terms).items():
+        term.log_prior = log_prior(list(class_counts.values()), key, class_names=list(class_counts))

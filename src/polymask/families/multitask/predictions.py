@@ -31,6 +31,8 @@ class ImagePrediction:
         fit: How the image came to the network's size, see `fit_window`.
         others: What further networks say, whose maps have another size or fit: the probabilities of a pixel
             are the mean over all, each brought to the size at which they are asked for.
+        explanation: (H, W) float32 in [0, 1] at the network's input size: how much each place speaks for the
+            predicted class. None where nobody asked.
     """
 
     id: str
@@ -38,6 +40,7 @@ class ImagePrediction:
     class_probabilities: Tensor | None
     fit: str = "stretch"
     others: Sequence[ImagePrediction] = ()
+    explanation: Tensor | None = None
 
 
 def probabilities(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,12 +55,15 @@ def probabilities(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def image_predictions(ids: Sequence[str], found: Mapping[str, Tensor], fit: str) -> list[ImagePrediction]:
-    """Return one prediction per id of what `probabilities` returned of images of one `fit`."""
+    """Return one prediction per id of what `probabilities` returned, and of an `explanation` (B, H, W).
+
+    `fit` is how these images came to the network's size.
+    """
     nothing = [None] * len(ids)
-    masks, classes = found.get("mask", nothing), found.get("label", nothing)
+    masks, classes, maps = (found.get(name, nothing) for name in ("mask", "label", "explanation"))
     return [
-        ImagePrediction(id=name, mask_probabilities=mask, class_probabilities=label, fit=fit)
-        for name, mask, label in zip(ids, masks, classes, strict=True)
+        ImagePrediction(id=name, mask_probabilities=mask, class_probabilities=label, explanation=heat, fit=fit)
+        for name, mask, label, heat in zip(ids, masks, classes, maps, strict=True)
     ]
 
 
@@ -123,12 +129,15 @@ class ImageResult:
         multiclass: Whether the mask tells the classes apart.
         class_probabilities: Probability per class name, None without classes.
         predicted_class: Name of the most probable class, None without classes or where that is left open.
+        explanation: (H, W) float32 in [0, 1]: how much each pixel speaks for the most probable class. None
+            where nobody asked.
     """
 
     mask: np.ndarray | None
     multiclass: bool
     class_probabilities: dict[str, float] | None
     predicted_class: str | None
+    explanation: np.ndarray | None = None
 
 
 def image_result(
@@ -148,8 +157,13 @@ def image_result(
         values = prediction.class_probabilities.tolist()
         probabilities = dict(zip(class_names, values, strict=True))
     best = max(probabilities, key=probabilities.__getitem__) if probabilities else None
+    heat = prediction.explanation
     return ImageResult(
-        mask=mask, multiclass=multiclass, class_probabilities=probabilities, predicted_class=best
+        mask=mask,
+        multiclass=multiclass,
+        class_probabilities=probabilities,
+        predicted_class=best,
+        explanation=None if heat is None else _at_size(heat.cpu().numpy(), size, prediction.fit),
     )
 
 
@@ -196,6 +210,15 @@ def _strips(probabilities: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[
 
 def _strip_height(probabilities: np.ndarray, size: tuple[int, int]) -> int:
     return max(1, _STRIP_VALUES // (len(probabilities) * size[1]))
+
+
+def _at_size(values: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
+    """Return (H, W) float32 values of the network's input at (height, width) of the image, as masks are."""
+    values = values[fit_window(size, values.shape, fit)]
+    whole = np.empty(size, np.float32)
+    for rows, strip in _enlarged_strips(values[None], size):
+        whole[rows] = strip[0]
+    return whole
 
 
 def _decide(probabilities: np.ndarray) -> np.ndarray:

@@ -21,12 +21,15 @@ from polymask.families.multitask.application import mask_file_values
 from polymask.families.multitask.dataset import read_true_mask
 from polymask.families.multitask.decision_report import DecisionReport
 from polymask.families.multitask.decisions import Decisions
+from polymask.families.multitask.explanation_report import ExplanationReport, explanation_columns
+from polymask.families.multitask.explanations import FOLDER
 from polymask.families.multitask.original_size import OriginalScores
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
 from polymask.metrics.bootstrap import ratio
 from polymask.metrics.boundaries import count_defined, score_columns
 from polymask.metrics.classification import confusion_matrix
+from polymask.metrics.explanations import CHANCE, INSIDE, count_explained
 from polymask.metrics.rows import ORIGINAL, mean_losses
 from polymask.metrics.segmentation import lesion_scores
 from polymask.reporting import figures
@@ -55,9 +58,8 @@ class Report(base.Report):
         choices: What validation samples decided.
         fit: How images come to the network's size, see `fit_window`.
         surface_tolerances: Distances of outlines that count as none, see `OriginalScores`.
+        explain: Whether predictions come with explanations.
     """
-
-    bulk_folders = ("masks",)
 
     def __init__(
         self,
@@ -68,31 +70,44 @@ class Report(base.Report):
         choices: Decisions,
         fit: str,
         surface_tolerances: Sequence[float] = (),
+        explain: bool = False,
     ) -> None:
         self.folder, self.scorer, self.data = folder, scorer, data
-        self.choices, self.fit = choices, fit
+        self.choices, self.fit, self.explain = choices, fit, explain
+        self._explanations = ExplanationReport(folder)
         self._original = OriginalScores(
             num_classes=len(scorer.class_names) + 1 if scorer.multiclass else 2,
             pixel_size=data.samples.pixel_size,
             tolerances=surface_tolerances,
         )
 
+    @property
+    def bulk_folders(self) -> Sequence[str]:
+        """Return the folders with a file per sample."""
+        return ("masks", FOLDER) if self.explain else ("masks",)
+
     def add(self, predictions: Sequence[ImagePrediction]) -> None:
-        """Write the masks of one batch to `masks/{id}.png`, as inference does, and score them."""
+        """Write the masks of one batch to `masks/{id}.png`, as inference does, and score them.
+
+        Explanations, where there are some, likewise.
+        """
         names, multiclass = self.scorer.class_names, self.scorer.multiclass
         for prediction in predictions:
-            if prediction.mask_probabilities is not None:
-                record = self._records[prediction.id]
-                true = read_true_mask(record, classes=multiclass)
-                size = _own_size(record) if true is None else true.shape
-                result = image_result(prediction, size, names, multiclass=multiclass)
-                assert result.mask is not None
+            if prediction.mask_probabilities is None and prediction.explanation is None:
+                continue
+            record = self._records[prediction.id]
+            true = read_true_mask(record, classes=multiclass)
+            size = _own_size(record) if true is None else true.shape
+            result = image_result(prediction, size, names, multiclass=multiclass)
+            if result.mask is not None:
                 write_image(self._mask_path(prediction.id), mask_file_values(result))
                 self._original.add(prediction.id, result.mask, true)
+            if result.explanation is not None:
+                self._explanations.add(prediction.id, result.explanation, true)
 
     def complete(self, rows: Rows) -> Rows:
-        """Return the rows with the scores of the masks at the images' own sizes."""
-        return self._original.complete(rows)
+        """Return the rows with the scores of masks and explanations at the images' own sizes."""
+        return self._explanations.complete(self._original.complete(rows))
 
     def finish(self, rows: Rows, course: Course) -> list[str]:
         """Write metrics with intervals, the table of samples, figures and example predictions."""
@@ -110,6 +125,7 @@ class Report(base.Report):
                 "split_sha256": self.data.split.sha256,
                 **counts,
                 **count_defined(rows),
+                **count_explained(rows),
             },
         )
         write_samples(self.folder, rows, groups)
@@ -119,7 +135,9 @@ class Report(base.Report):
         DecisionReport(self.folder, scorer.class_names, self.choices).write(rows, groups, measured)
         plot_course(course, self.folder)
         self._write_examples()
+        self._explanations.write_sheet(list(self._rows.values()), self._records.__getitem__)
         lines = measured.lines([*self.scorer.headline, *(f"{name}{ORIGINAL}" for name in _AT_ORIGINAL_SIZE)])
+        lines += measured.lines([INSIDE, CHANCE])
         if counts:
             lines.append(
                 f"test/num_empty_masks {counts['num_empty_masks']} of {counts['num_masks']}  (nothing found "
@@ -134,7 +152,8 @@ class Report(base.Report):
             id_: Its id.
 
         Returns:
-            (H, W, 3) uint8 RGB: image, predicted mask, outlines of prediction and truth, caption.
+            (H, W, 3) uint8 RGB: image, predicted mask, outlines of prediction and truth, explanation (where
+            there is one), caption.
 
         Raises:
             UserError: The folder holds no report of a test, or an image of the data set cannot be read.
@@ -142,12 +161,14 @@ class Report(base.Report):
         record, caption = self._records[id_], _caption(self._rows[id_])
         image = record.read_image()
         shape, mask_path = image.shape[:2], self._mask_path(id_)
-        if not mask_path.is_file():  # the task has no masks, so there is nothing to compare
-            return prediction_panel(image, None, np.zeros(shape, np.uint8), caption)
+        heat = self._explanations.heat(id_)
         true = (record.read_mask() == 1).astype(np.uint8) if record.has_mask else None
+        if not mask_path.is_file():  # the task has no masks, so there is nothing to compare
+            true = true if heat is not None else None
+            return prediction_panel(image, true, np.zeros(shape, np.uint8), caption, heat)
         # Masks of reports of old are on the grid, of images that were stretched to it.
         predicted = resize_mask(read_binary_or_classes(mask_path), shape)
-        return prediction_panel(image, true, predicted, caption)
+        return prediction_panel(image, true, predicted, caption, heat)
 
     @cached_property
     def _table(self) -> pd.DataFrame:
@@ -227,7 +248,7 @@ def sample_table(rows: Rows, groups: Sequence[str], class_names: Sequence[str]) 
         table["true_positive_pixels"] = true_positive
         table["false_positive_pixels"] = false_positive
         table["false_negative_pixels"] = false_negative
-    return table.assign(**_original_columns(rows))
+    return table.assign(**_original_columns(rows), **explanation_columns(rows))
 
 
 def _original_columns(rows: Rows) -> dict[str, np.ndarray]:

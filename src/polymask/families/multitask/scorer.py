@@ -10,6 +10,7 @@ from polymask.families import base
 from polymask.metrics.boundaries import boundary_metrics
 from polymask.metrics.calibration import calibration_metrics, per_class_calibration
 from polymask.metrics.classification import classification_metrics, per_class_metrics
+from polymask.metrics.explanations import explanation_metrics
 from polymask.metrics.mask_quality import mask_disagreement
 from polymask.metrics.operating_points import operating_metrics
 from polymask.metrics.pixel_calibration import pixel_calibration
@@ -30,7 +31,7 @@ class Scorer(base.Scorer):
     `polymask.metrics.segmentation`; `pixel_histogram` and `pixel_squared_error`, see
     `polymask.metrics.pixel_calibration`, and the columns of `polymask.metrics.mask_quality`;
     `class_probabilities` (N, K) and `label` (N,), -1 = unknown, of the classes. Those of a test also hold
-    what `OriginalScores` measured, in columns that end in `_original`.
+    what `OriginalScores` and `ExplanationReport` measured, in columns that end in `_original`.
 
     Args:
         class_names: Names of the K classes.
@@ -66,7 +67,7 @@ class Scorer(base.Scorer):
             if per_class:
                 metrics |= per_class_metrics(labels, probabilities, self.class_names, weights)
                 metrics |= per_class_calibration(labels, probabilities, self.class_names, weights)
-        return metrics
+        return metrics | explanation_metrics(rows, weights)
 
     def _of_masks(self, rows: Rows, weights: np.ndarray | None, end: str = "") -> dict[str, np.ndarray]:
         """Return the metrics of masks on the grid, or at their own size; their names end as the columns."""

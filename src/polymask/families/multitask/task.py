@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask.families.base import Batch
+from polymask.families.multitask.explanations import Explainer
 from polymask.families.multitask.loss import Loss
 from polymask.families.multitask.predictions import (
     ImagePrediction,
@@ -26,6 +28,7 @@ from polymask.structures.pixels import normalized
 from polymask.structures.samples import Rows
 
 if TYPE_CHECKING:
+    from polymask.families.multitask.mixer import Mixer
     from polymask.metrics.accumulator import Accumulator
 
 
@@ -41,6 +44,10 @@ class Task(NetworkTask):
         monitor: Metric that decides the best checkpoint.
         mode: `min` or `max`.
         training_metrics: Also keep the rows of the training batches.
+        mixer: Mixes training images in pairs, None to leave them as they are.
+
+    Attributes:
+        explainer: Explains the predictions of an evaluation; None, as it is at first, for no explanations.
     """
 
     model: SegmentationClassifier
@@ -57,23 +64,30 @@ class Task(NetworkTask):
         monitor: str = "val/loss",
         mode: str = "min",
         training_metrics: bool = False,
+        mixer: Mixer | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.mixer = model, loss, mixer
         self.num_classes, self.multiclass, self.fit = num_classes, multiclass, fit
         self.monitor, self.mode = monitor, mode
         self.training_metrics = training_metrics
+        self.explainer: Explainer | None = None
 
     def start_epoch(self, epoch: int) -> None:
         """Switch to training mode, with the backbone frozen if it is so in this epoch."""
         super().start_epoch(epoch)
+        if self.mixer is not None:
+            self.mixer.start_epoch()
         if self.training_metrics:
             self.training_accumulator.reset()
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, `loss_segmentation`, `loss_classification` and the named terms."""
         batch = _with_integer_mask(batch)
-        outputs = self.model(self.images(batch), **self.metadata(batch))
+        images = self.images(batch)
+        if self.mixer is not None:
+            images, batch = self.mixer(images, batch)
+        outputs = self.model(images, **self.metadata(batch))
         if self.training_metrics:
             with torch.no_grad():
                 rows = self._rows(probabilities(outputs), batch)
@@ -92,7 +106,8 @@ class Task(NetworkTask):
     def evaluation_step(self, batch: Batch) -> list[ImagePrediction]:
         """Collect confusions, class probabilities and losses of the batch."""
         batch = _with_integer_mask(batch)
-        outputs = self.model(self.images(batch), **self.metadata(batch))
+        with self.explainer.watch(self.model) if self.explainer else nullcontext() as kept:
+            outputs = self.model(self.images(batch), **self.metadata(batch))
         size = len(batch["ids"])
         # Every sample carries its batch's loss: the mean over samples then weighs a short batch rightly.
         rows = {name: value.expand(size) for name, value in self.loss(outputs, batch).items()}
@@ -104,6 +119,9 @@ class Task(NetworkTask):
                         rows[name] = torch.full_like(rows[name], float("nan"))
         found = probabilities(outputs)
         self.accumulator.update(batch["ids"], **rows, **self._evaluation_rows(found, batch))
+        if self.explainer and kept is not None:
+            size = batch["image"].shape[1:3]
+            found["explanation"] = self.explainer.maps(self.model, kept, found["label"], size)
         return image_predictions(batch["ids"], found, self.fit)
 
     def compared(self, predictions: Sequence[ImagePrediction], batch: Batch) -> dict[str, Tensor]:

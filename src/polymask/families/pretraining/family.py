@@ -34,6 +34,7 @@ class Family(base.Family):
         batch_size: Images per optimisation step, likewise.
         monitor: Metric that decides the best checkpoint.
         mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        monitors: Further metrics, each with a best checkpoint of its own.
     """
 
     needs = frozenset({"image"})
@@ -48,8 +49,9 @@ class Family(base.Family):
         batch_size: int | None = None,
         monitor: str = "val/loss",
         mode: str = "auto",
+        monitors: Sequence[str] = (),
     ) -> None:
-        super().__init__(class_names=class_names, monitor=monitor, mode=mode)
+        super().__init__(class_names=class_names, monitor=monitor, mode=mode, monitors=monitors)
         self.learning_rate, self.batch_size = learning_rate, batch_size
         self.scorer = Scorer()
 

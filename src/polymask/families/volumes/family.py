@@ -36,6 +36,7 @@ class Family(base.Family):
         voxel_size: Edges of a voxel along z, y, x in micrometres for tables of objects, None when unknown.
         monitor: Metric that decides the best checkpoint.
         mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        monitors: Further metrics, each with a best checkpoint of its own.
 
     Raises:
         UserError: A value is out of range.
@@ -58,8 +59,9 @@ class Family(base.Family):
         voxel_size: Sequence[float] | None = None,
         monitor: str = "val/seg",
         mode: str = "auto",
+        monitors: Sequence[str] = (),
     ) -> None:
-        super().__init__(class_names=class_names, monitor=monitor, mode=mode)
+        super().__init__(class_names=class_names, monitor=monitor, mode=mode, monitors=monitors)
         self.score_threshold = number("task.score_threshold", score_threshold, least=0, most=1)
         self.linking = Linking.from_options(linking or {})
         self.every_slice = whole_number("task.every_slice", every_slice, least=1)

@@ -19,6 +19,7 @@ class ClassificationHead(nn.Module):
     """Class logits from one or more encoder levels.
 
     Each level is pooled to a vector; the vectors, one after the other, go through a small perceptron.
+    Explanations look at the maps as they are pooled: each passes through the module of `maps` for its level.
 
     Args:
         channels: Channels of every encoder level, level 0 (the finest) first.
@@ -59,6 +60,7 @@ class ClassificationHead(nn.Module):
         self.levels = _check_levels(levels, channels)
         _check_perceptron(hidden, dropout)
         self.mask_attention = mask_attention
+        self.maps = nn.ModuleList(nn.Identity() for _ in self.levels)
         self.poolings = nn.ModuleList(pooling_type(channels[level]) for level in self.levels)
         factor = pooling_type.factor + mask_attention
         self.metadata: MetadataEmbedding | None = None
@@ -99,8 +101,8 @@ class ClassificationHead(nn.Module):
         # Sums over a map of 256 x 256 lose most digits in bfloat16 and overflow in float16.
         with torch.autocast(device_type=features[0].device.type, enabled=False):
             vectors = []
-            for level, pooling in zip(self.levels, self.poolings, strict=True):
-                feature = _crop(features[level].float(), extent)
+            for level, seen, pooling in zip(self.levels, self.maps, self.poolings, strict=True):
+                feature = seen(_crop(features[level].float(), extent))
                 vectors.append(pooling(feature))
                 if self.mask_attention and mask_probability is not None:
                     height, width = features[level].shape[-2:]
@@ -110,6 +112,11 @@ class ClassificationHead(nn.Module):
                 vectors.append(self.metadata(metadata, len(vectors[0])).float())
             vector = torch.cat(vectors, dim=1)
         return self.logits(self.perceptron(vector.to(self.logits.weight.dtype)))
+
+    @property
+    def deepest(self) -> tuple[int, nn.Module]:
+        """Return the deepest level that is pooled, and the module of `maps` that its map passes through."""
+        return max(zip(self.levels, self.maps, strict=True), key=lambda pair: pair[0])
 
 
 def _crop(feature: Tensor, extent: tuple[float, float]) -> Tensor:

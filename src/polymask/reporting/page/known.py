@@ -29,7 +29,7 @@ class Known:
 
 TOPICS = (
     "Comparison", "Summary", "Data set", "Classes", "Curves", "Calibration", "Operating points", "Subgroups",
-    "Examples", "Training", MORE,
+    "Explanations", "Examples", "Training", MORE,
 )  # fmt: skip
 """The headings in their order."""
 
@@ -82,7 +82,8 @@ _FILES = (
         pattern="operating_points.csv",
         topic="Operating points",
         title="What to expect at chosen thresholds",
-        note="Thresholds were chosen on the validation subset, and are judged here on the test subset.",
+        note="Thresholds were chosen on the validation subset, and are judged here on the test subset. "
+        "“Exact”: the binomial interval, which has a width even where every sample was right.",
     ),
     Known(
         pattern="*decision*",
@@ -104,6 +105,12 @@ _FILES = (
         note="Of small subgroups only the counts are shown.",
     ),
     Known(pattern="*subgroup*", topic="Subgroups"),
+    Known(
+        pattern="explanations.png",
+        topic="Explanations",
+        title="Where classes were seen",
+        note="Bright places spoke most for the predicted class. The green line is the true outline.",
+    ),
     Known(pattern="samples.png", topic="Examples", title="Random samples"),
     Known(
         pattern="augmentations.png",
