@@ -103,11 +103,12 @@ def read_members(paths: Sequence[Path], options: Mapping[str, Any]) -> list[Memb
         # What is known of the persons is for those members that ask for it, if there is one.
         not_own = () if takes or not any(takes_table) else (ATTRIBUTE_TABLE, ATTRIBUTE_TABLE.split(".")[1])
         members.append(_read(path, content, {key: options[key] for key in options if key not in not_own}))
+    members = in_order(members)
     if len(members) > 1:
         check_can_merge(members)
         check_decided(members, options)
         check_unexplained(options.get("explain"))
-    return in_order(members)
+    return members
 
 
 def _read(path: Path, content: Mapping[str, Any], options: Mapping[str, Any]) -> Member:

@@ -62,7 +62,9 @@ def image_predictions(ids: Sequence[str], found: Mapping[str, Tensor], fit: str)
     nothing = [None] * len(ids)
     masks, classes, maps = (found.get(name, nothing) for name in ("mask", "label", "explanation"))
     return [
-        ImagePrediction(id=name, mask_probabilities=mask, class_probabilities=label, explanation=heat, fit=fit)
+        ImagePrediction(
+            id=name, mask_probabilities=mask, class_probabilities=label, explanation=heat, fit=fit
+        )
         for name, mask, label, heat in zip(ids, masks, classes, maps, strict=True)
     ]
 
