@@ -72,8 +72,10 @@ def test_ensemble(cfg: DictConfig, paths: Sequence[Path]) -> EnsembleTest:
     told = {"members": names, "out_of_fold": out_of_fold, "how": plan.how, "notes": plan.notes}
     tags = {"study": "ensemble", "members": " ".join(names), "git_commit": git_commit()}
     record = shared_record(members, name)
+    facts = run_facts(record, plan.family, plan.data, plan.num_parameters, trainer, course)
     facts = replace(
-        run_facts(record, plan.family, plan.data, plan.num_parameters, trainer, course),
+        facts,
+        subsets=[subset for subset in facts.subsets if subset.num_samples],
         members=names,
         notes=[f"{note}." for note in (plan.how, *plan.notes)],
     )

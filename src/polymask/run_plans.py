@@ -171,7 +171,10 @@ def plan_folds(members: Sequence[Member], trainer: Trainer) -> Plan:
         data=data,
         family=family,
         evaluate=partial(_evaluate_folds, folds, trainer),
-        how=f"Each sample was predicted by the one of these runs that never saw it: {names}",
+        how=(
+            f"Each sample was predicted by the one of these runs that never saw it: {names}; the numbers are "
+            "of single runs, not of their ensemble"
+        ),
         notes=notes,
         num_parameters=None,
     )
