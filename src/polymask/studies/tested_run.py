@@ -57,14 +57,16 @@ def read_tested_run(name: str, *, test_dir: str | None, data_dir: str | None = N
             that did not keep the samples.
     """
     checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
-    folder = _report_folder(name, test_dir)
-    members = read_ensemble(folder) if is_ensemble(name, test_dir) else []
-    content = load_checkpoint(checkpoints.find(members[0] if members else name))
-    if not members:
-        folder = _report_folder(name, test_dir or content["config"].get("local_save_dir"))
-    rows, groups = read_samples(folder)
-    if members:
+    if is_ensemble(name, test_dir):
+        folder = _report_folder(name, test_dir)
+        members, (rows, groups) = read_ensemble(folder), read_samples(folder)
+        content = load_checkpoint(checkpoints.find(members[0]))
         content = _as_one(content, name, members, dict(zip(rows["ids"].tolist(), groups, strict=True)))
+    else:
+        content = load_checkpoint(checkpoints.find(name))
+        name = content["run_name"]
+        folder = _report_folder(name, test_dir or content["config"].get("local_save_dir"))
+        rows, groups = read_samples(folder)
     run = rebuild(content)
     if data_dir is not None:
         run.cfg.data.data_dir = data_dir
