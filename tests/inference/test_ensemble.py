@@ -45,22 +45,6 @@ from polymask.utils import paths
 
 ON_CPU = {"device": "cpu", "precision": "fp32"}
 CPU = ["trainer.device=cpu", "trainer.precision=fp32"]
-OPTIONS = [
-    "data.classes=[MEL,NV,BKL]",
-    "data.batch_size=5",
-    "data.num_workers=0",
-    "data.cache_dir=null",
-    "data.fractions=[0.3,0.3,0.4]",
-    "transforms=none",
-    "model.encoder_name=tu-test_resnet",
-    "model.encoder_weights=null",
-    "+model.decoder_channels=[8,8,8,8,8]",
-    "tracker=none",
-    "epochs=1",
-    "data.image_size=[32,48]",
-    "test_after_training=false",
-    *CPU,
-]
 PEOPLE = {"age": "number", "sex": "category"}
 OTHERS: dict[str, dict[str, Any]] = {
     "two": {},
@@ -79,20 +63,23 @@ CALIBRATED = ["calibration=temperature", "task.calibration=temperature"]
 
 
 @pytest.fixture(scope="module")
-def _root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _root(_trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ensembles")
     folder = write_lesions(root / "lesions")
     table = pd.read_csv(folder / "metadata.csv")
     table = table.assign(age=range(30, 30 + len(table)), sex=["female", "male"] * (len(table) // 2))
     table.to_csv(folder / "metadata.csv", index=False)
-    threads = torch.get_num_threads()
+    (root / "models" / "checkpoints").mkdir(parents=True)
+    content = load_checkpoint(path_of(_trained_once, "tiny"))
+    config = content["config"] | {"run_name": "one"}
+    config["data"] |= {"data_dir": str(folder), "cache_dir": None}
+    record = replace(run_record(content), run_name="one", config=config)
+    state = {key: content[key] for key in ("model", "ema", "training", "decisions")}
+    save_checkpoint(path_of(root, "one"), record, state)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "PROJECT_ROOT", root)
-        patch.setattr(sys, "argv", sys.argv)
-        cli.run("train", ["run_name=one", f"data.data_dir={folder}", *OPTIONS])
         for seed, (name, own) in enumerate(OTHERS.items()):
             write_sibling(root, name, own, seed)
-    torch.set_num_threads(threads)
     return root
 
 
