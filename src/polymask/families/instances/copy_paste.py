@@ -1,8 +1,9 @@
 """Objects of another image pasted onto a training image.
 
 Ghiasi et al., "Simple copy-paste is a strong data augmentation method for instance segmentation", CVPR 2021
-(arXiv 2012.07177): both images are augmented, a random subset of the objects of one is put onto the other, and
-what they cover no longer belongs to the objects below. Edges are not blended: the paper found no difference.
+(arXiv 2012.07177): both images are augmented, a random subset of the objects of one is put onto the other,
+and what they cover no longer belongs to the objects below. Edges are not blended: the paper found no
+difference.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ from polymask.data.images import resize_mask
 from polymask.families.base import Batch
 from polymask.families.network import NetworkTask
 from polymask.families.volumes.dataset import Slicing, numbered_target
-from polymask.families.volumes.finding import find_volume
+from polymask.families.volumes.finding import count_linked, find_volume
 from polymask.families.volumes.linking import Linking
 from polymask.families.volumes.loss import Loss
+from polymask.families.volumes.predictions import SliceObjects
 from polymask.metrics.volumes import match_volume, slice_rows
 from polymask.models.mask_rcnn.segmenter import Target
 from polymask.models.slices.segmenter import Reference, SliceSegmenter, chunks
-from polymask.structures.objects import FoundObjects
 from polymask.structures.volumes import FoundVolume, LoadedVolume, VolumeView, slice_stack
 
 View = VolumeView | LoadedVolume
@@ -37,6 +37,7 @@ class Task(NetworkTask):
             they do in training.
         num_classes: Number of classes K, without the background.
         score_threshold: Least score of a section that counts.
+        count_at: Thresholds with which the sections of an evaluation are linked once more, and counted.
         monitor: Metric that decides the best checkpoint.
         mode: `min` or `max`.
     """
@@ -54,13 +55,14 @@ class Task(NetworkTask):
         every_slice: int = 1,
         num_classes: int = 1,
         score_threshold: float = 0.5,
+        count_at: Sequence[float] = (),
         monitor: str = "val/seg",
         mode: str = "max",
     ) -> None:
         super().__init__()
         self.model, self.loss, self.linking = model, loss, linking
         self.every_slice, self.num_classes = every_slice, num_classes
-        self.score_threshold = score_threshold
+        self.score_threshold, self.count_at = score_threshold, count_at
         self.monitor, self.mode = monitor, mode
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -82,7 +84,7 @@ class Task(NetworkTask):
 
     def _evaluate(self, id_: str, view: View, truth_view: View, annotated: np.ndarray) -> FoundVolume:
         volume, truth = view.open(), truth_view.open()
-        sections: list[FoundObjects] = []
+        sections: list[SliceObjects] = []
         found = find_volume(
             id_,
             self.model,
@@ -94,6 +96,8 @@ class Task(NetworkTask):
             look=sections.append,
         )
         measured = match_volume(found, truth, annotated) | slice_rows(sections, truth, annotated)
+        if self.count_at:
+            measured["linked_found"] = count_linked(sections, self.linking, self.count_at)
         rows = {name: torch.from_numpy(value[None]) for name, value in measured.items()}
         self.accumulator.update([id_], **self._losses(volume, truth, annotated), **rows)
         return found
