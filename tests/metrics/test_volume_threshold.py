@@ -45,6 +45,10 @@ def test_the_best_of_either_rule() -> None:
     assert best_volume_threshold(counted, "best_f1") == 0.4
     assert best_volume_threshold(counted, "best_count") == 0.75  # 4 are found in the first
     assert THRESHOLDS[14] == 0.75
+    # 0.5 and 0.4 have the same error, one too many and one too few: the better F1 decides.
+    linked = np.full((3, 19), 30)
+    linked[:, [7, 9, 11]] = [[4], [5], [0]]
+    assert best_volume_threshold(counted_sections(rows(linked_found=linked)), "best_count") == 0.4
 
 
 def test_what_is_not_known_chooses_nothing() -> None:

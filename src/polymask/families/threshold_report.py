@@ -68,5 +68,5 @@ def plot_calibration(folder: Path, counted: Rows, groups: Sequence[str], what: s
     """
     weights = bootstrap_weights(groups, _REPLICATES, seed=0)
     curve = reliability("by score", detection_bins(counted), detection_bins(counted, weights))
-    title = f"Scores of found {what}, and how many of them match at IoU 0.5"
+    title = f"Found {what}: score and precision at IoU 0.5"
     plot_reliability({what: [curve]}, folder / "calibration_objects.png", title)

@@ -48,7 +48,7 @@ def chosen_threshold(
     if not validation:
         raise UserError(
             f"task.score_threshold={checked} needs what the run's validation samples said of it, which this "
-            f"checkpoint does not know: run polymask test with task.score_threshold={checked} once."
+            f"checkpoint does not know: run polymask test with +task.score_threshold={checked} once."
         )
     threshold = best(validation, checked)
     if np.isnan(threshold):

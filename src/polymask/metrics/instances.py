@@ -36,7 +36,7 @@ def instance_metrics(
     `recall_at_score` and `f1_at_score` (all classes and images pooled, masks matched at IoU 0.5),
     `count_error` (mean over images of the absolute difference of the numbers of found and of true objects),
     with several classes `count_error_{name}`, `count_bias` (mean of found minus true), and of the union of
-    their masks `{dice,iou}_lesion_{image,pooled}` as in `polymask.metrics.segmentation`. `d_ece50` is the
+    their masks `{dice,iou}_lesion_{image,pooled}` as in `polymask.metrics.segmentation`. `detection_ece` is the
     detection calibration error of all found objects, of any score, by masks at IoU 0.5.
 
     Args:
@@ -60,7 +60,7 @@ def instance_metrics(
         **_average_precisions(rows, weights, class_keys),
         **_scores_at_threshold(rows, weights),
         **_count_errors(rows, weights, class_keys),
-        "d_ece50": detection_calibration_error(counted_objects(rows), weights),
+        "detection_ece": detection_calibration_error(counted_objects(rows), weights),
         **segmentation_metrics(rows["union_confusion"], weights, ["lesion"]),
     }
 

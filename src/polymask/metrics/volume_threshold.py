@@ -8,8 +8,6 @@ cannot be told from sections one by one: a missing one cuts an object in two, on
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from polymask.errors import choose
@@ -62,19 +60,25 @@ def volume_metrics_at(
 
 
 def best_volume_threshold(counted: Rows, rule: str) -> float:
-    """Return the highest of the `THRESHOLDS` that is best.
+    """Return the highest of the `THRESHOLDS` that is best; of equal errors of counts the one of best F1.
 
     Args:
         counted: What `counted_sections` returned.
         rule: Of `RULES`: the highest F1 of sections, or the least mean error of the number of objects.
 
     Returns:
-        The threshold; NaN where nothing right was found, or nothing is to be found or known.
+        The threshold; NaN where nothing right was found or, for counts, nothing is found, there or known.
     """
     choose("task.score_threshold", rule, RULES)
-    tried: Any = [volume_metrics_at(counted, threshold) for threshold in reversed(THRESHOLDS)]
-    f1, error = (np.array([float(each[name][0]) for each in tried]) for name in ("f1", "count_error"))
-    if not np.nansum(f1) or (rule == "best_count" and np.isnan(error).all()):
+    falling = THRESHOLDS[::-1]
+    tried = [volume_metrics_at(counted, threshold) for threshold in falling]
+    f1, error = (np.array([each[name][0] for each in tried]) for name in ("f1", "count_error"))
+    if rule == "best_f1":
+        return falling[np.nanargmax(f1)] if np.nansum(f1) else float("nan")
+    is_known = (
+        not np.isnan(error).all() and counted["linked_found"].any() and (counted["linked_true"] > 0).any()
+    )
+    if not is_known:
         return float("nan")
-    place = np.nanargmax(f1) if rule == "best_f1" else np.nanargmin(error)
-    return THRESHOLDS[::-1][place]
+    # A few volumes often leave several thresholds with one error: of too many and too few at a time, too.
+    return falling[np.where(error == np.nanmin(error), np.nan_to_num(f1), -1).argmax()]

@@ -138,7 +138,7 @@ def volume_metrics(rows: Mapping[str, np.ndarray], weights: np.ndarray | None) -
 
     `volume_ap` is the average precision of whole objects, over the IoU thresholds 0.50, 0.55, ... 0.95,
     `volume_ap50` and `volume_ap75` at one; `slice_mask_ap`, `slice_mask_ap50` and `slice_mask_ap75` are
-    those of single sections, and `slice_d_ece50` is the detection calibration error of their scores, by masks
+    those of single sections, and `slice_detection_ece` is the detection calibration error of their scores, by masks
     at IoU 0.5. `count_error` and `count_bias` are means over volumes of the absolute and signed
     difference of the numbers of found and true objects, `volume_error` and `volume_bias` means over matched
     objects of the absolute and signed difference of their volumes, as a share of the true one.
@@ -166,7 +166,7 @@ def volume_metrics(rows: Mapping[str, np.ndarray], weights: np.ndarray | None) -
         "volume_error": ratio(weights @ rows["volume_error_sum"], matched),
         "volume_bias": ratio(weights @ rows["volume_bias_sum"], matched),
         **_average_precisions("slice_mask_ap", rows, "slice", rows["slice_num_true"], weights),
-        "slice_d_ece50": detection_calibration_error(counted_sections(dict(rows)), weights),
+        "slice_detection_ece": detection_calibration_error(counted_sections(dict(rows)), weights),
     }
 
 

@@ -223,7 +223,14 @@ def test_metrics_rows_and_the_table_of_frames(tested: Outcome) -> None:
 
 
 def test_all_files_are_there_and_trackers_get_the_small_ones(tested: Outcome) -> None:
-    files = ["metrics.json", "objects.csv", "per_sample.csv", "samples.npz", "training_curves.png"]
+    files = [
+        "calibration_objects.png",
+        "metrics.json",
+        "objects.csv",
+        "per_sample.csv",
+        "samples.npz",
+        "training_curves.png",
+    ]
     sequences = [f"{number}_{kind}" for number in ("01", "02") for kind in ("GT", "RES")]
     bulk = sorted([*sequences, "overlays"])
     assert sorted(path.name for path in tested.folder.iterdir()) == sorted([*files, *bulk, "predictions"])
