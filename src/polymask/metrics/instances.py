@@ -36,8 +36,8 @@ def instance_metrics(
     `recall_at_score` and `f1_at_score` (all classes and images pooled, masks matched at IoU 0.5),
     `count_error` (mean over images of the absolute difference of the numbers of found and of true objects),
     with several classes `count_error_{name}`, `count_bias` (mean of found minus true), and of the union of
-    their masks `{dice,iou}_lesion_{image,pooled}` as in `polymask.metrics.segmentation`. `detection_ece` is the
-    detection calibration error of all found objects, of any score, by masks at IoU 0.5.
+    their masks `{dice,iou}_lesion_{image,pooled}` as in `polymask.metrics.segmentation`. `detection_ece` is
+    the detection calibration error of all found objects, of any score, by masks at IoU 0.5.
 
     Args:
         rows: Rows of `match_image` of N images, in the order of their ids; each (N, ...).

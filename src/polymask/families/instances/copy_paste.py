@@ -83,13 +83,13 @@ class CopyPaste:
         pasted_image, pasted = self._placed(other, image.shape[:2], random)
         room = MOST_NUMBERS - int(objects.number.max(initial=0))
         pasted = _keep(pasted, self._chosen(pasted, random)[:room])
-        covered = pasted.layers.any(axis=-1)
+        covered = (pasted.layers > 0).max(axis=-1)
         return np.where(covered[..., None], pasted_image, image), _join(_cover(objects, covered), pasted)
 
     def _placed(self, other: Sample, size: tuple[int, ...], random: np.random.Generator) -> Sample:
         """Return image and objects, resized and moved onto a black canvas of (height, width) `size`."""
         image, objects = other
-        factor = random.uniform(*self.scale)
+        factor = random.uniform(self.scale[0], self.scale[1])
         height, width = (max(1, round(side * factor)) for side in image.shape[:2])
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
         layers = [

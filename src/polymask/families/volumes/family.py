@@ -16,7 +16,7 @@ from polymask.families.thresholds import DEFAULT, check_threshold, chosen_thresh
 from polymask.families.volumes.linking import Linking
 from polymask.families.volumes.scorer import Scorer
 from polymask.families.volumes.voxel_size import parse_voxel_size
-from polymask.metrics.volume_threshold import THRESHOLDS, best_volume_threshold, counted_sections
+from polymask.metrics.volume_threshold import THRESHOLDS, best_volume_threshold, linked_objects
 from polymask.structures.samples import Rows
 from polymask.structures.volumes import FoundVolume
 
@@ -36,8 +36,8 @@ class Family(base.Family):
     Args:
         class_names: Names of the K classes, without the background.
         score_threshold: Least score of the sections that count; average precision of slices looks at all. Or
-            `best_f1` (of sections) or `best_count` (of objects): the one of `THRESHOLDS` that serves best on
-            validation volumes, at test and inference.
+            `best_f1` or `best_count`: the one of `THRESHOLDS` whose linked objects are best on validation
+            volumes, at test and inference.
         linking: Keys of `Linking`: how sections become objects. None for its defaults.
         every_slice: Of the annotated slices of a volume every so many enter the losses of an evaluation; as
             many as in training, where there is a data set.
@@ -98,7 +98,7 @@ class Family(base.Family):
             every_slice=self.every_slice,
             num_classes=len(self.class_names),
             score_threshold=self.score_threshold,
-            count_at=THRESHOLDS if isinstance(self._wanted, str) else (),
+            link_at=THRESHOLDS if isinstance(self._wanted, str) else (),
             monitor=self.monitor,
             mode=self.mode,
         )
@@ -106,29 +106,21 @@ class Family(base.Family):
     @property
     def undecided(self) -> str:
         """Return the rule that chooses the score threshold, until it has."""
-        waits = isinstance(self._wanted, str) and not self._known(self._wanted)
+        waits = isinstance(self._wanted, str) and not self.validation
         return f"task.score_threshold={self._wanted}" if waits else ""
 
     def decisions(self, rows: Rows) -> Rows:
-        """Return the scores of found sections, which are there, and what linking made of them."""
-        return counted_sections(rows) if "slice_scores" in rows else {}
+        """Return what linking made of the sections with each threshold, where a rule asked for it."""
+        return linked_objects(rows)
 
     def decide(self, validation: Rows, task: base.Task | None = None) -> None:
         """Choose the score threshold, unless it is a number."""
         super().decide(validation)
-        if isinstance(self._wanted, str) and self._known(self._wanted):
+        if validation and isinstance(self._wanted, str):
             self.score_threshold = chosen_threshold(self._wanted, validation, best_volume_threshold)
             log.info("task.score_threshold=%s is %.2f on val", self._wanted, self.score_threshold)
         if task is not None:
             cast("Task", task).score_threshold = self.score_threshold
-
-    def _known(self, wanted: float | str) -> Rows:
-        """Return what is known of validation volumes, {} where a rule cannot choose by it.
-
-        Counts are only known where sections were linked with all thresholds: it takes a rule to ask for it.
-        """
-        lacks_counts = wanted == "best_count" and "linked_found" not in self.validation
-        return {} if lacks_counts else self.validation
 
     def report(self, folder: Path, data: DataModule) -> base.Report:
         """Return the writer of a test run's tables and figures."""
@@ -155,7 +147,7 @@ class Family(base.Family):
         from polymask.families.volumes.application import Application
 
         wanted = chosen.get("task.score_threshold", self._wanted)
-        threshold = chosen_threshold(wanted, self._known(wanted), best_volume_threshold)
+        threshold = chosen_threshold(wanted, self.validation, best_volume_threshold)
         if "task.score_threshold" in chosen:
             chosen = {**chosen, "task.score_threshold": threshold}
         return Application(

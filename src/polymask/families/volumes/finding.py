@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,8 +44,6 @@ def find_volume(
     Returns:
         The objects; their labels lie in a file without a name, which is gone when they are.
     """
-    labels = on_disk(np.uint16, shape)
-    linker = Linker(linking, shape[1:])
 
     def found() -> Iterator[SliceObjects]:
         for raw in network.predict_volume(slices):
@@ -54,39 +52,27 @@ def find_volume(
                 look(objects)
             yield objects
 
-    for z, drawn in enumerate(_linked(linker, found(), score_threshold)):
-        labels[z] = drawn
+    return link_volume(id_, found(), shape=shape, linking=linking, score_threshold=score_threshold)
+
+
+def link_volume(
+    id_: str,
+    found: Iterable[SliceObjects],
+    *,
+    shape: tuple[int, int, int],
+    linking: Linking,
+    score_threshold: float,
+) -> FoundVolume:
+    """Link what was found in the slices of a volume, in their order; other arguments as in `find_volume`."""
+    labels = on_disk(np.uint16, shape)
+    linker = Linker(linking, shape[1:])
+    for z, objects in enumerate(found):
+        sections = sections_of(objects, score_threshold, min_visible=linking.min_visible)
+        labels[z] = sections.labels
+        linker.add(sections.labels, sections.scores, sections.classes, sections.embedding)
     links = linker.finish()
     apply_links(labels, links)
     return FoundVolume(id=id_, labels=labels, scores=links.scores, classes=links.classes)
-
-
-def count_linked(found: Sequence[SliceObjects], linking: Linking, thresholds: Sequence[float]) -> np.ndarray:
-    """Return how many objects the sections of a volume make with each threshold, (T,) int64.
-
-    Args:
-        found: All that was found in each slice, of any score.
-        linking: How sections become objects.
-        thresholds: Least scores of a section.
-    """
-    scores = np.concatenate([objects.scores for objects in found])
-    counts: dict[int, int] = {}  # by the number of sections: where no score lies between two thresholds
-    for threshold in thresholds:
-        enough = np.count_nonzero(scores >= threshold)
-        if enough not in counts:
-            linker = Linker(linking, found[0].size)
-            for _ in _linked(linker, found, threshold):
-                pass
-            counts[enough] = linker.count()
-    return np.array([counts[np.count_nonzero(scores >= threshold)] for threshold in thresholds])
-
-
-def _linked(linker: Linker, found: Iterable[SliceObjects], score_threshold: float) -> Iterator[np.ndarray]:
-    """Hand slice by slice to the linker; yield the (H, W) uint16 section numbers of each."""
-    for objects in found:
-        sections = sections_of(objects, score_threshold, min_visible=linker.options.min_visible)
-        linker.add(sections.labels, sections.scores, sections.classes, sections.embedding)
-        yield sections.labels
 
 
 def on_disk(dtype: type[np.generic], shape: tuple[int, int, int]) -> np.ndarray:

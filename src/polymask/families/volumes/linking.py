@@ -180,7 +180,7 @@ class Linker:
         """
         objects, scores, classes, slices = self._sections()
         means = _mean_scores(objects, scores, self._num_objects)
-        kept = self._kept(objects, means, slices)
+        kept = self._long_enough(objects, slices) & (means >= self.options.min_score)
         if kept.sum() > MOST_OBJECTS:
             raise UserError(
                 f"{kept.sum():,} objects in one volume are more than 16 bits can number ({MOST_OBJECTS:,}); "
@@ -195,16 +195,6 @@ class Linker:
             classes=_surest_classes(objects, scores, classes, self._num_objects)[kept],
             gaps=gaps if self.options.fill_gaps else gaps[:0],
         )
-
-    def count(self) -> int:
-        """Return the number of objects of all slices taken, also where `finish` would not number them."""
-        objects, scores, _, slices = self._sections()
-        means = _mean_scores(objects, scores, self._num_objects)
-        return int(self._kept(objects, means, slices).sum())
-
-    def _kept(self, objects: np.ndarray, means: np.ndarray, slices: np.ndarray) -> np.ndarray:
-        """Return which objects have sections enough and a mean score high enough, (N,) bool."""
-        return self._long_enough(objects, slices) & (means >= self.options.min_score)
 
     def _sections(self) -> tuple[np.ndarray, ...]:
         """Return object, score, class and slice of all sections with pixels, each (S,)."""

@@ -23,7 +23,8 @@ from polymask.families.volumes.scene import Scene, scene_of
 from polymask.families.volumes.scorer import Scorer
 from polymask.families.volumes.tables import ObjectTable, object_rows
 from polymask.metrics.rows import mean_losses
-from polymask.metrics.volume_threshold import best_volume_threshold, counted_sections, volume_metrics_at
+from polymask.metrics.volume_threshold import best_volume_threshold, linked_objects, volume_metrics_at
+from polymask.metrics.volumes import counted_sections
 from polymask.reporting.canvas import text_bar
 from polymask.reporting.course import Course, plot_course
 from polymask.reporting.metrics_file import write_metrics
@@ -191,10 +192,17 @@ class Report(base.Report):
         return self._sequences[sequence].add(frame, len(prediction.scores))
 
     def _write_thresholds(self, rows: Rows, groups: Sequence[str]) -> None:
-        counted = counted_sections(rows)
-        ways = {"best": best_volume_threshold, "measure": volume_metrics_at}
-        write_thresholds(self.folder, counted, groups, self.validation, self.score_threshold, **ways)
-        plot_calibration(self.folder, counted, groups, "sections")
+        linked = linked_objects(rows)
+        write_thresholds(
+            self.folder,
+            linked,
+            groups,
+            self.validation if linked else {},
+            self.score_threshold,
+            best=best_volume_threshold,
+            measure=volume_metrics_at,
+        )
+        plot_calibration(self.folder, counted_sections(rows), groups, "sections")
 
     def _write_examples(self, rows: Rows) -> None:
         """Write pictures of evenly spread frames and of the worst, by the first of their scores."""

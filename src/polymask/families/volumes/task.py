@@ -12,7 +12,7 @@ from polymask.data.images import resize_mask
 from polymask.families.base import Batch
 from polymask.families.network import NetworkTask
 from polymask.families.volumes.dataset import Slicing, numbered_target
-from polymask.families.volumes.finding import count_linked, find_volume
+from polymask.families.volumes.finding import find_volume, link_volume
 from polymask.families.volumes.linking import Linking
 from polymask.families.volumes.loss import Loss
 from polymask.families.volumes.predictions import SliceObjects
@@ -37,7 +37,7 @@ class Task(NetworkTask):
             they do in training.
         num_classes: Number of classes K, without the background.
         score_threshold: Least score of a section that counts.
-        count_at: Thresholds with which the sections of an evaluation are linked once more, and counted.
+        link_at: Thresholds with which the sections of an evaluation are linked anew, for choosing one.
         monitor: Metric that decides the best checkpoint.
         mode: `min` or `max`.
     """
@@ -55,14 +55,14 @@ class Task(NetworkTask):
         every_slice: int = 1,
         num_classes: int = 1,
         score_threshold: float = 0.5,
-        count_at: Sequence[float] = (),
+        link_at: Sequence[float] = (),
         monitor: str = "val/seg",
         mode: str = "max",
     ) -> None:
         super().__init__()
         self.model, self.loss, self.linking = model, loss, linking
         self.every_slice, self.num_classes = every_slice, num_classes
-        self.score_threshold, self.count_at = score_threshold, count_at
+        self.score_threshold, self.link_at = score_threshold, link_at
         self.monitor, self.mode = monitor, mode
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -96,11 +96,29 @@ class Task(NetworkTask):
             look=sections.append,
         )
         measured = match_volume(found, truth, annotated) | slice_rows(sections, truth, annotated)
-        if self.count_at:
-            measured["linked_found"] = count_linked(sections, self.linking, self.count_at)
+        if self.link_at:
+            measured |= self._link_again(sections, truth, annotated)
         rows = {name: torch.from_numpy(value[None]) for name, value in measured.items()}
         self.accumulator.update([id_], **self._losses(volume, truth, annotated), **rows)
         return found
+
+    def _link_again(
+        self, sections: Sequence[SliceObjects], truth: np.ndarray, annotated: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return the objects, and those that match, of each of the thresholds; one volume at a time."""
+        scores = np.concatenate([objects.scores for objects in sections])
+        known: dict[int, tuple[int, int]] = {}  # by number of sections: no score may lie between thresholds
+        counts = []
+        for threshold in self.link_at:
+            enough = int(np.count_nonzero(scores >= threshold))
+            if enough not in known:
+                found = link_volume(
+                    "", sections, shape=truth.shape, linking=self.linking, score_threshold=threshold
+                )
+                row = match_volume(found, truth, annotated, places=max(1, len(found.scores)))
+                known[enough] = int(row["num_found"]), np.count_nonzero(row["volume_hits"] & 1)
+            counts.append(known[enough])
+        return dict(zip(("linked_found", "linked_hits"), np.array(counts).T, strict=True))
 
     def _losses(self, volume: np.ndarray, truth: np.ndarray, annotated: np.ndarray) -> dict[str, Tensor]:
         """Return the (1,) mean losses of the slices on which training would look."""
