@@ -2,8 +2,8 @@
 
 What is kept of N volumes for it, whose sections were linked anew with each of the T `THRESHOLDS`:
 `linked_found` and `linked_hits` (N, T), objects and those of them that match a true one at an IoU of 0.5; and
-`linked_true` (N,) true ones, -1 where some slices have no truth. Sections one by one do not tell: a missing one
-cuts an object in two or is made up for by its neighbours, one too many joins two objects or is dropped.
+`linked_true` (N,) true ones, -1 where some slices have no truth. Sections one by one do not tell: a missing
+one cuts an object in two or is made up for by its neighbours, one too many joins two objects or is dropped.
 """
 
 from __future__ import annotations

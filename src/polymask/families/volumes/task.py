@@ -116,7 +116,7 @@ class Task(NetworkTask):
                     "", sections, shape=truth.shape, linking=self.linking, score_threshold=threshold
                 )
                 row = match_volume(found, truth, annotated, places=max(1, len(found.scores)))
-                known[enough] = int(row["num_found"]), np.count_nonzero(row["volume_hits"] & 1)
+                known[enough] = int(row["num_found"]), int(np.count_nonzero(row["volume_hits"] & 1))
             counts.append(known[enough])
         return dict(zip(("linked_found", "linked_hits"), np.array(counts).T, strict=True))
 
