@@ -46,7 +46,7 @@ FLOORS = (
     ("errors",),
 )
 """From top to bottom."""
-SHARED = ("base", "images", "network")
+SHARED = ("base", "images", "network", "thresholds", "threshold_report")
 """Modules of `families` that several families stand on."""
 
 

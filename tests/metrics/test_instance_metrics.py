@@ -112,7 +112,7 @@ def test_perfect_predictions():
     metrics = instance_metrics(stacked_rows(scenes, 3), None, NAMES)
     for key, value in metrics.items():
         if key != "top_mask_iou":
-            assert value.item() == pytest.approx(0 if key.startswith("count") else 1), key
+            assert value.item() == pytest.approx(0 if key.startswith(("count", "detection")) else 1), key
 
 
 def test_hand_made_scores_and_counts():
@@ -263,6 +263,7 @@ def test_one_class_has_no_keys_of_its_own():
             "f1_at_score",
             "count_error",
             "count_bias",
+            "detection_ece",
         ),
         *("dice_lesion_image", "iou_lesion_image", "dice_lesion_pooled", "iou_lesion_pooled"),
         "iou_thresholded_lesion_image",

@@ -116,10 +116,14 @@ def equal_width_bins(confidence: np.ndarray, events: np.ndarray, weights: np.nda
         events: (N,) bool, whether it came.
         weights: (R, N).
     """
-    places = np.searchsorted(_EDGES, confidence, side="right") - 1
-    inside = (places[:, None] == np.arange(NUM_BINS + 1)).astype(np.float64)
+    inside = (bin_places(confidence)[:, None] == np.arange(NUM_BINS + 1)).astype(np.float64)
     values = confidence.astype(np.float64)[:, None], np.asarray(events, np.float64)[:, None]
     return Bins(weights @ inside, *(weights @ (inside * value) for value in values))
+
+
+def bin_places(confidence: np.ndarray) -> np.ndarray:
+    """Return the number of the bin of equal width of each float32 confidence, of `NUM_BINS` + 1."""
+    return np.searchsorted(_EDGES, confidence, side="right") - 1
 
 
 def equal_mass_bins(

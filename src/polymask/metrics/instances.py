@@ -12,7 +12,9 @@ import numpy as np
 from polymask.metrics.average_precision import average_precision, flagged, rank
 from polymask.metrics.bootstrap import as_weights, check_class_names, ratio
 from polymask.metrics.coco_matching import AREAS, IOU_THRESHOLDS
+from polymask.metrics.detection_calibration import detection_calibration_error
 from polymask.metrics.instance_matching import KINDS
+from polymask.metrics.object_threshold import counted_objects
 from polymask.metrics.segmentation import segmentation_metrics
 
 _AT_75 = 5  # IOU_THRESHOLDS[5] is 0.75
@@ -34,7 +36,8 @@ def instance_metrics(
     `recall_at_score` and `f1_at_score` (all classes and images pooled, masks matched at IoU 0.5),
     `count_error` (mean over images of the absolute difference of the numbers of found and of true objects),
     with several classes `count_error_{name}`, `count_bias` (mean of found minus true), and of the union of
-    their masks `{dice,iou}_lesion_{image,pooled}` as in `polymask.metrics.segmentation`.
+    their masks `{dice,iou}_lesion_{image,pooled}` as in `polymask.metrics.segmentation`. `detection_ece` is
+    the detection calibration error of all found objects, of any score, by masks at IoU 0.5.
 
     Args:
         rows: Rows of `match_image` of N images, in the order of their ids; each (N, ...).
@@ -57,6 +60,7 @@ def instance_metrics(
         **_average_precisions(rows, weights, class_keys),
         **_scores_at_threshold(rows, weights),
         **_count_errors(rows, weights, class_keys),
+        "detection_ece": detection_calibration_error(counted_objects(rows), weights),
         **segmentation_metrics(rows["union_confusion"], weights, ["lesion"]),
     }
 

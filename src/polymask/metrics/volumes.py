@@ -26,13 +26,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polymask.metrics.average_precision import average_precision, rank
+from polymask.metrics.average_precision import average_precision, flagged, rank
 from polymask.metrics.bootstrap import as_weights, ratio
 from polymask.metrics.coco_matching import IOU_THRESHOLDS, match
+from polymask.metrics.detection_calibration import detection_calibration_error
 from polymask.structures import rle
 from polymask.structures.crops import crop
 from polymask.structures.objects import FoundObjects
 from polymask.structures.overlaps import Overlaps, count_overlaps, intersection_over_union, sum_overlaps
+from polymask.structures.samples import Rows
 from polymask.structures.volumes import FoundVolume
 
 VOLUME_PLACES = 1024
@@ -124,6 +126,13 @@ def slice_rows(
     }
 
 
+def counted_sections(rows: Mapping[str, np.ndarray]) -> Rows:
+    """Return the scores of sections, and which are there, in the form of `metrics.object_threshold`."""
+    scores = rows["slice_scores"]
+    kinds = np.where(scores < 0, -1, flagged(rows["slice_hits"], 0)).astype(np.int8)
+    return {"detection_scores": scores, "detection_kinds": kinds}
+
+
 def volume_metrics(rows: Mapping[str, np.ndarray], weights: np.ndarray | None) -> dict[str, np.ndarray]:
     """Compute all metrics of volumes.
 
@@ -136,7 +145,8 @@ def volume_metrics(rows: Mapping[str, np.ndarray], weights: np.ndarray | None) -
 
     `volume_ap` is the average precision of whole objects, over the IoU thresholds 0.50, 0.55, ... 0.95,
     `volume_ap50` and `volume_ap75` at one; `slice_mask_ap`, `slice_mask_ap50` and `slice_mask_ap75` are
-    those of single sections. `count_error` and `count_bias` are means over volumes of the absolute and signed
+    those of single sections, and `slice_detection_ece` is the detection calibration error of their scores, by
+    masks at IoU 0.5. `count_error` and `count_bias` are means over volumes of the absolute and signed
     difference of the numbers of found and true objects, `volume_error` and `volume_bias` means over matched
     objects of the absolute and signed difference of their volumes, as a share of the true one.
 
@@ -163,6 +173,7 @@ def volume_metrics(rows: Mapping[str, np.ndarray], weights: np.ndarray | None) -
         "volume_error": ratio(weights @ rows["volume_error_sum"], matched),
         "volume_bias": ratio(weights @ rows["volume_bias_sum"], matched),
         **_average_precisions("slice_mask_ap", rows, "slice", rows["slice_num_true"], weights),
+        "slice_detection_ece": detection_calibration_error(counted_sections(rows), weights),
     }
 
 

@@ -32,6 +32,7 @@ class TestInstances(FamilyTester):
             f"data.data_dir={folder}",
             "data.batch_size=1",
             "data.eval_batch_size=2",
+            "data.copy_paste.probability=0.25",  # so that an interruption may fall between two pasted images
             "model.backbone=test_efficientnet",
             "model.weights=null",
             "model.min_size=64",

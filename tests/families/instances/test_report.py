@@ -259,7 +259,7 @@ def test_the_rows_are_kept(tested: Outcome) -> None:
 
 
 def test_all_files_are_there_and_no_picture_is_blank(tested: Outcome) -> None:
-    pictures = ["confusion_matrix.png", "pr_curves.png", "training_curves.png"]
+    pictures = ["calibration_objects.png", "confusion_matrix.png", "pr_curves.png", "training_curves.png"]
     tables = ["instances.csv", "instances.json", "metrics.json", "per_sample.csv", "samples.npz"]
     folders = ["label_maps", "overlays", "predictions"]
     assert sorted(path.name for path in tested.folder.iterdir()) == sorted([*pictures, *tables, *folders])

@@ -136,6 +136,7 @@ def test_report_holds_every_file_and_pycocotools_agrees(runs: Runs) -> None:
     assert names == {
         *("metrics.json", "per_sample.csv", "samples.npz", "instances.json", "instances.csv"),
         *("pr_curves.png", "confusion_matrix.png", "training_curves.png", "score_thresholds.csv"),
+        "calibration_objects.png",
         *("label_maps", "overlays", "predictions", "report.html", "model_card.md"),
     }
     tested = pd.read_csv(folder / "per_sample.csv")["id"].tolist()

@@ -80,7 +80,7 @@ def check_without_decisions(project: Path, path: Path, used: float) -> None:
     content = torch.load(path, weights_only=True)
     del content["decisions"]
     torch.save(content, path)
-    with pytest.raises(UserError, match=r"best_f1 needs .* polymask test with task.score_threshold=best_f1"):
+    with pytest.raises(UserError, match=r"best_f1 needs .* test with \+task.score_threshold=best_f1"):
         polymask.load("ruled", device="cpu")
     cli.run("test", ["run_name=ruled"])
     again = json.loads((project / "results/test/ruled/metrics.json").read_text())["score_threshold"]

@@ -28,6 +28,7 @@ from polymask.structures.volumes import FoundVolume
 
 SHAPE = (6, 48, 56)
 VOXEL = (0.5, 0.125, 0.125)
+OPTIONS: Any = {"voxel_size": VOXEL, "score_threshold": 0.5, "validation": {}}
 HISTORY = [{"epoch": epoch, "train/loss": 2 / epoch, "val/loss": 2.5 / epoch} for epoch in (1, 2, 3)]
 
 
@@ -119,7 +120,7 @@ def run_report(data_dir: Path, folder: Path, records: list[Any]) -> Outcome:
     data, rng = Data(records), np.random.default_rng(3)
     predictions = [find(record, rng) for record in records]
     rows = rows_of(records, predictions)
-    report = Report(folder, scorer=Scorer(), data=data, voxel_size=VOXEL)  # type: ignore[arg-type]
+    report = Report(folder, scorer=Scorer(), data=data, **OPTIONS)  # type: ignore[arg-type]
     report.add(predictions[:1])
     report.add(predictions[1:])
     lines = report.finish(rows, Course(history=HISTORY, best_epoch=3))
@@ -222,7 +223,14 @@ def test_metrics_rows_and_the_table_of_frames(tested: Outcome) -> None:
 
 
 def test_all_files_are_there_and_trackers_get_the_small_ones(tested: Outcome) -> None:
-    files = ["metrics.json", "objects.csv", "per_sample.csv", "samples.npz", "training_curves.png"]
+    files = [
+        "calibration_objects.png",
+        "metrics.json",
+        "objects.csv",
+        "per_sample.csv",
+        "samples.npz",
+        "training_curves.png",
+    ]
     sequences = [f"{number}_{kind}" for number in ("01", "02") for kind in ("GT", "RES")]
     bulk = sorted([*sequences, "overlays"])
     assert sorted(path.name for path in tested.folder.iterdir()) == sorted([*files, *bulk, "predictions"])
@@ -239,7 +247,7 @@ def test_the_worst_frames_are_shown_and_a_later_process_draws_the_same(tested: O
     shown = {path.stem for path in (tested.folder / "predictions").iterdir()}
     assert {f"worst_{number}_{name}" for number, name in enumerate(worst, start=1)} <= shown
     assert len(shown) == 8
-    later = Report(tested.folder, scorer=Scorer(), data=tested.data, voxel_size=VOXEL)  # type: ignore[arg-type]
+    later = Report(tested.folder, scorer=Scorer(), data=tested.data, **OPTIONS)  # type: ignore[arg-type]
     path = tested.folder / "predictions" / f"worst_1_{worst[0]}.png"
     np.testing.assert_array_equal(later.picture(table["id"].iloc[0]), read_image(path))
 

@@ -14,8 +14,11 @@ from commands import fails
 from volume_files import write_ctc
 from volume_runs import TINY
 
+import polymask
 from polymask import cli
-from polymask.training.checkpoint import load_checkpoint
+from polymask.errors import UserError
+from polymask.metrics.volume_threshold import best_volume_threshold
+from polymask.training.checkpoint import decisions_of, load_checkpoint
 from polymask.utils import paths
 
 CPU = ["data.num_workers=0", "trainer.device=cpu", "trainer.precision=fp32", "tracker=none"]
@@ -93,6 +96,27 @@ def test_two_runs_are_compared_by_frames(root: Path) -> None:
     table = pd.read_csv(folder / "comparison.csv", index_col="metric")
     assert {"seg", "det", "op_csb", "volume_ap50", "slice_mask_ap50"} <= set(table.index)
     assert len(pd.read_csv(folder / "per_sample.csv")) == 2
+
+
+def test_a_threshold_is_chosen_on_val_by_a_later_test_and_used_by_inference(root: Path) -> None:
+    path = root / "models" / "checkpoints" / "learned.pt"
+    before = decisions_of(load_checkpoint(path))
+    assert not before  # nobody asked for it
+    with pytest.raises(UserError, match=r"best_count needs .* polymask test with \+task.score_threshold="):
+        polymask.load("learned", device="cpu", score_threshold="best_count")
+    cli.run("test", ["run_name=learned", "+task.score_threshold=best_count", "local_save_dir=counted"])
+    validation = decisions_of(load_checkpoint(path))
+    by_count = best_volume_threshold(validation, "best_count")
+    by_count = 0.5 if np.isnan(by_count) else by_count  # of a network that finds nothing right
+    folder = root / "counted" / "learned"
+    assert json.loads((folder / "metrics.json").read_text())["score_threshold"] == by_count
+    assert (folder / "calibration_objects.png").exists()
+    table = pd.read_csv(folder / "score_thresholds.csv").set_index("rule")
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    # Linked once more with a threshold, sections give what an evaluation with it gave.
+    assert table.loc["used", "count_error"] == pytest.approx(metrics["count_error"]["value"], rel=1e-5)
+    loaded = polymask.load("learned", device="cpu", score_threshold="best_count")
+    assert loaded.application.score_threshold == by_count
 
 
 def test_an_inference_takes_its_own_linking(root: Path) -> None:

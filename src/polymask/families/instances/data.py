@@ -15,6 +15,7 @@ from polymask.data.object_checks import check_files, check_subsets, describe, fo
 from polymask.data.records import Reader, Record
 from polymask.data.transforms import Augmentation
 from polymask.errors import UserError, choose
+from polymask.families.instances.copy_paste import CopyPaste
 from polymask.families.instances.dataset import InstanceDataset, collate_instances
 from polymask.families.instances.tables import check_pixel_size
 from polymask.structures.samples import OriginalSample, TitledSample
@@ -32,6 +33,7 @@ class Samples(samples.Samples):
         image_size: Only None: the network resizes by itself, see `model.min_size`.
         mask_values: Where objects are made of mask files: which values are foreground, see `decide`.
         mask_orientation: There: whether mask and image must have one EXIF orientation, see `MaskedImages`.
+        copy_paste: Keys of `CopyPaste`: objects of other images on training images. None for none.
         allow_absent: Whether the data set may lack some of `classes`.
 
     Raises:
@@ -51,6 +53,7 @@ class Samples(samples.Samples):
         image_size: None = None,
         mask_values: str | int | Sequence[int] = "auto",
         mask_orientation: str = "same",
+        copy_paste: Mapping[str, Any] | None = None,
         allow_absent: bool = False,
     ) -> None:
         if image_size is not None:
@@ -61,6 +64,8 @@ class Samples(samples.Samples):
         check_pixel_size(pixel_size)
         check_option(mask_values)
         choose("data.mask_orientation", mask_orientation, ORIENTATIONS)
+        pasting = CopyPaste.from_options(copy_paste or {})
+        self._copy_paste = pasting if pasting.probability else None
         self._mask_values, self._mask_orientation = mask_values, mask_orientation
         self._masks: MaskedImages | None = None
         super().__init__(
@@ -115,6 +120,26 @@ class Samples(samples.Samples):
     ) -> InstanceDataset:
         """Return the items of some samples, see `InstanceDataset`."""
         return InstanceDataset(records, augmentation=augmentation, cache_dir=cache_dir, seed=seed)
+
+    def training_dataset(
+        self,
+        records: Sequence[Record],
+        *,
+        augmentation: Augmentation | None,
+        cache_dir: Path | None,
+        seed: int,
+    ) -> InstanceDataset:
+        """Return the items of some samples in training, with objects of others on them where that is asked.
+
+        Without augmentation nothing is pasted either.
+        """
+        return InstanceDataset(
+            records,
+            augmentation=augmentation,
+            copy_paste=None if augmentation is None else self._copy_paste,
+            cache_dir=cache_dir,
+            seed=seed,
+        )
 
     collate = staticmethod(collate_instances)
 

@@ -15,7 +15,11 @@ from polymask.data.records import Record
 from polymask.data.sizes import image_size
 from polymask.data.transforms import Augmentation
 from polymask.families.instances.cache import InstanceCache, Sample
+from polymask.families.instances.copy_paste import CopyPaste
 from polymask.structures.samples import SampleKey
+
+_PASTING, _PARTNER = 1, 2
+"""End of the seeds of what is pasted, and of the augmentation of the image that it comes from."""
 
 
 class InstanceDataset(Dataset[dict[str, Any]]):
@@ -28,8 +32,9 @@ class InstanceDataset(Dataset[dict[str, Any]]):
     Args:
         records: The samples.
         augmentation: Applied to image and objects, None for evaluation.
+        copy_paste: Puts objects of other samples onto one after the augmentation of both, None for never.
         cache_dir: Folder for the decoded samples, None to decode each time.
-        seed: Seed of the augmentation.
+        seed: Seed of the augmentation and of what is pasted.
 
     Raises:
         UserError: The cache folder cannot be used, or the augmentation copies parts of the image to its
@@ -41,6 +46,7 @@ class InstanceDataset(Dataset[dict[str, Any]]):
         records: Sequence[Record],
         *,
         augmentation: Augmentation | None = None,
+        copy_paste: CopyPaste | None = None,
         cache_dir: Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -49,6 +55,7 @@ class InstanceDataset(Dataset[dict[str, Any]]):
             augmentation.check(lambda: _smallest_size(records), layers=True, keep_size=False)
         self.records = list(records)
         self.augmentation = augmentation
+        self.copy_paste = copy_paste
         self.seed = seed
         self._cache = None if cache_dir is None else InstanceCache(cache_dir)
         self._keys: dict[int, str] = {}
@@ -60,13 +67,28 @@ class InstanceDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """Return the sample of `key` = (epoch, index, repeat)."""
         epoch, index, repeat = key
+        seed = (self.seed, epoch, index, repeat)
+        image, objects = self._pasted(index, seed)
+        target = objects.to_target()
+        return {"id": self.records[index].id, "image": image, "target": target, "index": index}
+
+    def _pasted(self, index: int, seed: tuple[int, ...]) -> Sample:
+        """Return an augmented sample, with objects of another where chance will have it."""
+        sample = self._augmented(index, seed)
+        if self.copy_paste is None or len(self) == 1:
+            return sample
+        random = np.random.default_rng([*seed, _PASTING])
+        if random.random() >= self.copy_paste.probability:
+            return sample
+        other = (index + int(random.integers(1, len(self)))) % len(self)
+        return self.copy_paste(sample, self._augmented(other, (*seed, _PARTNER)), random)
+
+    def _augmented(self, index: int, seed: tuple[int, ...]) -> Sample:
         image, objects = self._load(index)
-        if self.augmentation is not None:
-            seed = (self.seed, epoch, index, repeat)
-            image, layers = self.augmentation(image, objects.layers, seed, keep_size=False)
-            objects = dataclasses.replace(objects, layers=layers)
-        record = self.records[index]
-        return {"id": record.id, "image": image, "target": objects.to_target(), "index": index}
+        if self.augmentation is None:
+            return image, objects
+        image, layers = self.augmentation(image, objects.layers, seed, keep_size=False)
+        return image, dataclasses.replace(objects, layers=layers)
 
     def _load(self, index: int) -> Sample:
         record = self.records[index]

@@ -13,7 +13,7 @@ from polymask.errors import whole_number
 from polymask.families import base
 from polymask.families.instances.scorer import Scorer
 from polymask.families.instances.tables import check_pixel_size
-from polymask.families.instances.thresholds import DEFAULT, check_threshold, chosen_threshold
+from polymask.families.thresholds import DEFAULT, check_threshold, chosen_threshold
 from polymask.metrics.object_threshold import counted_objects
 from polymask.structures.objects import FoundObjects
 from polymask.structures.samples import Rows

@@ -20,9 +20,10 @@ from polymask.families.instances.files import InstanceFiles
 from polymask.families.instances.predictions import confident_objects, label_map
 from polymask.families.instances.scorer import Scorer
 from polymask.families.instances.tables import coco_results, instance_rows
-from polymask.families.instances.thresholds import write_thresholds
 from polymask.families.instances.truth import read_truth
+from polymask.families.threshold_report import plot_calibration, write_thresholds
 from polymask.metrics.bootstrap import ratio
+from polymask.metrics.object_threshold import counted_objects
 from polymask.metrics.rows import mean_losses
 from polymask.metrics.segmentation import lesion_scores
 from polymask.reporting.course import Course, plot_course
@@ -101,7 +102,9 @@ class Report(base.Report):
         write_text(self.folder / "per_sample.csv", self._table.to_csv(index=False))
         plot_object_pr_curves(rows, names, threshold, self.folder / "pr_curves.png")
         plot_object_confusion(rows, names, threshold, self.folder / "confusion_matrix.png")
-        write_thresholds(self.folder, rows, groups, self.validation, threshold)
+        counted = counted_objects(rows)
+        write_thresholds(self.folder, counted, groups, self.validation, threshold)
+        plot_calibration(self.folder, counted, groups, "objects")
         plot_course(course, self.folder)
         self._write_examples(rows)
         return measured.lines(self.scorer.headline)

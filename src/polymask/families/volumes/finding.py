@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,12 +44,29 @@ def find_volume(
     Returns:
         The objects; their labels lie in a file without a name, which is gone when they are.
     """
+
+    def found() -> Iterator[SliceObjects]:
+        for raw in network.predict_volume(slices):
+            objects = slice_objects(id_, raw, seen=seen, size=shape[1:])
+            if look is not None:
+                look(objects)
+            yield objects
+
+    return link_volume(id_, found(), shape=shape, linking=linking, score_threshold=score_threshold)
+
+
+def link_volume(
+    id_: str,
+    found: Iterable[SliceObjects],
+    *,
+    shape: tuple[int, int, int],
+    linking: Linking,
+    score_threshold: float,
+) -> FoundVolume:
+    """Link what was found in the slices of a volume, in their order; other arguments as in `find_volume`."""
     labels = on_disk(np.uint16, shape)
     linker = Linker(linking, shape[1:])
-    for z, raw in enumerate(network.predict_volume(slices)):
-        objects = slice_objects(id_, raw, seen=seen, size=shape[1:])
-        if look is not None:
-            look(objects)
+    for z, objects in enumerate(found):
         sections = sections_of(objects, score_threshold, min_visible=linking.min_visible)
         labels[z] = sections.labels
         linker.add(sections.labels, sections.scores, sections.classes, sections.embedding)

@@ -16,12 +16,15 @@ from polymask.data.module import DataModule
 from polymask.data.records import Record
 from polymask.data.volume_truth import volume_truth
 from polymask.families import base
+from polymask.families.threshold_report import plot_calibration, write_thresholds
 from polymask.families.volumes import ctc
 from polymask.families.volumes.drawing import volume_panel
 from polymask.families.volumes.scene import Scene, scene_of
 from polymask.families.volumes.scorer import Scorer
 from polymask.families.volumes.tables import ObjectTable, object_rows
 from polymask.metrics.rows import mean_losses
+from polymask.metrics.volume_threshold import best_volume_threshold, linked_objects, volume_metrics_at
+from polymask.metrics.volumes import counted_sections
 from polymask.reporting.canvas import text_bar
 from polymask.reporting.course import Course, plot_course
 from polymask.reporting.metrics_file import write_metrics
@@ -69,13 +72,23 @@ class Report(base.Report):
         folder: Where to write; for `picture` alone, where an earlier report lies.
         scorer: Computes the metrics.
         data: The data set, for volumes, truth and groups.
+        score_threshold: Least score of the sections that count.
         voxel_size: Edges of a voxel along z, y, x in micrometres, None when unknown.
+        validation: What score thresholds follow from, {} where nothing is known.
     """
 
     def __init__(
-        self, folder: Path, *, scorer: Scorer, data: DataModule, voxel_size: Sequence[float] | None
+        self,
+        folder: Path,
+        *,
+        scorer: Scorer,
+        data: DataModule,
+        score_threshold: float,
+        voxel_size: Sequence[float] | None,
+        validation: Rows,
     ) -> None:
         self.folder, self.scorer, self.data, self.voxel_size = folder, scorer, data, voxel_size
+        self.score_threshold, self.validation = score_threshold, validation
         self._objects = ObjectTable(folder, voxel_size=voxel_size)
         self._sequences: dict[str, _Sequence] = defaultdict(_Sequence)
 
@@ -119,12 +132,14 @@ class Report(base.Report):
             groups,
             losses=mean_losses(rows),
             details={
+                "score_threshold": self.score_threshold,
                 "voxel_size_um": None if self.voxel_size is None else list(self.voxel_size),
                 "split_sha256": self.data.split.sha256,
             },
         )
         write_samples(self.folder, rows, groups)
         write_text(self.folder / "per_sample.csv", self._table.to_csv(index=False))
+        self._write_thresholds(rows, groups)
         plot_course(course, self.folder)
         self._write_examples(rows)
         return measured.lines(self.scorer.headline)
@@ -175,6 +190,19 @@ class Report(base.Report):
         ctc.link_truth(self.folder, name, files)
         frame = ctc.TrueFrame(record.id, name, files, labels)
         return self._sequences[sequence].add(frame, len(prediction.scores))
+
+    def _write_thresholds(self, rows: Rows, groups: Sequence[str]) -> None:
+        linked = linked_objects(rows)
+        write_thresholds(
+            self.folder,
+            linked,
+            groups,
+            self.validation if linked else {},
+            self.score_threshold,
+            best=best_volume_threshold,
+            measure=volume_metrics_at,
+        )
+        plot_calibration(self.folder, counted_sections(rows), groups, "sections")
 
     def _write_examples(self, rows: Rows) -> None:
         """Write pictures of evenly spread frames and of the worst, by the first of their scores."""

@@ -12,13 +12,13 @@ from polymask.data.images import resize_mask
 from polymask.families.base import Batch
 from polymask.families.network import NetworkTask
 from polymask.families.volumes.dataset import Slicing, numbered_target
-from polymask.families.volumes.finding import find_volume
+from polymask.families.volumes.finding import find_volume, link_volume
 from polymask.families.volumes.linking import Linking
 from polymask.families.volumes.loss import Loss
+from polymask.families.volumes.predictions import SliceObjects
 from polymask.metrics.volumes import match_volume, slice_rows
 from polymask.models.mask_rcnn.segmenter import Target
 from polymask.models.slices.segmenter import Reference, SliceSegmenter, chunks
-from polymask.structures.objects import FoundObjects
 from polymask.structures.volumes import FoundVolume, LoadedVolume, VolumeView, slice_stack
 
 View = VolumeView | LoadedVolume
@@ -37,6 +37,7 @@ class Task(NetworkTask):
             they do in training.
         num_classes: Number of classes K, without the background.
         score_threshold: Least score of a section that counts.
+        link_at: Thresholds with which the sections of an evaluation are linked anew, for choosing one.
         monitor: Metric that decides the best checkpoint.
         mode: `min` or `max`.
     """
@@ -54,13 +55,14 @@ class Task(NetworkTask):
         every_slice: int = 1,
         num_classes: int = 1,
         score_threshold: float = 0.5,
+        link_at: Sequence[float] = (),
         monitor: str = "val/seg",
         mode: str = "max",
     ) -> None:
         super().__init__()
         self.model, self.loss, self.linking = model, loss, linking
         self.every_slice, self.num_classes = every_slice, num_classes
-        self.score_threshold = score_threshold
+        self.score_threshold, self.link_at = score_threshold, link_at
         self.monitor, self.mode = monitor, mode
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -82,7 +84,7 @@ class Task(NetworkTask):
 
     def _evaluate(self, id_: str, view: View, truth_view: View, annotated: np.ndarray) -> FoundVolume:
         volume, truth = view.open(), truth_view.open()
-        sections: list[FoundObjects] = []
+        sections: list[SliceObjects] = []
         found = find_volume(
             id_,
             self.model,
@@ -94,9 +96,29 @@ class Task(NetworkTask):
             look=sections.append,
         )
         measured = match_volume(found, truth, annotated) | slice_rows(sections, truth, annotated)
+        if self.link_at:
+            measured |= self._link_again(sections, truth, annotated)
         rows = {name: torch.from_numpy(value[None]) for name, value in measured.items()}
         self.accumulator.update([id_], **self._losses(volume, truth, annotated), **rows)
         return found
+
+    def _link_again(
+        self, sections: Sequence[SliceObjects], truth: np.ndarray, annotated: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return the objects, and those that match, of each of the thresholds; one volume at a time."""
+        scores = np.concatenate([objects.scores for objects in sections])
+        known: dict[int, tuple[int, int]] = {}  # by number of sections: no score may lie between thresholds
+        counts = []
+        for threshold in self.link_at:
+            enough = int(np.count_nonzero(scores >= threshold))
+            if enough not in known:
+                found = link_volume(
+                    "", sections, shape=truth.shape, linking=self.linking, score_threshold=threshold
+                )
+                row = match_volume(found, truth, annotated, places=max(1, len(found.scores)))
+                known[enough] = int(row["num_found"]), int(np.count_nonzero(row["volume_hits"] & 1))
+            counts.append(known[enough])
+        return dict(zip(("linked_found", "linked_hits"), np.array(counts).T, strict=True))
 
     def _losses(self, volume: np.ndarray, truth: np.ndarray, annotated: np.ndarray) -> dict[str, Tensor]:
         """Return the (1,) mean losses of the slices on which training would look."""
