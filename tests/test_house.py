@@ -15,7 +15,17 @@ PACKAGE = Path(polymask.__file__).parent
 FLOORS = (
     ("cli", "__main__", "__init__", "words", "config_errors", "text_keys", "sweep_table"),
     ("studies", "sync", "convert"),
-    ("runs", "run_claim", "run_export", "run_files", "run_parts", "run_record", "run_summary"),
+    (
+        "runs",
+        "run_claim",
+        "run_ensemble",
+        "run_export",
+        "run_files",
+        "run_parts",
+        "run_plans",
+        "run_record",
+        "run_summary",
+    ),
     ("run_config",),
     ("inference",),
     ("factories",),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -20,12 +21,14 @@ FINAL_SEGMENTER = "models/final_lesion_segmenter.pth"
 """The checkpoint that `predict_mask` takes where nobody names a run, if it is there."""
 
 
-def load(run_or_path: str, *, device: str = "auto", precision: str = "auto", **options: Any) -> Predictor:
+def load(
+    run_or_path: str | Sequence[str], *, device: str = "auto", precision: str = "auto", **options: Any
+) -> Predictor:
     """Load a trained model for use from Python.
 
     Args:
         run_or_path: Name of a run (its best checkpoint in `models/checkpoints` is taken), or a path
-            to a checkpoint file.
+            to a checkpoint file; or several of them, or a pattern such as `study_*`: their ensemble.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         **options: What else `config/infer.yaml` has for models of this kind, by the last part of the key:
@@ -42,8 +45,8 @@ def load(run_or_path: str, *, device: str = "auto", precision: str = "auto", **o
         its prediction.
 
     Raises:
-        polymask.errors.UserError: There is no such checkpoint, it cannot be read, or an option is of no use
-            to it.
+        polymask.errors.UserError: There is no such checkpoint, it cannot be read, an option is of no use to
+            it, or several predict different things.
     """
     from polymask.inference.predictor import Predictor
 

@@ -59,6 +59,7 @@ TEST_MAY_CHANGE = (
     "task.surface_tolerances",
     "trainer.precision",
     "trainer.limit_batches",
+    "out_of_fold",
     "calibration",
     "explain",
     "task.calibration",

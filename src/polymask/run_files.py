@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -24,7 +26,7 @@ from polymask.tracking.base import Tracker
 from polymask.training.checkpoint import CheckpointFolder, RunRecord
 from polymask.training.state import TrainingState
 from polymask.training.trainer import Trainer
-from polymask.utils.files import check_report_folder, report_folder
+from polymask.utils.files import check_report_folder, report_folder, write_text
 from polymask.utils.outputs import output_dir
 from polymask.utils.paths import resolve
 
@@ -117,31 +119,59 @@ def evaluate_test(
     *,
     record: RunRecord,
 ) -> dict[str, float]:
-    """Evaluate the test subset, write the report to `folder` and record it; return the metrics.
+    """Evaluate the test subset with one task, and do what `report_test` does.
 
     `record` is what the run's checkpoint says of it, for the page and the model card.
+    """
+    num_parameters = sum(parameter.numel() for parameter in task.parameters())
+    facts = run_facts(record, family, data, num_parameters, trainer, course)
+    evaluate = partial(trainer.evaluate, task, data.evaluation_loader("test"), title="test")
+    return report_test(family, evaluate, data, folder, tracker, facts=facts)
+
+
+def report_test(
+    family: Family,
+    evaluate: Callable[..., Rows],
+    data: DataModule,
+    folder: Path,
+    tracker: Tracker,
+    *,
+    facts: RunFacts,
+    files: Mapping[str, str] | None = None,
+) -> dict[str, float]:
+    """Evaluate the test subset, write the report to `folder` and record it; return the metrics.
+
+    Args:
+        family: Scores and reports.
+        evaluate: Returns the rows; it gives the predictions of each batch to `consume`.
+        data: The data set.
+        folder: Of the report.
+        tracker: The tracker.
+        facts: For the page and the model card.
+        files: Texts that shall lie in the folder, too, by name.
 
     Raises:
         UserError: `folder` holds something else than an earlier report, which must not be replaced.
     """
     with report_folder(folder) as staging:
         report = family.report(staging, data)
-        rows = trainer.evaluate(task, data.evaluation_loader("test"), title="test", consume=report.add)
-        rows = family.decided(report.complete(rows))
+        rows = family.decided(report.complete(evaluate(consume=report.add)))
         ids, scorer = list(rows["ids"]), family.scorer
         rows |= data.subgroups(ids)
-        lines = report.finish(rows, course)
+        lines = report.finish(rows, facts.course)
         smallest = data.attributes.smallest_subgroup
         write_subgroups(staging, rows, data.groups(ids), scorer.metrics, scorer.headline, smallest=smallest)
-        facts = run_facts(record, family, data, task, trainer, course)
         write_pages(staging, facts, family, data, report, rows)
+        for name, text in (files or {}).items():
+            write_text(staging / name, text)
     for line in lines:
         log.info("%s", line)
     log.info("test results in %s", folder)
     metrics = scorer.point_estimates(rows)
     # MLflow compares values of step 0 as bars, one per run; at the best epoch they would be single dots.
     tracker.log_metrics({f"test/{name}": value for name, value in metrics.items()}, step=0)
-    tracker.set_tags({"best_epoch": str(course.best_epoch)})
+    if facts.course.history:
+        tracker.set_tags({"best_epoch": str(facts.course.best_epoch)})
     for path in sorted(folder.iterdir()):
         if path.name not in report.bulk_folders:  # too many files for a tracker
             # Figures lie at the top: its comparison shows only those of the runs side by side.

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from polymask.data.module import DataModule
 from polymask.data.splits.split import Split, split_from_csv
 from polymask.errors import UserError
-from polymask.factories import build_family, build_task, rebuild
+from polymask.factories import Rebuilt, build_family, build_task, rebuild
 from polymask.families.base import Family, Task
 from polymask.fitting import check_fit
 from polymask.training.checkpoint import (
@@ -83,6 +83,21 @@ def _start_from(task: Task, source: str, checkpoints: CheckpointFolder, *, stric
 def keeps_split(content: Mapping[str, Any], cfg: DictConfig) -> bool:
     """Return whether a test uses the run's own split: always, unless a split file was given to the test."""
     return bool(cfg.data.get("split_file") == content["config"]["data"].get("split_file"))
+
+
+def learned_from(run: Rebuilt, groups: Mapping[str, str]) -> list[str]:
+    """Return those samples that a run knows: it was trained, or its best epoch chosen, on their groups.
+
+    Args:
+        run: The run.
+        groups: Group of each sample by its id.
+    """
+    if run.cfg.data.get("overfit_samples") is not None:  # a split cannot tell: it has each sample once
+        return list(groups)
+    split = split_from_csv(run.content["split"])
+    learned = {*split.subsets["train"], *split.subsets["val"]}
+    own_groups = {split.groups[id_] for id_ in learned}
+    return [id_ for id_, group in groups.items() if id_ in learned or group in own_groups]
 
 
 def warn_of_overlap(split: Split | None, data: DataModule) -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from polymask.data.module import DataModule
 from polymask.data.splits.split import Split, split_from_csv
 from polymask.errors import UserError
-from polymask.families.base import Family, Task
+from polymask.families.base import Family
 from polymask.reporting.course import Course
 from polymask.reporting.page.facts import UNKNOWN, RunFacts, Subset
 from polymask.run_config import chosen_groups, flatten, plain
@@ -78,7 +78,12 @@ def run_tags(record: RunRecord, data: DataModule, trainer: Trainer) -> dict[str,
 
 
 def run_facts(
-    record: RunRecord, family: Family, data: DataModule, task: Task, trainer: Trainer, course: Course
+    record: RunRecord,
+    family: Family,
+    data: DataModule,
+    num_parameters: int | None,
+    trainer: Trainer,
+    course: Course,
 ) -> RunFacts:
     """Return what the page and the model card of a test say of the run beside its results."""
     trained = set(split_from_csv(record.split).subsets["train"]) if record.split else set()
@@ -98,7 +103,7 @@ def run_facts(
         versions=record.versions,
         commit=git_commit(),
         hardware=_hardware(trainer),
-        num_parameters=sum(parameter.numel() for parameter in task.parameters()),
+        num_parameters=num_parameters,
         course=course,
         parent_run=record.parent_run,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -117,6 +118,8 @@ class InferResult:
 
 def train(cfg: DictConfig) -> TrainResult:
     """Train a model, or go on with an interrupted run; then test its best checkpoint."""
+    if cfg.out_of_fold:
+        raise UserError(f"out_of_fold={cfg.out_of_fold} is for a test of several runs; leave it out.")
     checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
     with processes() as own, claim_run(cfg, checkpoints, own) as name:
         previous = load_checkpoint(checkpoints.last(name)) if cfg.resume else None
@@ -131,7 +134,7 @@ def train(cfg: DictConfig) -> TrainResult:
         family, task = build_family_and_task(cfg, data, previous, checkpoints)
         check_monitor_names(name, family.monitors)
         trainer.prepare(task)
-        share = {"rank": own.rank, "world_size": own.world_size}
+        share: dict[str, Any] = {"rank": own.rank, "world_size": own.world_size}
         in_epoch = trainer.settings.batches_per_epoch
         train_loader = data.train_loader(**share, batches_per_epoch=in_epoch)
         val_loader = data.evaluation_loader("val", **share)
@@ -199,9 +202,16 @@ def train(cfg: DictConfig) -> TrainResult:
 
 
 def test(cfg: DictConfig) -> TestResult:
-    """Evaluate a checkpoint on the test subset of its own split."""
+    """Evaluate a checkpoint on the test subset of its own split, or several together."""
+    from polymask.inference.members import find_checkpoints
+
     checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
-    path = checkpoints.find(cfg.run_name)
+    path, *others = find_checkpoints(cfg.run_name, checkpoints, files=False)
+    if others or cfg.out_of_fold:
+        from polymask.run_ensemble import test_ensemble
+
+        tested = test_ensemble(cfg, [path, *others])
+        return TestResult(run_name=tested.name, metrics=tested.metrics, folder=tested.folder)
     content = load_checkpoint(path)
     record = run_record(content)
     cfg = stored_config(content, cfg, may_change=TEST_MAY_CHANGE, command="test")
@@ -260,7 +270,8 @@ def infer(cfg: DictConfig) -> InferResult:
     files = find_cases(predictor.application, source, file_list)
     folder = resolve(cfg.local_save_dir or INFERENCE_RESULTS) / predictor.run_name
     check_writable(folder, remedy="choose another local_save_dir")
-    log.info("predicting %d images of %s with %s", len(files), source, predictor.path)
+    paths = ", ".join(map(str, predictor.paths))
+    log.info("predicting %d images of %s with %s", len(files), source, paths)
     write_config(cfg, output_dir() / "config.yaml")
     summary = predict_files(
         predictor,

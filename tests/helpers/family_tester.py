@@ -43,8 +43,13 @@ import polymask
 from polymask import cli
 from polymask.data.module import DataModule
 from polymask.data.splits.split import split_from_csv
-from polymask.factories import build_task, rebuild
+from polymask.errors import UserError
+from polymask.factories import build_task, build_trainer, rebuild
 from polymask.families.base import Application, Prediction, Report, Task
+from polymask.inference.ensemble import EnsembleApplication, EnsembleTask
+from polymask.inference.folder import predict_files
+from polymask.inference.members import check_can_merge, read_members
+from polymask.inference.predictor import Predictor
 from polymask.reporting.rows import read_samples
 from polymask.structures.samples import Rows
 from polymask.training.checkpoint import inference_weights, load_checkpoint, run_record, save_checkpoint
@@ -287,6 +292,27 @@ class FamilyTester(FamilyRun):
         assert filled == list(application.folders)
         for case, result in zip(cases, results, strict=True):
             self.check_result(result, inferred, str(case.with_suffix("")), table.loc[str(case)].to_dict())
+
+    def test_an_ensemble_of_the_run_alone_is_the_run_or_all_are_refused(
+        self, example: Example, trained: Trained, inferred: Path, rows: Rows, tmp_path: Path
+    ) -> None:
+        (member,) = read_members([trained.root / BEST], {})
+        if type(member.application).merge is Application.merge:
+            with pytest.raises(UserError, match="run and run cannot be one ensemble"):
+                check_can_merge([member, member])
+            return
+        ensemble = EnsembleApplication([member.application])
+        task = EnsembleTask([member.run.build_task()], ensemble)
+        loader = trained.data.evaluation_loader("test", beside=[])
+        found = build_trainer(trained.best.cfg).evaluate(task, loader, title="test")
+        expected = {name: values for name, values in rows.items() if not name.startswith("loss")}
+        assert found.keys() == expected.keys()
+        assert_close(found, expected)
+        own = {"device": "cpu", "precision": "fp32"}
+        predictor = Predictor(task=task, application=ensemble, run_name=RUN, path=member.path, **own)
+        options = {"batch_size": 1, "num_workers": 0}
+        predict_files(predictor, example.cases, ensemble.find(example.cases), tmp_path / RUN, **options)
+        assert files_below(tmp_path / RUN) == files_below(inferred)
 
     # Checkpoints
 

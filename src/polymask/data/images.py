@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from polymask.data.decoded_once import once
 from polymask.data.decoding import (
     check_pages,
     decode_bytes,
@@ -48,17 +49,23 @@ def read_image(path: str | Path, intensity_range: Range = EIGHT_BIT) -> np.ndarr
     Raises:
         UserError: The file is missing or damaged, has several pages, or its values do not fit the range.
     """
+    values, is_image = once(_decoded, path, as_stored=intensity_range != EIGHT_BIT)
+    return values if is_image else as_image(values, intensity_range, f"image {path}")
+
+
+def _decoded(path: str | Path, *, as_stored: bool) -> tuple[np.ndarray, bool]:
+    """Return (H, W, 3) uint8 RGB and True; or values of the file's own type, if wanted or deep, and False."""
     data = read_bytes(path)
     if data is None:
         raise unreadable(path, "image")
     stored = number_format(reader_of(data))
-    if stored.is_deep or intensity_range != EIGHT_BIT:
-        return as_image(deep_values(data, path), intensity_range, f"image {path}")
+    if stored.is_deep or as_stored:
+        return deep_values(data, path), False
     check_pages(stored.pages, path, "image")
     image, reason = decode_bytes(data, cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise unreadable(path, "image", reason)
-    return image
+    return image, True
 
 
 def as_image(values: np.ndarray, intensity_range: Range, name: str) -> np.ndarray:

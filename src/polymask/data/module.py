@@ -26,6 +26,7 @@ from polymask.data.samples import Samples
 from polymask.data.splits.plan import SplitPlan
 from polymask.data.splits.split import SUBSETS, Split
 from polymask.data.splits.statistics import format_statistics
+from polymask.data.views import Views, collate_views
 from polymask.errors import UserError
 from polymask.structures.samples import OriginalSample, TitledSample
 
@@ -193,9 +194,17 @@ class DataModule:
         return _class_balanced(records)
 
     def evaluation_loader(
-        self, subset: str, *, rank: int = 0, world_size: int = 1
+        self, subset: str, *, rank: int = 0, world_size: int = 1, beside: Sequence[DataModule] | None = None
     ) -> DataLoader[dict[str, Any]]:
-        """Return the loader of this process' plain batches; over all processes each sample comes once."""
+        """Return the loader of this process' plain batches; over all processes each sample comes once.
+
+        Args:
+            subset: Its name.
+            rank: Number of this process.
+            world_size: Number of processes.
+            beside: Data sets that see the same samples in other ways: batches then are those of `Views`, of
+                this data set first.
+        """
         records = self.subset(subset)
         batches = EvaluationBatches(
             len(records),
@@ -203,10 +212,17 @@ class DataModule:
             rank=rank,
             world_size=world_size,
         )
-        dataset = self.samples.dataset(
-            records, augmentation=None, cache_dir=self._loading.cache_folder, seed=self._seed
+        dataset = self._plain_dataset(subset)
+        if beside is None:
+            return self._loader(dataset, batches)
+        datasets = [dataset, *(other._plain_dataset(subset) for other in beside)]
+        collates = [self._collate(), *(other._collate() for other in beside)]
+        return self._loader(Views(datasets), batches, collate=partial(collate_views, collates=collates))
+
+    def _plain_dataset(self, subset: str) -> Dataset[dict[str, Any]]:
+        return self.samples.dataset(
+            self.subset(subset), augmentation=None, cache_dir=self._loading.cache_folder, seed=self._seed
         )
-        return self._loader(dataset, batches)
 
     def groups(self, ids: Sequence[str]) -> list[str]:
         """Return the group (patient, photograph) of each sample."""
@@ -309,13 +325,17 @@ class DataModule:
         return _CollateWithMetadata(self.samples.collate, features)
 
     def _loader(
-        self, dataset: Dataset[dict[str, Any]], batches: TrainBatches | EvaluationBatches
+        self,
+        dataset: Dataset[Any],
+        batches: TrainBatches | EvaluationBatches,
+        *,
+        collate: Callable[..., dict[str, Any]] | None = None,
     ) -> EpochLoader:
         return EpochLoader(
             dataset,
             batch_sampler=batches,
             num_workers=self._loading.num_processes,
-            collate_fn=self._collate(),
+            collate_fn=collate or self._collate(),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self._loading.num_processes > 0,
             # Its own generator: iterating must not draw from the global one, which dropout draws from.

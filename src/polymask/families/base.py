@@ -103,6 +103,10 @@ class Task(nn.Module, ABC):
     def evaluation_step(self, batch: Batch) -> Sequence[Prediction]:
         """Return one prediction per sample, and keep a row of each, its losses among them."""
 
+    def compared(self, predictions: Sequence[Any], batch: Batch) -> dict[str, Any]:
+        """Return the rows of `evaluation_step` but for losses, of what `Application.merge` returned."""
+        raise NotImplementedError
+
     def exported_encoder(self) -> EncoderFile | None:
         """Return the encoder as a file that others may start from; None unless it is a vision transformer."""
         return None
@@ -293,6 +297,10 @@ class Application(ABC):
             batch: What `collate` returned.
         """
 
+    def merge(self, predictions: Sequence[Any]) -> Any:
+        """Return what several networks say of one case together; families without it have no ensembles."""
+        raise NotImplementedError
+
     @abstractmethod
     def result(self, prediction: Any, case: Any) -> Any:
         """Return a prediction in plain containers, at the case's own size."""
@@ -360,6 +368,12 @@ class Family(ABC):
     def predicts(self) -> frozenset[str]:
         """What a network and a loss must give: all that is needed but for the image itself."""
         return self.needs - {"image"}
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """What is predicted, by the words for it: the members of an ensemble must agree in all."""
+        predicts, classes = (", ".join(names) for names in (sorted(self.predicts), self.class_names))
+        return {"what they predict": predicts, "classes": classes or "none", "family": type(self).__module__}
 
     @abstractmethod
     def build_task(

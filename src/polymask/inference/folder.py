@@ -189,7 +189,7 @@ def _claim_folder(
 ) -> None:
     """Refuse to mix results of different models, options or files in one folder."""
     settings = {
-        "checkpoint": hashlib.sha256(predictor.path.read_bytes()).hexdigest(),
+        "checkpoint": _hash_of(predictor.paths),
         "data.data_dir": str(source),
         "trainer.precision": str(predictor.precision).removeprefix("torch."),
         "overlay": overlay,
@@ -205,6 +205,12 @@ def _claim_folder(
                 "overwrite=true to replace them, or another local_save_dir."
             )
     write_text(path, json.dumps(settings, indent=2) + "\n")
+
+
+def _hash_of(checkpoints: Sequence[Path]) -> str:
+    """Return the hash of a checkpoint, or that of the hashes of several."""
+    first, *others = [hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoints]
+    return hashlib.sha256(" ".join([first, *others]).encode()).hexdigest() if others else first
 
 
 def _asked(settings: Mapping[str, Any], name: str) -> Any:

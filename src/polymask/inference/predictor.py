@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -10,10 +9,10 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from polymask.errors import UserError
-from polymask.factories import rebuild
 from polymask.families.base import Application, Batch, Task
-from polymask.training.checkpoint import CheckpointFolder, load_checkpoint
+from polymask.inference.ensemble import EnsembleApplication, EnsembleTask
+from polymask.inference.members import Member, Runs, ensemble_name, find_checkpoints, read_members
+from polymask.training.checkpoint import CheckpointFolder
 from polymask.training.devices import autocast, move_batch, select_device, select_precision
 from polymask.utils.paths import resolve
 
@@ -27,8 +26,9 @@ class Predictor:
     Args:
         task: The task, weights loaded.
         application: Applies it to cases; of the task's own family.
-        run_name: Name of the run that trained it.
+        run_name: Name of the run that trained it, or of the ensemble.
         path: The checkpoint file.
+        other_paths: Those of the other members of an ensemble.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
     """
@@ -40,10 +40,12 @@ class Predictor:
         application: Application,
         run_name: str,
         path: Path,
+        other_paths: Sequence[Path] = (),
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
         self.application, self.run_name, self.path = application, run_name, path
+        self.paths = [path, *other_paths]
         self.device = select_device(device)
         self.precision = select_precision(precision, self.device)
         self.task = task.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -51,39 +53,49 @@ class Predictor:
     @classmethod
     def from_checkpoint(
         cls,
-        run_or_path: str | Path | None,
+        run_or_path: Runs | None,
         *,
         options: Mapping[str, Any] | None = None,
         device: str = "auto",
         precision: str = "auto",
     ) -> Predictor:
-        """Load a checkpoint.
+        """Load a checkpoint, or several as one ensemble.
 
         Args:
-            run_or_path: Name of a run, path of a `.pt` file, or None for the newest run.
+            run_or_path: Name of a run, path of a `.pt` file, a pattern, or several of them; None for the
+                newest run.
             options: Values of this inference in the place of those of training, by key of the configuration
                 of `infer` or by its last part; None asks for nothing.
             device: See the class.
             precision: See the class.
 
         Raises:
-            UserError: There is no such checkpoint, it cannot be read, or an option is of no use to it.
+            UserError: There is no such checkpoint, it cannot be read, an option is of no use to it, or
+                several predict different things.
         """
-        path = find_checkpoint(run_or_path)
-        content = load_checkpoint(path)
-        rebuilt = rebuild(content)
-        chosen = _own_options(options or {}, rebuilt.family.options, path.stem)
-        application = rebuilt.family.application(content["config"]["data"], chosen)
-        if application is None:
-            raise UserError(
-                f"{path.stem} predicts nothing of new images; take another run, or start one from it with "
-                f"init_from={path.stem}."
-            )
+        folder = CheckpointFolder(resolve("models/checkpoints"))
+        members = read_members(find_checkpoints(run_or_path, folder), options or {})
+        return cls.of_members(members, device=device, precision=precision)
+
+    @classmethod
+    def of_members(
+        cls, members: Sequence[Member], *, device: str = "auto", precision: str = "auto"
+    ) -> Predictor:
+        """Return what predicts with all members together, with a single one as that run does."""
+        tasks = [member.run.build_task() for member in members]
+        applications = [member.application for member in members if member.application is not None]
+        task, application, name = tasks[0], applications[0], members[0].run_name
+        if len(members) > 1:
+            application = EnsembleApplication(applications)
+            task = EnsembleTask(tasks, application)
+            name = ensemble_name([member.run_name for member in members])
+        first, *others = [member.path for member in members]
         return cls(
-            task=rebuilt.build_task(),
+            task=task,
             application=application,
-            run_name=content["run_name"],
-            path=path,
+            run_name=name,
+            path=first,
+            other_paths=others,
             device=device,
             precision=precision,
         )
@@ -133,36 +145,3 @@ class Predictor:
         """Return the raw predictions of what the application's `collate` made."""
         with autocast(self.device, self.precision):
             return self.application.predict(self.task, move_batch(batch, self.device))
-
-
-def _own_options(options: Mapping[str, Any], keys: Sequence[str], run: str) -> dict[str, Any]:
-    """Return the options that were given, by their whole keys.
-
-    Raises:
-        UserError: One is none of `keys`, those of the run's family.
-    """
-    whole_keys = {key.rpartition(".")[2]: key for key in keys}
-    chosen = {}
-    for name, value in options.items():
-        last = name.rpartition(".")[2]
-        if value is None:  # but false and 0 are values
-            continue
-        if last not in whole_keys:
-            raise UserError(
-                f"{name}={json.dumps(value)} is of no use to {run}, which takes {', '.join(sorted(keys))}; "
-                "leave it out."
-            )
-        chosen[whole_keys[last]] = value
-    return chosen
-
-
-def find_checkpoint(run_or_path: str | Path | None) -> Path:
-    """Return a checkpoint by the name of its run or by its path; for None that of the newest run.
-
-    Raises:
-        UserError: There is no such run.
-    """
-    if run_or_path is not None and str(run_or_path).endswith((".pt", ".pth")):
-        return resolve(run_or_path)
-    name = None if run_or_path is None else str(run_or_path)
-    return CheckpointFolder(resolve("models/checkpoints")).find(name)

@@ -11,9 +11,12 @@ import numpy as np
 from polymask.data.images import write_image
 from polymask.errors import UserError, number
 from polymask.families.images import ImageApplication, read_pixels
-from polymask.inference.predictor import Predictor, find_checkpoint
+from polymask.inference.members import find_checkpoints
+from polymask.inference.predictor import Predictor
 from polymask.reporting.canvas import overlay_mask
 from polymask.structures.smoothing import smooth_mask
+from polymask.training.checkpoint import CheckpointFolder
+from polymask.utils.paths import resolve
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +64,11 @@ def _check_outputs(output: str | Path | None, overlay: str | Path | None) -> Non
 
 def _predictor(run: str | Path | None, device: str) -> Predictor:
     """Return the predictor of a checkpoint, loaded once for all images in a row."""
-    path = find_checkpoint(run)
+    (path, *others) = find_checkpoints(run, CheckpointFolder(resolve("models/checkpoints")))
+    if others:
+        raise UserError(
+            f"run={run} names {1 + len(others)} runs, and this takes one; use polymask.load for all."
+        )
     changed = path.stat().st_mtime_ns if path.is_file() else 0
     return _loaded(path, changed, device)
 

@@ -123,9 +123,8 @@ def summarize(cfg: DictConfig) -> StudyResult:
     from polymask.studies.pages import write_summary_page
     from polymask.studies.tested_run import read_tested_run
 
-    checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
-    names = _matching_runs([str(name) for name in cfg.runs], checkpoints)
-    runs = [as_fold(read_tested_run(checkpoints.find(name), test_dir=cfg.test_dir)) for name in names]
+    names = _tested_runs(cfg)
+    runs = [as_fold(read_tested_run(name, test_dir=cfg.test_dir)) for name in names]
     studies = gather_folds(runs, num_replicates=cfg.num_replicates, seed=cfg.seed)
     folder = resolve(cfg.local_save_dir or SUMMARIES) / cfg.run_name
     write_config(cfg, output_dir() / "config.yaml")
@@ -152,12 +151,11 @@ def review(cfg: DictConfig) -> StudyResult:
     choose("ranking", cfg.ranking, RANKINGS)
     number("share", cfg.share, above=0, most=1, what="a share", note="such as 0.05")
     whole_number("num_pictures", cfg.num_pictures, least=0)
-    checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
-    names = _matching_runs([str(name) for name in cfg.runs], checkpoints)
+    names = _tested_runs(cfg)
     folder = resolve(cfg.local_save_dir or REVIEWS) / cfg.run_name
     check_unedited(folder)
     places = {"test_dir": cfg.test_dir, "data_dir": cfg.data_dir}
-    runs = [read_tested_run(checkpoints.find(name), **places) for name in names]
+    runs = [read_tested_run(name, **places) for name in names]
     evidence = gather_evidence(runs)
     data = _data_of(runs[0])
     reports = {
@@ -176,13 +174,20 @@ def review(cfg: DictConfig) -> StudyResult:
     return StudyResult(folder=folder, metrics=metrics)
 
 
-def _matching_runs(patterns: Sequence[str], checkpoints: CheckpointFolder) -> list[str]:
-    """Return the names of the runs with a best checkpoint that match any of `patterns`, each once.
+def _tested_runs(cfg: DictConfig) -> list[str]:
+    """Return the names of the runs that match any of `runs`, `*` for any text, and of ensembles by their own.
 
     Raises:
         UserError: A pattern matches no run.
     """
-    return list(dict.fromkeys(name for pattern in patterns for name in checkpoints.matching(pattern)))
+    from polymask.studies.tested_run import is_ensemble
+
+    checkpoints = CheckpointFolder(resolve(CHECKPOINTS))
+    found = [
+        [pattern] if is_ensemble(pattern, cfg.test_dir) else checkpoints.matching(pattern)
+        for pattern in map(str, cfg.runs)
+    ]
+    return list(dict.fromkeys(name for names in found for name in names))
 
 
 def _read_side(cfg: DictConfig, run: str) -> Side:
@@ -190,8 +195,7 @@ def _read_side(cfg: DictConfig, run: str) -> Side:
     from polymask.studies.comparison.sides import make_side
     from polymask.studies.tested_run import read_tested_run
 
-    path = CheckpointFolder(resolve(CHECKPOINTS)).find(run)
-    tested = read_tested_run(path, test_dir=cfg.test_dir, data_dir=cfg.data_dir)
+    tested = read_tested_run(run, test_dir=cfg.test_dir, data_dir=cfg.data_dir)
     return make_side(tested, _data_of(tested))
 
 

@@ -15,6 +15,7 @@ from polymask.families.base import Batch
 from polymask.families.images import ImageApplication, ImageCase, MainMask
 from polymask.families.instances.drawing import overlay_instances
 from polymask.families.instances.files import InstanceFiles
+from polymask.families.instances.fusion import fuse_objects
 from polymask.families.instances.predictions import confident_objects, label_map
 from polymask.families.instances.tables import check_pixel_size, coco_results, instance_rows
 from polymask.families.instances.task import Task, sizes
@@ -67,6 +68,10 @@ class Application(ImageApplication):
     def predict(self, task: Task, batch: Batch) -> list[FoundObjects]:
         """Return the objects of each image."""
         return task.model.to_objects(batch["ids"], task.model.predict(task.images(batch)), sizes(batch))
+
+    def merge(self, predictions: Sequence[FoundObjects]) -> FoundObjects:
+        """Return the objects of several networks, those that are one fused into one."""
+        return fuse_objects(predictions)
 
     def result(self, prediction: FoundObjects, case: ImageCase) -> FoundObjects:
         """Return the prediction as it is: images are not resized on their way to the network."""

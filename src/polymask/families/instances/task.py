@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +63,13 @@ class Task(NetworkTask):
         """Collect losses and the comparison of found with true objects; one pass through the backbone."""
         terms, found = self.model.evaluate(self.images(batch), batch["target"])
         predictions = self.model.to_objects(batch["ids"], found, sizes(batch))
+        # Every sample carries its batch's loss: the mean over samples then weighs a short batch rightly.
+        losses = {name: value.expand(len(predictions)) for name, value in self.loss(terms).items()}
+        self.accumulator.update(batch["ids"], **losses, **self.compared(predictions, batch))
+        return predictions
+
+    def compared(self, predictions: Sequence[FoundObjects], batch: Batch) -> dict[str, Tensor]:
+        """Return the comparison of found with true objects."""
         rows = [
             match_image(
                 prediction,
@@ -72,11 +80,7 @@ class Task(NetworkTask):
             )
             for prediction, target in zip(predictions, batch["target"], strict=True)
         ]
-        # Every sample carries its batch's loss: the mean over samples then weighs a short batch rightly.
-        losses = {name: value.expand(len(predictions)) for name, value in self.loss(terms).items()}
-        compared = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
-        self.accumulator.update(batch["ids"], **losses, **compared)
-        return predictions
+        return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
     def images(self, batch: Batch) -> list[Tensor]:
         """Return (3, H, W) float32 images in [0, 1]; the network normalises them itself."""

@@ -25,6 +25,7 @@ from polymask.families.multitask.predictions import (
     ImageResult,
     image_predictions,
     image_result,
+    merged,
     probabilities,
 )
 from polymask.families.multitask.task import Task
@@ -107,13 +108,15 @@ class Application(ImageApplication):
             found["explanation"] = self.explainer.maps(task.model, kept, found["label"], size, flips)
         if "label" in found and self.temperature is not None:
             found["label"] = tempered(found["label"], self.temperature)
-        return image_predictions(batch["ids"], found)
+        return image_predictions(batch["ids"], found, self.fit)
+
+    def merge(self, predictions: Sequence[ImagePrediction]) -> ImagePrediction:
+        """Return the mean of the probabilities of several networks."""
+        return merged(predictions)
 
     def result(self, prediction: ImagePrediction, case: ImageCase) -> ImageResult:
         """Return a prediction with its mask at the image's own size, without a class where it abstains."""
-        result = image_result(
-            prediction, case.size, self.class_names, multiclass=self.multiclass, fit=self.fit
-        )
+        result = image_result(prediction, case.size, self.class_names, multiclass=self.multiclass)
         return replace(result, predicted_class=None) if self._abstains(result) else result
 
     def write_result(

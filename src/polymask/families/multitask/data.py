@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from polymask.data import samples
+from polymask.data.facts import ImageFacts
 from polymask.data.images import FITS, parse_image_size
 from polymask.data.inspection import FileMemory
 from polymask.data.mask_checks import ORIENTATIONS, MaskedImages
@@ -93,6 +94,11 @@ class Samples(samples.Samples):
             mask_orientation=self._mask_orientation,
         )
         self.records = self._files.records
+        self._sizes = {
+            record.id: (facts.height, facts.width)
+            for record, facts in zip(self.records, self._files.images, strict=True)
+            if isinstance(facts, ImageFacts)
+        }
         if self._tell_objects_apart:
             check_files(self.records, self._files.images)
 
@@ -126,6 +132,7 @@ class Samples(samples.Samples):
             cache_dir=cache_dir,
             # One cache for the whole data set: folds and other splits find their samples decoded.
             cache_records=self.records,
+            sizes=self._sizes if augmentation is None else None,
             seed=seed,
         )
 

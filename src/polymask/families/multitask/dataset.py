@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
     """Samples of one subset, resized to one size.
 
     An item is a dict with `id` str, `image` (H, W, 3) uint8, `mask` (H, W) uint8 with 255 = ignore (all of
-    it when the sample has no mask), `label` int with -1 = unknown, `index` int.
+    it when the sample has no mask), `label` int with -1 = unknown, `index` int, and `size`, where `sizes` are
+    given.
 
     Args:
         records: The samples.
@@ -33,6 +34,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         augmentation: Applied to image and mask, None for evaluation.
         cache_dir: Folder for the decoded samples, None to decode each time.
         cache_records: All samples that the cache file has room for, None for `records`.
+        sizes: Own (height, width) of each image by id; an evaluation may ask for it.
         seed: Seed of the augmentation.
 
     Raises:
@@ -49,6 +51,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         augmentation: Augmentation | None = None,
         cache_dir: Path | None = None,
         cache_records: Sequence[Record] | None = None,
+        sizes: Mapping[str, tuple[int, int]] | None = None,
         seed: int = 0,
     ) -> None:
         if augmentation is not None:
@@ -57,7 +60,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         self.image_size, self.fit = image_size, fit
         self.multiclass = multiclass
         self.augmentation = augmentation
-        self.seed = seed
+        self.sizes, self.seed = sizes, seed
         self._cache: SampleCache | None = None
         if cache_dir is not None:
             cached = self.records if cache_records is None else cache_records
@@ -84,7 +87,8 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
             )
             if not record.has_mask:
                 mask = np.full_like(mask, IGNORE)  # where a transform filled in background
-        return {"id": record.id, "image": image, "mask": mask, "label": record.label, "index": index}
+        item = {"id": record.id, "image": image, "mask": mask, "label": record.label, "index": index}
+        return item if self.sizes is None else {**item, "size": self.sizes[record.id]}
 
     def _read(self, record: Record) -> np.ndarray:
         """Return image and binary mask as one (H, W, 4) array, so that one cache row holds the sample."""
@@ -134,12 +138,14 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         A dict with `ids` list[str]; `image` (B, H, W, 3) uint8; `mask` (B, H, W) uint8; `label` (B,) int64;
         `mask_rows` and `label_rows`: rows that have a mask or a label as int64, or None when all have, so
         that the loss can leave the others out without asking the device; and the same as `masked` and
-        `labelled` list[bool], which stay where they are.
+        `labelled` list[bool], which stay where they are; and `sizes` where items have one.
     """
     labels = [sample["label"] for sample in samples]
     labelled = [label >= 0 for label in labels]
     masked = [bool((sample["mask"] != IGNORE).any()) for sample in samples]
+    sizes = [sample["size"] for sample in samples if "size" in sample]
     return {
+        **({"sizes": sizes} if sizes else {}),
         "ids": [sample["id"] for sample in samples],
         "image": torch.from_numpy(np.stack([sample["image"] for sample in samples])),
         "mask": torch.from_numpy(np.stack([sample["mask"] for sample in samples])),

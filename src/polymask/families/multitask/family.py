@@ -113,6 +113,11 @@ class Family(base.Family):
             operating_points=operating_points,
         )
 
+    @property
+    def answers(self) -> dict[str, str]:
+        """What is predicted, and whether a mask tells the classes apart."""
+        return super().answers | {"task.segmentation": SEGMENTATIONS[self.multiclass]}
+
     def build_task(
         self,
         *,
@@ -140,6 +145,7 @@ class Family(base.Family):
             loss=loss,
             num_classes=len(names),
             multiclass=self.multiclass,
+            fit=self.fit,
             monitor=self.monitor,
             mode=self.mode,
             training_metrics=self.training_metrics,
@@ -206,9 +212,7 @@ class Family(base.Family):
         from polymask.reporting.canvas import prediction_panel
 
         image = record.read_image()
-        result = image_result(
-            prediction, image.shape[:2], self.class_names, multiclass=self.multiclass, fit=self.fit
-        )
+        result = image_result(prediction, image.shape[:2], self.class_names, multiclass=self.multiclass)
         true = (record.read_mask() == 1).astype(np.uint8) if record.has_mask else None
         mask = result.mask if result.mask is not None else np.zeros(image.shape[:2], np.uint8)
         caption = " | ".join(filter(None, [record.id, result.predicted_class]))

@@ -98,7 +98,7 @@ class Report(base.Report):
             record = self._records[prediction.id]
             true = read_true_mask(record, classes=multiclass)
             size = _own_size(record) if true is None else true.shape
-            result = image_result(prediction, size, names, multiclass=multiclass, fit=self.fit)
+            result = image_result(prediction, size, names, multiclass=multiclass)
             if result.mask is not None:
                 write_image(self._mask_path(prediction.id), mask_file_values(result))
                 self._original.add(prediction.id, result.mask, true)

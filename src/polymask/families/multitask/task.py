@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,7 +13,12 @@ from torch import Tensor
 from polymask.families.base import Batch
 from polymask.families.multitask.explanations import Explainer
 from polymask.families.multitask.loss import Loss
-from polymask.families.multitask.predictions import ImagePrediction, image_predictions, probabilities
+from polymask.families.multitask.predictions import (
+    ImagePrediction,
+    image_predictions,
+    probabilities,
+    probabilities_together,
+)
 from polymask.families.network import NetworkTask
 from polymask.metrics.mask_quality import mask_agreement_rows
 from polymask.metrics.pixel_calibration import pixel_rows
@@ -34,6 +40,7 @@ class Task(NetworkTask):
         loss: Weighted sum over both outputs.
         num_classes: Number of classes K.
         multiclass: The mask tells the classes apart (C = K + 1), instead of lesion or not (C = 1).
+        fit: How images come to the network's size, see `polymask.data.images.fit_window`.
         monitor: Metric that decides the best checkpoint.
         mode: `min` or `max`.
         training_metrics: Also keep the rows of the training batches.
@@ -53,6 +60,7 @@ class Task(NetworkTask):
         loss: Loss,
         num_classes: int,
         multiclass: bool,
+        fit: str = "stretch",
         monitor: str = "val/loss",
         mode: str = "min",
         training_metrics: bool = False,
@@ -60,7 +68,7 @@ class Task(NetworkTask):
     ) -> None:
         super().__init__()
         self.model, self.loss, self.mixer = model, loss, mixer
-        self.num_classes, self.multiclass = num_classes, multiclass
+        self.num_classes, self.multiclass, self.fit = num_classes, multiclass, fit
         self.monitor, self.mode = monitor, mode
         self.training_metrics = training_metrics
         self.explainer: Explainer | None = None
@@ -110,14 +118,24 @@ class Task(NetworkTask):
                     if name in rows:
                         rows[name] = torch.full_like(rows[name], float("nan"))
         found = probabilities(outputs)
-        if "mask" in found:  # too much for every step of a training
-            lesion = 1 - found["mask"][:, 0] if self.multiclass else found["mask"][:, 0]
-            rows |= mask_agreement_rows(found["mask"], batch["mask"]) | pixel_rows(lesion, batch["mask"])
-        self.accumulator.update(batch["ids"], **rows, **self._rows(found, batch))
+        self.accumulator.update(batch["ids"], **rows, **self._evaluation_rows(found, batch))
         if self.explainer and kept is not None:
             size = batch["image"].shape[1:3]
             found["explanation"] = self.explainer.maps(self.model, kept, found["label"], size)
-        return image_predictions(batch["ids"], found)
+        return image_predictions(batch["ids"], found, self.fit)
+
+    def compared(self, predictions: Sequence[ImagePrediction], batch: Batch) -> dict[str, Tensor]:
+        """Return the rows of predictions, their masks on the grid of the batch's own."""
+        found = probabilities_together(predictions, batch["sizes"])
+        return self._evaluation_rows(found, _with_integer_mask(batch))
+
+    def _evaluation_rows(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return the rows of `_rows`, and those that are too much for every step of a training."""
+        rows = self._rows(found, batch)
+        if "mask" in found:
+            lesion = 1 - found["mask"][:, 0] if self.multiclass else found["mask"][:, 0]
+            rows |= mask_agreement_rows(found["mask"], batch["mask"]) | pixel_rows(lesion, batch["mask"])
+        return rows
 
     def _rows(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return what the metrics need of each sample, without waiting for the device."""

@@ -47,6 +47,9 @@ class RunFacts:
         num_parameters: Of the network, None where that is not known.
         course: Course of the training.
         parent_run: The run of which it is a copy.
+        members: The runs that were tested together, where it is no single one: of these, only what all share
+            is known.
+        notes: Sentences on the test that a reader must know.
     """
 
     name: str
@@ -67,6 +70,8 @@ class RunFacts:
     num_parameters: int | None = None
     course: Course = field(default_factory=lambda: Course(history=[], best_epoch=0))
     parent_run: str = ""
+    members: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def training_time(self) -> str:
@@ -95,6 +100,7 @@ class RunFacts:
         million = "" if self.num_parameters is None else f"{self.num_parameters / 1e6:.1f} million"
         found = {
             "Run": self.name,
+            **({"Members": ", ".join(self.members)} if self.members else {}),
             "Chosen options": self.option_text,
             "Parameters": million,
             "Seed": str(self.config.get("seed", "")),
@@ -105,7 +111,9 @@ class RunFacts:
             "Code (commit) of the test": self.commit,
             "Trained with": self.version_text,
         }
-        return [(name, value or UNKNOWN) for name, value in found.items()]
+        told = [(name, value or UNKNOWN) for name, value in found.items()]
+        # Several runs have no one training of which something could be unknown.
+        return [pair for pair in told if not self.members or pair[1] != UNKNOWN]
 
     def data_pairs(self) -> list[tuple[str, str]]:
         """Return names and values of what the run learned from."""

@@ -58,7 +58,7 @@ def _lead(content: Mapping[str, Any], facts: RunFacts) -> str:
     if groups and groups != samples:
         counted += f" in {groups:,} groups"
     seen = f" The run was trained on {facts.num_seen:,} of them." if facts.num_seen else ""
-    return f"{counted}, from the data set {facts.data_name or UNKNOWN}.{seen}"
+    return " ".join([f"{counted}, from the data set {facts.data_name or UNKNOWN}.{seen}", *facts.notes])
 
 
 def _gallery_lead(score: str) -> str:
@@ -78,7 +78,7 @@ def _run_blocks(facts: RunFacts, content: Mapping[str, Any]) -> list[Block]:
         rows = [[Cell(text=key), Cell(text=value)] for key, value in facts.config_pairs()]
         blocks.append(
             Table(
-                caption="Configuration",
+                caption="Configuration that all members share" if facts.members else "Configuration",
                 columns=("Key", "Value"),
                 numeric=(False, False),
                 rows=rows,

@@ -9,6 +9,7 @@ import numpy as np
 
 from polymask.data.splits.split import split_from_csv
 from polymask.errors import UserError
+from polymask.run_parts import learned_from
 from polymask.studies.folds.gathering import as_fold, grouped_folds
 from polymask.studies.tested_run import RunOnDisk
 
@@ -89,13 +90,8 @@ def check_unseen(run: RunOnDisk) -> None:
     Raises:
         UserError: It was trained, or its best epoch was chosen, on some of them.
     """
-    split = split_from_csv(run.run.content["split"])
-    learned = {*split.subsets["train"], *split.subsets["val"]}
-    groups = {split.groups[id_] for id_ in learned}
     ids = run.rows["ids"].tolist()
-    seen = [id_ for id_, group in zip(ids, run.groups, strict=True) if id_ in learned or group in groups]
-    if run.run.cfg.data.get("overfit_samples") is not None:  # a split cannot tell: it has each sample once
-        seen = ids
+    seen = learned_from(run.run, dict(zip(ids, run.groups, strict=True)))
     if seen:
         raise UserError(
             f"run {run.name} learned from {len(seen)} of the {len(ids)} samples that it was tested on (or of "
