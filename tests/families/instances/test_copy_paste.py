@@ -19,6 +19,7 @@ from polymask.families.instances.copy_paste import CopyPaste
 from polymask.families.instances.data import Samples
 from polymask.families.instances.dataset import InstanceDataset, collate_instances
 from polymask.structures.layers import Layers, stack_masks
+from polymask.utils.options import options_of
 
 SIZE = (8, 8)
 
@@ -185,4 +186,4 @@ def test_only_training_pastes_and_only_where_it_augments(tmp_path: Path):
 )
 def test_mistakes_are_one_line(options: dict, message: str):
     with pytest.raises(UserError, match=message):
-        CopyPaste.from_options(options)
+        options_of(CopyPaste, options, "data.copy_paste")

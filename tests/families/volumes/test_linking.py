@@ -6,6 +6,7 @@ from volume_files import draw_balls
 
 from polymask.errors import UserError
 from polymask.families.volumes.linking import Linker, Linking, apply_links
+from polymask.utils.options import options_of
 
 SIZE = (24, 40)
 
@@ -328,9 +329,9 @@ def test_labels_must_fit():
 )
 def test_mistakes_are_one_line(options, message):
     with pytest.raises(UserError, match=message) as error:
-        Linking.from_options(options)
+        options_of(Linking, options, "task.linking")
     assert "\n" not in str(error.value)
 
 
 def test_options_that_are_not_given_have_defaults():
-    assert Linking.from_options({"gap": 2}) == Linking(gap=2)
+    assert options_of(Linking, {"gap": 2}, "task.linking") == Linking(gap=2)

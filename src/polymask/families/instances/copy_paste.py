@@ -8,14 +8,13 @@ difference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from polymask.errors import UserError, listed, nearest, number, whole_number
+from polymask.errors import UserError, number, whole_number
 from polymask.families.instances.cache import Sample
 from polymask.structures.layers import MOST_NUMBERS, Layers
 
@@ -50,19 +49,6 @@ class CopyPaste:
         if low > high:
             raise UserError(f"{_KEY}.scale=[{low:g},{high:g}] is not valid; the smaller factor comes first.")
         object.__setattr__(self, "scale", (low, high))
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> CopyPaste:
-        """Return what some keys of `data.copy_paste` ask for; the others have their defaults.
-
-        Raises:
-            UserError: A key is unknown, or a value out of range.
-        """
-        known = [field.name for field in fields(cls)]
-        for key in options:
-            if key not in known:
-                raise UserError(f"{_KEY}.{key} is unknown.{nearest(key, known)} {listed(key, known)}")
-        return cls(**options)
 
     def __call__(self, below: Sample, other: Sample, random: np.random.Generator) -> Sample:
         """Paste some objects of one sample onto another; both stay as they are.

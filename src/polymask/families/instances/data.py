@@ -19,6 +19,7 @@ from polymask.families.instances.copy_paste import CopyPaste
 from polymask.families.instances.dataset import InstanceDataset, collate_instances
 from polymask.families.instances.tables import check_pixel_size
 from polymask.structures.samples import OriginalSample, TitledSample
+from polymask.utils.options import options_of
 
 
 class Samples(samples.Samples):
@@ -64,7 +65,7 @@ class Samples(samples.Samples):
         check_pixel_size(pixel_size)
         check_option(mask_values)
         choose("data.mask_orientation", mask_orientation, ORIENTATIONS)
-        pasting = CopyPaste.from_options(copy_paste or {})
+        pasting = options_of(CopyPaste, copy_paste, "data.copy_paste")
         self._copy_paste = pasting if pasting.probability else None
         self._mask_values, self._mask_orientation = mask_values, mask_orientation
         self._masks: MaskedImages | None = None

@@ -18,6 +18,7 @@ from polymask.families.multitask.original_size import parse_tolerances
 from polymask.families.multitask.predictions import ImagePrediction, image_result
 from polymask.families.multitask.scorer import Scorer
 from polymask.structures.samples import Rows, TitledSample
+from polymask.utils.options import options_of
 
 if TYPE_CHECKING:
     from polymask.data.module import DataModule
@@ -95,7 +96,7 @@ class Family(base.Family):
         self.predict_masks, self.predict_classes = predict_masks, predict_classes
         self.explain = wants_explanations(explain, predicts_classes=predict_classes)
         self.class_weights, self.training_metrics = class_weights, training_metrics
-        self.mixing = Mixing.from_options(mixing or {})
+        self.mixing = options_of(Mixing, mixing, "task.mixing")
         if training_metrics and self.mixing.wanted:
             raise UserError(
                 f"task.training_metrics=true has no truth to measure mixed images by ({self.mixing.wanted}): "

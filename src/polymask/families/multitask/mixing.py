@@ -9,13 +9,12 @@ Two methods, each for a share of the images, with a partner from the same batch 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polymask.errors import UserError, listed, nearest, number
+from polymask.errors import UserError, number
 
 if TYPE_CHECKING:
     from polymask.families.multitask.loss import Loss
@@ -49,19 +48,6 @@ class Mixing:
                 f"task.mixing.mixup={self.mixup} and task.mixing.cutmix={self.cutmix} are more than 1 "
                 "together, but an image is mixed in one way: give e.g. 0.5 and 0.5."
             )
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, float]) -> Mixing:
-        """Return what some keys of `task.mixing` say; the others have their defaults.
-
-        Raises:
-            UserError: A key is unknown, or a value out of range.
-        """
-        known = [field.name for field in fields(cls)]
-        for key in options:
-            if key not in known:
-                raise UserError(f"task.mixing.{key} is unknown.{nearest(key, known)} {listed(key, known)}")
-        return cls(**options)
 
     @property
     def wanted(self) -> str:

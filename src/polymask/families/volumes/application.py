@@ -33,6 +33,7 @@ from polymask.families.volumes.task import Task
 from polymask.families.volumes.voxel_size import parse_voxel_size
 from polymask.structures.volumes import FoundVolume
 from polymask.utils.files import write_text
+from polymask.utils.options import options_of
 
 _NO_CASES = re.compile(r"\d\d_(GT|ST|RES|ERR_SEG|AUG).*")
 """Folders beside a sequence of the Cell Tracking Challenge: truths and results."""
@@ -108,7 +109,7 @@ class Application(base.Application):
         self.class_names = list(class_names)
         threshold = chosen.get("task.score_threshold", score_threshold)
         self.score_threshold = number("task.score_threshold", threshold, least=0, most=1)
-        self.linking = Linking.from_options(vars(linking) | _below("task.linking", chosen))
+        self.linking = options_of(Linking, vars(linking) | _below("task.linking", chosen), "task.linking")
         # A network that embeds sections was trained on pairs of slices, and no other.
         self.linking.check(embeds=linking.name == "embedding" or bool(data.get("reference")))
         self.voxel_size = parse_voxel_size(chosen.get("data.voxel_size", voxel_size))

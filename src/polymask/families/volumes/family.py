@@ -19,6 +19,7 @@ from polymask.families.volumes.voxel_size import parse_voxel_size
 from polymask.metrics.volume_threshold import THRESHOLDS, best_volume_threshold, linked_objects
 from polymask.structures.samples import Rows
 from polymask.structures.volumes import FoundVolume
+from polymask.utils.options import options_of
 
 if TYPE_CHECKING:
     from polymask.data.module import DataModule
@@ -73,7 +74,7 @@ class Family(base.Family):
         self._wanted = check_threshold(score_threshold)
         # While a network is trained nobody knows yet which one will serve best.
         self.score_threshold = DEFAULT if isinstance(self._wanted, str) else self._wanted
-        self.linking = Linking.from_options(linking or {})
+        self.linking = options_of(Linking, linking, "task.linking")
         self.every_slice = whole_number("task.every_slice", every_slice, least=1)
         self.voxel_size = parse_voxel_size(voxel_size)
         self.scorer: Scorer = Scorer()

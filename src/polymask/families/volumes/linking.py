@@ -9,13 +9,12 @@ other object ends, or resumes behind the gap; where one splits, the larger overl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from polymask.errors import UserError, choose, listed, nearest, number, whole_number
+from polymask.errors import UserError, choose, number, whole_number
 from polymask.families.volumes.gaps import fill_gap, find_gaps
 from polymask.families.volumes.matching import QUALITIES, LinkedSections, continue_sections
 
@@ -80,19 +79,6 @@ class Linking:
                 "task.linking.name=embedding needs a network that embeds sections: set model.embedding=true, "
                 "or task.linking.name=overlap."
             )
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Linking:
-        """Return the linking of some keys of `task.linking`; the others have their defaults.
-
-        Raises:
-            UserError: A key is unknown, or a value out of range.
-        """
-        known = [field.name for field in fields(cls)]
-        for key in options:
-            if key not in known:
-                raise UserError(f"task.linking.{key} is unknown.{nearest(key, known)} {listed(key, known)}")
-        return cls(**options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,20 +62,20 @@ def _is_score(result: MetricComparison) -> bool:
 
 def _draw_panel(axes: Axes, results: Sequence[MetricComparison]) -> None:
     axes.axvline(0, color="grey", linewidth=1)
-    for position, result in enumerate(results):
-        # Shape and colour say the same, for those who do not see the one or the other.
-        clear = result.low > _ROUNDING or result.high < -_ROUNDING
-        colour, face = (COLOURS[1], COLOURS[1]) if clear else (COLOURS[0], "white")
-        axes.plot(
-            [result.low, result.high], [position] * 2, color=colour, linewidth=1.8, solid_capstyle="butt"
-        )
-        axes.plot(result.difference, position, "o", color=colour, markerfacecolor=face, markersize=6)
-        text = f"{result.difference:+z.3f}   p {result.p_value:.4f}"
-        axes.annotate(text, (1.01, position), xycoords=("axes fraction", "data"), va="center", size=9)
+    places = np.arange(len(results))
+    ends = np.array([(result.difference, result.low, result.high) for result in results])
+    # Shape and colour say the same, for those who do not see the one or the other.
+    clear = _is_clear(ends)
+    for chosen, colour in ((~clear, COLOURS[0]), (clear, COLOURS[1])):
+        style = {"color": colour, "marker": "o", "markersize": 6}
+        _draw_intervals(axes, places[chosen], ends[chosen], style, filled=clear[chosen])
+    texts = [f"{result.difference:+z.3f}   p {result.p_value:.4f}" for result in results]
+    for place, text in enumerate(texts):
+        note = axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", size=9)
+        note.set_in_layout(text == max(texts, key=len))  # one tells the room that all need
     axes.set_yticks(range(len(results)), [plain_text(result.name, _NAME_LETTERS) for result in results])
     axes.set_ylim(len(results) - 0.4, -0.6)  # the first metric on top
-    ends = np.array([(0.0, r.difference, r.low, r.high) for r in results])
-    low, high = np.nanmin(ends), np.nanmax(ends)
+    low, high = min(0.0, np.nanmin(ends)), max(0.0, np.nanmax(ends))
     room = 0.05 * (high - low) or 0.1
     axes.set_xlim(low - room, high + room)
     axes.set_xlabel("A larger  \N{LEFTWARDS ARROW}  B \N{MINUS SIGN} A  \N{RIGHTWARDS ARROW}  B larger")
@@ -137,13 +137,17 @@ def _draw_runs(
     values, differences = axes
     differences.axvline(0, color="grey", linewidth=1)
     places = dict(zip(styles, np.linspace(-0.3, 0.3, len(styles)), strict=True))
-    for position, found in enumerate(panel.values()):
-        for line in found:
-            place, style = position + places[line.run], styles[line.run]
-            _draw_interval(values, place, (line.value, line.low, line.high), style, filled=True)
-            ends = line.difference, line.difference_low, line.difference_high
-            clear = ends[1] > _ROUNDING or ends[2] < -_ROUNDING
-            _draw_interval(differences, place, ends, style, filled=clear)
+    for run, style in styles.items():
+        lines = {at: line for at, found in enumerate(panel.values()) for line in found if line.run == run}
+        heights = np.array([*lines]) + places[run]
+        of_values = np.array([(line.value, line.low, line.high) for line in lines.values()])
+        of_differences = np.array(
+            [(line.difference, line.difference_low, line.difference_high) for line in lines.values()]
+        )
+        if lines:
+            style = {"markersize": 4.5, **style}
+            _draw_intervals(values, heights, of_values, style, filled=np.ones(len(lines), bool))
+            _draw_intervals(differences, heights, of_differences, style, filled=_is_clear(of_differences))
     values.set_yticks(range(len(panel)), [plain_text(name, _NAME_LETTERS) for name in panel])
     values.set_ylim(len(panel) - 0.5, -0.5)  # the first metric on top
     differences.set_xlabel(
@@ -151,15 +155,28 @@ def _draw_runs(
     )
     for each in axes:
         each.grid(alpha=0.3, axis="x")
-        for edge in np.arange(len(panel) - 1) + 0.5:  # between metrics
-            each.axhline(edge, color="grey", linewidth=0.4, alpha=0.6)
+        edges = np.arange(len(panel) - 1) + 0.5  # between metrics
+        across = each.get_yaxis_transform()
+        each.hlines(edges, 0, 1, transform=across, color="grey", linewidth=0.4, alpha=0.6)
 
 
-def _draw_interval(
-    axes: Axes, place: float, ends: tuple[float, float, float], style: dict[str, Any], *, filled: bool
+def _is_clear(ends: np.ndarray) -> np.ndarray:
+    """Return whether intervals, (N, 3) as in `_draw_intervals`, do not hold zero."""
+    return (ends[:, 1] > _ROUNDING) | (ends[:, 2] < -_ROUNDING)
+
+
+def _draw_intervals(
+    axes: Axes, heights: np.ndarray, ends: np.ndarray, style: Mapping[str, Any], *, filled: np.ndarray
 ) -> None:
-    """Draw a value with the lower and upper end of its interval at a height; nothing where it is NaN."""
-    value, low, high = ends
-    face = style["color"] if filled else "white"
-    axes.plot([low, high], [place] * 2, color=style["color"], linewidth=1.4, solid_capstyle="butt")
-    axes.plot(value, place, linestyle="none", markerfacecolor=face, markersize=4.5, **style)
+    """Draw values with their intervals, nothing where they are NaN; few artists, since each takes its time.
+
+    Args:
+        axes: Where to draw.
+        heights: (N,) of each.
+        ends: (N, 3) value, lower and upper end.
+        style: Colour and marker.
+        filled: (N,) whether the marker is.
+    """
+    axes.hlines(heights, ends[:, 1], ends[:, 2], color=style["color"], linewidth=1.5)
+    for chosen, face in ((filled, style["color"]), (~filled, "white")):
+        axes.plot(ends[chosen, 0], heights[chosen], linestyle="none", markerfacecolor=face, **style)
