@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from configs import composed
+from omegaconf import OmegaConf
 
 from polymask import fitting
 from polymask.errors import UserError
@@ -131,6 +132,35 @@ def test_a_builder_of_ones_own_need_not_know_of_pretrained_weights(
     family = build_family(cfg, ["A", "B"])
     check_fit(cfg, family)
     assert build_task(cfg, family, pretrained=False).model is not None
+
+
+def test_a_loss_of_ones_own_need_not_know_of_class_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_losses.py").write_text(
+        "import torch\n"
+        "class Own(torch.nn.Module):\n"
+        "    gives = frozenset({'mask', 'label'})\n"
+        "    def __init__(self, *, weight_of_class=None):\n"
+        "        super().__init__()\n"
+        "        self.weights = weight_of_class\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = composed("model.encoder_name=tu-test_resnet", "model.encoder_weights=null")
+    cfg.loss = {"_target_": "own_losses.Own"}
+    family = build_family(cfg, ["A", "B"])
+    task = build_task(cfg, family, class_counts=[3, 4], pretrained=False)
+    assert type(task.loss).__name__ == "Own"
+
+
+@pytest.mark.parametrize(("key", "value"), [("explain", True), ("calibration", "temperature")])
+def test_what_only_some_families_can_do_is_refused_by_the_others(key: str, value: object) -> None:
+    cfg = composed("task=instance", "data=label_maps", "model=mask_rcnn", "loss=mask_rcnn")
+    OmegaConf.set_struct(cfg, False)
+    cfg[key] = cfg.task[key] = value  # as a test of a stored run takes it over
+    message = f"{key}={str(value).lower()} is of no use to polymask.families.instances.Family; leave it out."
+    with pytest.raises(UserError, match=re.escape(message)):
+        build_family(cfg, ["A"])
 
 
 def test_a_reader_takes_what_every_reader_must() -> None:

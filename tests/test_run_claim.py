@@ -186,6 +186,15 @@ def test_a_name_is_taken_as_long_as_a_best_checkpoint_by_any_metric_is_there(
         pass
 
 
+def test_a_new_run_sends_no_records_of_a_deleted_one(checkpoints: CheckpointFolder) -> None:
+    checkpoints.folder.mkdir(parents=True)
+    others = [checkpoints.outbox("run2"), checkpoints.outbox("run2@dice")]
+    for path in (checkpoints.outbox("run"), checkpoints.outbox("run@dice"), *others):
+        path.touch()
+    with claim(checkpoints, run_name="run"):
+        assert sorted(checkpoints.folder.glob("*.outbox.jsonl")) == sorted(others)
+
+
 @pytest.mark.parametrize("name", ["run@dice", "run@", "@dice"])
 def test_no_run_is_called_as_a_best_checkpoint_by_a_metric(checkpoints: CheckpointFolder, name: str) -> None:
     with pytest.raises(UserError, match="is no file name"):

@@ -130,7 +130,7 @@ def build_family(cfg: DictConfig, class_names: Sequence[str]) -> Family:
         UserError: An option is unknown to it or not allowed.
     """
     for name in ("calibration", "explain"):
-        if cfg.get(name) and name not in cfg.task:
+        if cfg.get(name) and not _takes(cfg.task, "task", name):
             value = str(cfg[name]).lower()
             raise UserError(f"{name}={value} is of no use to {cfg.task._target_}; leave it out.")
     family: Family = _builder(cfg, "task")(class_names=list(class_names))
@@ -155,11 +155,11 @@ def build_task(
             "will learn nothing; give it weights, or start from a run with init_from=."
         )
     build_model = _builder(cfg, "model")
-    if "pretrained" in _options_of(target_of(cfg.model, "model"))[0]:  # code of one's own may know of none
+    if _takes(cfg.model, "model", "pretrained"):  # code of one's own may know of none
         build_model = partial(build_model, pretrained=pretrained)
     task = family.build_task(
         build_model=build_model,
-        build_loss=_builder(cfg, "loss"),
+        build_loss=_loss_builder(cfg),
         class_counts=class_counts,
     )
     balancing = getattr(getattr(task, "loss", None), "balancing", "")
@@ -170,6 +170,14 @@ def build_task(
             balancing,
         )
     return task
+
+
+def _loss_builder(cfg: DictConfig) -> Callable[..., Any]:
+    """Return what builds the loss, also one that knows nothing of the number of images per class."""
+    build = _builder(cfg, "loss")
+    if _takes(cfg.loss, "loss", "class_counts"):
+        return build
+    return lambda class_counts=None, **of_classes: build(**of_classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +309,11 @@ def _check_options(node: Any, key: str, *, besides: Sequence[str] = ()) -> None:
                 f"{key}.{option} is unknown to {target}.{nearest(str(option), names)} "
                 f"Allowed: {', '.join(names)}."
             )
+
+
+def _takes(node: DictConfig, key: str, option: str) -> bool:
+    """Return whether what a node names has an argument of that name."""
+    return option in _options_of(target_of(node, key))[0]
 
 
 def _options_of(target: Any) -> tuple[list[str], bool]:

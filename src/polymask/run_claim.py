@@ -147,7 +147,7 @@ def _new(cfg: DictConfig, checkpoints: CheckpointFolder, held: ExitStack) -> str
     is_new = not checkpoints.marker(name).exists()
     checkpoints.marker(name).touch()
     held.enter_context(_ending(checkpoints, name, is_new=is_new))
-    checkpoints.outbox(name).unlink(missing_ok=True)  # of a run of that name whose files were deleted
+    checkpoints.remove_outboxes(name)  # of a run of that name whose files were deleted
     return name
 
 

@@ -162,8 +162,8 @@ def family_options(cfg: DictConfig) -> dict[str, Any]:
 def _take_over(config: DictConfig, key: str, value: Any) -> None:
     """Let the task have a value that its file takes from elsewhere, by the same name."""
     section, _, name = key.rpartition(".")
-    # Tasks of earlier versions have neither of the two yet.
-    if (section == "data" and name in config.task) or key in ("calibration", "explain"):
+    # Tasks of earlier versions have neither of the two yet; false and null ask for nothing.
+    if (section == "data" and name in config.task) or (key in ("calibration", "explain") and value):
         config.task[name] = value
 
 

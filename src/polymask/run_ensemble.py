@@ -23,6 +23,7 @@ from polymask.run_plans import plan_ensemble, plan_folds
 from polymask.run_record import run_facts
 from polymask.tracking.session import run_session
 from polymask.training.checkpoint import RunRecord, load_checkpoint, run_record
+from polymask.utils.names import is_file_name
 from polymask.utils.outputs import output_dir
 from polymask.utils.provenance import git_commit
 
@@ -103,7 +104,9 @@ def read_ensemble(folder: Path) -> list[str]:
         members = json.loads(path.read_text(encoding="utf-8"))["members"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error}); test the ensemble again.") from error
-    return [str(member) for member in members]
+    if not (isinstance(members, list) and members and all(map(is_file_name, members))):
+        raise UserError(f"{path} names no runs; test the ensemble again.")
+    return members
 
 
 def read_for_test(path: Path, cfg: DictConfig) -> Member:

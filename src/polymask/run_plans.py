@@ -86,9 +86,14 @@ def plan_ensemble(members: Sequence[Member], trainer: Trainer) -> Plan:
 
 
 def _calibrated(members: Sequence[Member]) -> str:
-    """Say what was done to the probabilities of each member before their mean, "" for nothing."""
-    kinds = {str(member.run.cfg.task.get("calibration") or "none") for member in members} - {"none"}
-    return f", each calibrated ({', '.join(sorted(kinds))}) by its own validation samples" if kinds else ""
+    """Say what was done to the probabilities of the members before their mean, "" for nothing."""
+    kinds = {member.run_name: str(member.run.cfg.task.get("calibration") or "none") for member in members}
+    if set(kinds.values()) == {"none"}:
+        return ""
+    if len(set(kinds.values())) == 1:
+        return f", each calibrated ({min(kinds.values())}) by its own validation samples"
+    told = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
+    return f", calibrated by their own validation samples ({told})"
 
 
 def _common_split(members: Sequence[Member]) -> Split:

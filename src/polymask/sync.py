@@ -18,6 +18,7 @@ from polymask.run_files import CHECKPOINTS
 from polymask.tracking.journal import Journal, Record
 from polymask.tracking.mlflow_tracker import MlflowTracker
 from polymask.training.checkpoint import CheckpointFolder
+from polymask.training.run_names import typed_name
 from polymask.trust import TRUSTED
 from polymask.utils.locks import try_lock
 from polymask.utils.paths import resolve
@@ -43,7 +44,7 @@ def sync(cfg: DictConfig) -> SyncResult:
     waiting = sorted(
         path.name.removesuffix(".outbox.jsonl") for path in checkpoints.folder.glob("*.outbox.jsonl")
     )
-    names = waiting if cfg.run_name is None else [_known(str(cfg.run_name), checkpoints, waiting)]
+    names = waiting if cfg.run_name is None else [_known(typed_name(str(cfg.run_name)), checkpoints, waiting)]
     delivered = {name: _deliver(name, checkpoints) for name in names if name in waiting}
     if not delivered:
         log.info("nothing waits%s", "" if cfg.run_name is None else f" of {cfg.run_name}")

@@ -34,6 +34,7 @@ from polymask.inference.predictor import Predictor
 from polymask.reporting.metrics_file import write_metrics
 from polymask.reporting.rows import read_samples, write_samples
 from polymask.run_config import plain
+from polymask.run_ensemble import read_ensemble
 from polymask.run_plans import plan_ensemble, plan_folds
 from polymask.training.checkpoint import (
     CheckpointFolder,
@@ -209,7 +210,7 @@ def test_several_predict_the_mean_of_their_probabilities(
 def test_the_order_of_the_names_changes_nothing(root: Path) -> None:
     image = lesion(70, 110)
     first, other = load("boxed", "one"), load("one", "boxed")
-    assert first.run_name == other.run_name == "boxed+one"
+    assert first.run_name == other.run_name == "boxed~one"
     assert first.predict(image).class_probabilities == other.predict(image).class_probabilities
 
 
@@ -301,7 +302,7 @@ def test_infer_writes_what_load_predicts(root: Path, tmp_path: Path) -> None:
     options += ["run_name=[one,boxed]", "data.num_workers=0", "overlay=false"]
     options += ["calibration=temperature", "abstain_below=0.99"]
     result = cli.run("infer", options)
-    assert result.folder == tmp_path / "out" / "boxed+one"
+    assert result.folder == tmp_path / "out" / "boxed~one"
     table = pd.read_csv(result.folder / "predictions.csv")
     assert table["abstained"].tolist() == [1, 1, 1]
     members = [raw(load(name), pictures[0], (60, 90))[1] for name in ("boxed", "one")]
@@ -350,7 +351,7 @@ TOGETHER = ("boxed", "one", "people")
 @pytest.fixture
 def together(root: Path) -> Path:
     """The folder of the test of three that differ in size, fit and metadata; made once."""
-    folder = root / "results" / "test" / "boxed+one+people"
+    folder = root / "results" / "test" / "boxed~one~people"
     if not folder.exists():
         options = ["tracker=none", "data.subgroups=[sex]", "calibration=temperature", POINT]
         assert cli.run("test", ["run_name=[people,one,boxed]", *options]).folder == folder
@@ -466,7 +467,7 @@ def test_a_test_on_what_a_member_was_trained_on_is_refused(root: Path) -> None:
 @pytest.fixture
 def out_of_fold(root: Path) -> Path:
     """The folder of the test of all folds; made once."""
-    folder = root / "results" / "test" / "fold0+fold1+fold2_out_of_fold"
+    folder = root / "results" / "test" / "fold0~fold1~fold2~out_of_fold"
     if not folder.exists():
         options = ["out_of_fold=true", "tracker=none", "calibration=temperature"]
         assert cli.run("test", ["run_name=fold*", *options]).folder == folder
@@ -548,15 +549,15 @@ def test_what_are_no_folds_of_one_study_is_refused(root: Path, names: Sequence[s
 @pytest.mark.parametrize(
     ("names", "out_of_fold", "expected"),
     [
-        (["b", "a"], False, r"a\+b"),
-        (["a", "b"], True, r"a\+b_out_of_fold"),
+        (["b", "a"], False, r"a~b"),
+        (["a", "b"], True, r"a~b~out_of_fold"),
         (
             [f"unet_resnet34_fold{fold}" for fold in range(5)],
             False,
-            r"unet_resnet34_fold_ensemble5_[0-9a-f]{6}",
+            r"unet_resnet34_fold~ensemble5_[0-9a-f]{6}",
         ),
-        ([f"unet_resnet34_{fold}" for fold in range(5)], True, r"unet_resnet34_out_of_fold5_[0-9a-f]{6}"),
-        (["x" * 30, "y" * 30], False, r"x{30}_ensemble2_[0-9a-f]{6}"),
+        ([f"unet_resnet34_{fold}" for fold in range(5)], True, r"unet_resnet34~out_of_fold5_[0-9a-f]{6}"),
+        (["x" * 30, "y" * 30], False, r"x{30}~ensemble2_[0-9a-f]{6}"),
     ],
 )
 def test_names_are_short_and_do_not_depend_on_the_order(
@@ -566,3 +567,16 @@ def test_names_are_short_and_do_not_depend_on_the_order(
     assert re.fullmatch(expected, found)
     assert found == ensemble_name(names[::-1], out_of_fold=out_of_fold)
     assert found != ensemble_name([*names, "z"], out_of_fold=out_of_fold)
+
+
+@pytest.mark.parametrize("members", ["abc", [], ["../../evil"], [1], {"a": 1}, None])
+def test_a_file_that_names_no_runs_is_told(tmp_path: Path, members: object) -> None:
+    (tmp_path / "ensemble.json").write_text(json.dumps({"members": members}))
+    with pytest.raises(UserError, match=r"ensemble\.json names no runs; test the ensemble again"):
+        read_ensemble(tmp_path)
+
+
+def test_a_name_and_a_pattern_may_stand_for_one_run(root: Path) -> None:
+    folder = CheckpointFolder(root / "models" / "checkpoints")
+    found = find_checkpoints(["one", "on*", "boxed"], folder)
+    assert [path.stem for path in found] == ["one", "boxed"]

@@ -43,4 +43,7 @@ def collate_views(
     views = [
         collate(list(column)) for collate, column in zip(collates, zip(*items, strict=True), strict=True)
     ]
-    return {"ids": views[0]["ids"], "views": views}
+    ids = views[0]["ids"]
+    if any(view["ids"] != ids for view in views):
+        raise ValueError("the data sets hold different samples, or in another order.")
+    return {"ids": ids, "views": views}

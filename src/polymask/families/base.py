@@ -338,7 +338,7 @@ class Family(ABC):
     Args:
         class_names: Names of the classes.
         monitor: Metric key that decides which checkpoint is the best.
-        mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        mode: `min`, `max`, or `auto`: min for losses and errors, else max.
         monitors: Further metrics, each with a best checkpoint of its own; kept with their directions.
 
     Attributes:

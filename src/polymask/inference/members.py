@@ -70,10 +70,11 @@ def find_checkpoints(runs: Runs | None, folder: CheckpointFolder, *, files: bool
     paths = [path for run in runs for path in _found(run, folder, files=files)]
     if not paths:
         raise UserError("run_name=[] names no run; give one or several: run_name=[fold0,fold1].")
-    twice = next((path for path in paths if paths.count(path) > 1), None)
+    typed = [str(run) for run in runs]
+    twice = next((run for run in typed if typed.count(run) > 1), None)
     if twice is not None:
-        raise UserError(f"run_name names {twice.stem} twice; an ensemble has each run once.")
-    return paths
+        raise UserError(f"run_name names {twice} twice; an ensemble has each run once.")
+    return list(dict.fromkeys(paths))  # a name and a pattern may both stand for a run
 
 
 def _found(run: str | Path | None, folder: CheckpointFolder, *, files: bool) -> list[Path]:
@@ -188,18 +189,21 @@ def check_can_merge(members: Sequence[Member]) -> None:
 
 
 def ensemble_name(names: Sequence[str], *, out_of_fold: bool = False) -> str:
-    """Return the name of an ensemble: that of its members, or what these have in common and their number."""
+    """Return the name of an ensemble: that of its members, or what these have in common and their number.
+
+    It holds a `~`, which no run has in its name, so that neither takes the place of the other's results.
+    """
     names = sorted(names)
     kind = "out_of_fold" if out_of_fold else "ensemble"
-    joined = "+".join(names)
+    joined = "~".join(names)
     if len(joined) <= _NAME_LETTERS:
-        return f"{joined}_{kind}" if out_of_fold or len(names) == 1 else joined
+        return f"{joined}~{kind}" if out_of_fold or len(names) == 1 else joined
     # Sorted, so that what the first and the last begin with, all do.
     alike = zip(names[0], names[-1], strict=False)
     common = "".join(first for first, _ in takewhile(lambda pair: pair[0] == pair[1], alike))
     common = (common.rstrip("_-.+=,") or names[0])[:_NAME_LETTERS]
     # The hash tells as many other members apart, whose results must not take the place of these.
-    return f"{common}_{kind}{len(names)}_{sha256(joined.encode()).hexdigest()[:6]}"
+    return f"{common}~{kind}{len(names)}_{sha256(joined.encode()).hexdigest()[:6]}"
 
 
 def check_unexplained(explain: Any) -> None:

@@ -91,6 +91,12 @@ class CheckpointFolder:
         found = [self.best(run_name), *sorted(others)]
         return [path.name.removesuffix(".pt") for path in found if path.is_file()]
 
+    def remove_outboxes(self, run_name: str) -> None:
+        """Remove the records that the tracker has not taken yet, of all best checkpoints of a run."""
+        others = self.folder.glob(f"{glob.escape(best_name(run_name, ''))}*.outbox.jsonl")
+        for path in (self.outbox(run_name), *others):
+            path.unlink(missing_ok=True)
+
     def remove_leftovers(self, run_name: str) -> None:
         """Remove what processes of a run that were killed left half written; only for its one writer."""
         for ending in (".pt", ".last.pt", ".yaml"):

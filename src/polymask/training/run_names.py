@@ -16,6 +16,11 @@ def run_of(name: str) -> str:
     return name.partition(_MARK)[0]
 
 
+def metric_of(name: str) -> str:
+    """Return the metric of a checkpoint called `run@metric`, "" for one called `run`."""
+    return name.partition(_MARK)[2]
+
+
 def is_by_metric(name: str) -> bool:
     """Return whether a name is that of a checkpoint `run@metric`."""
     return _MARK in name

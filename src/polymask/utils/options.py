@@ -20,9 +20,11 @@ def options_of(kind: type[Options], given: Mapping[str, Any] | None, key: str) -
         key: Key of the section, such as `task.linking`.
 
     Raises:
-        UserError: A field is unknown.
+        UserError: A field is unknown, or what is given is no mapping.
     """
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(given, Mapping | None):
+        raise UserError(f"{key}={given!r} is no section; give some of {', '.join(known)}.")
     for name in given or {}:
         if name not in known:
             raise UserError(f"{key}.{name} is unknown.{nearest(name, known)} {listed(name, known)}")

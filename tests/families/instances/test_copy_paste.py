@@ -187,3 +187,13 @@ def test_only_training_pastes_and_only_where_it_augments(tmp_path: Path):
 def test_mistakes_are_one_line(options: dict, message: str):
     with pytest.raises(UserError, match=message):
         options_of(CopyPaste, options, "data.copy_paste")
+
+
+def test_what_the_edge_leaves_of_an_object_is_not_pasted_as_one():
+    # An image of one column, into which one of twenty columns of the other object falls.
+    below = sample(10, [rectangle(0, 0, 1, 1, (8, 1))], [0])
+    wide = sample(200, [rectangle(0, 0, 8, 20, (8, 20))], [1])
+    for seed in range(10):
+        image, objects = pasted(below, wide, seed=seed)
+        assert objects.labels.tolist() == [0]
+        assert (image == 10).all()

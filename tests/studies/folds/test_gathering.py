@@ -3,13 +3,14 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from polymask.errors import UserError
-from polymask.studies.folds.gathering import FoldRun, gather_folds, notes_on_all, shared_metrics
+from polymask.studies.folds.gathering import FoldRun, as_fold, gather_folds, notes_on_all, shared_metrics
 
 UNET = {
     "model._target_": "polymask.models.mask_class.unet_family.build_model",
@@ -140,6 +141,25 @@ def test_a_missing_fold_and_data_of_two_places_are_noted():
     (study,) = gather_folds([run(1)])
     assert "folds 0, 2 are missing" in study.notes[0]
     assert math.isnan(study.metrics["ratio_image"].std)
+
+
+def test_best_epochs_by_another_metric_are_a_study_of_their_own():
+    scorer = SimpleNamespace(metrics=ratio_metrics, headline=("ratio_image",))
+
+    def tested(fold: int, by: str) -> FoldRun:
+        config = {"data": {"num_folds": 3, "fold": fold}, "run_name": f"run_{fold}"}
+        content = {"config": config, "corrections_sha256": "", "tracker_run_id": ""}
+        own = SimpleNamespace(content=content, family=SimpleNamespace(scorer=scorer))
+        found = run(fold)
+        return as_fold(SimpleNamespace(name=f"run_{fold}{by}", run=own, rows=found.rows, groups=found.groups))
+
+    studies = gather_folds([tested(fold, by) for by in ("", "@auroc_macro") for fold in (0, 1, 2)])
+    assert [[each.name for each in study.runs] for study in studies] == [
+        ["run_0", "run_1", "run_2"],
+        ["run_0@auroc_macro", "run_1@auroc_macro", "run_2@auroc_macro"],
+    ]
+    assert "auroc_macro" in studies[1].name
+    assert studies[0].name != studies[1].name
 
 
 def test_a_fold_given_twice_stops():

@@ -82,6 +82,7 @@ class CopyPaste:
             cv2.resize(np.ascontiguousarray(layer), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
             for layer in np.moveaxis(objects.layers, -1, 0)
         ]
+        whole = replace(objects, layers=np.stack(layers, axis=-1))
         rows, columns = (
             _overlap(own, int(random.integers(min(0, side - own), max(0, side - own) + 1)), side)
             for own, side in zip((height, width), size, strict=True)
@@ -89,8 +90,8 @@ class CopyPaste:
         canvas = np.zeros((*size, image.shape[-1]), np.uint8)
         canvas[rows[1], columns[1]] = image[rows[0], columns[0]]
         numbers = np.zeros((*size, len(layers)), np.uint16)
-        numbers[rows[1], columns[1]] = np.stack(layers, axis=-1)[rows[0], columns[0]]
-        return canvas, replace(objects, layers=numbers)
+        numbers[rows[1], columns[1]] = whole.layers[rows[0], columns[0]]
+        return canvas, _without_slivers(replace(objects, layers=numbers), whole)
 
     def _chosen(self, objects: Layers, random: np.random.Generator) -> np.ndarray:
         """Return the indices of a random subset of the objects that have pixels and are no crowd."""
@@ -130,9 +131,13 @@ def _keep(objects: Layers, chosen: np.ndarray) -> Layers:
 
 def _cover(objects: Layers, covered: np.ndarray) -> Layers:
     """Take the covered pixels (H, W) from the objects, and their rank from those that keep too few."""
-    before = _areas(objects)
     visible = replace(objects, layers=np.where(covered[..., None], np.uint16(0), objects.layers))
-    return replace(visible, crowd=objects.crowd | (_areas(visible) < _LEAST_VISIBLE * before))
+    return _without_slivers(visible, objects)
+
+
+def _without_slivers(objects: Layers, before: Layers) -> Layers:
+    """Make crowd regions of objects that kept too few of the pixels that they had before."""
+    return replace(objects, crowd=objects.crowd | (_areas(objects) < _LEAST_VISIBLE * _areas(before)))
 
 
 def _join(below: Layers, above: Layers) -> Layers:

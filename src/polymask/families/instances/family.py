@@ -39,7 +39,7 @@ class Family(base.Family):
         max_detections: Objects per image and class in average precision, 100 in COCO.
         pixel_size: Micrometres per pixel for tables of objects, None when unknown.
         monitor: Metric that decides the best checkpoint.
-        mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        mode: `min`, `max`, or `auto`: min for losses and errors, else max.
         monitors: Further metrics, each with a best checkpoint of its own.
 
     Raises:

@@ -45,7 +45,7 @@ class ExplanationReport:
         """
         nothing = float("nan"), float("nan")
         self._shares[id_] = nothing if true is None else inside_share(heat, true)
-        write_image(self._path(id_), np.rint(255 * heat).astype(np.uint8))
+        write_image(self._path(id_), cv2.convertScaleAbs(heat, alpha=255))  # no second copy as floats
 
     def complete(self, rows: Rows) -> Rows:
         """Return the rows with `INSIDE` and `CHANCE` (N,), as they are where no sample has a mask."""

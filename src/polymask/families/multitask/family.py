@@ -43,7 +43,7 @@ class Family(base.Family):
         surface_tolerances: Distances of outlines that a test counts as none (NSD), in pixels, or in
             millimetres where `data.pixel_size` is known.
         monitor: Metric that decides the best checkpoint, such as `val/loss` or `val/dice_lesion_image`.
-        mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        mode: `min`, `max`, or `auto`: min for losses and errors, else max.
         monitors: Further metrics, each with a best checkpoint of its own.
         training_metrics: Also collect the metrics of the training batches.
         mixing: Keys of `Mixing`: which training images are mixed in pairs. None for none.

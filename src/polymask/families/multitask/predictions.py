@@ -165,7 +165,7 @@ def image_result(
         multiclass=multiclass,
         class_probabilities=probabilities,
         predicted_class=best,
-        explanation=None if heat is None else _at_size(heat.cpu().numpy(), size, prediction.fit),
+        explanation=None if heat is None else _heat_at_size(heat.cpu().numpy(), size, prediction.fit),
     )
 
 
@@ -214,12 +214,15 @@ def _strip_height(probabilities: np.ndarray, size: tuple[int, int]) -> int:
     return max(1, _STRIP_VALUES // (len(probabilities) * size[1]))
 
 
-def _at_size(values: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
-    """Return (H, W) float32 values of the network's input at (height, width) of the image, as masks are."""
+def _heat_at_size(values: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
+    """Return an explanation (H, W) at (height, width) of the image, as masks are; its largest value is 1."""
     values = values[fit_window(size, values.shape, fit)]
     whole = np.empty(size, np.float32)
     for rows, strip in _enlarged_strips(values[None], size):
         whole[rows] = strip[0]
+    whole /= max(
+        float(whole.max()), float(np.finfo(np.float32).tiny)
+    )  # what was largest may lie in the padding
     return whole
 
 

@@ -33,7 +33,7 @@ class Family(base.Family):
         learning_rate: The optimizer's, for a line of the log; None to say nothing.
         batch_size: Images per optimisation step, likewise.
         monitor: Metric that decides the best checkpoint.
-        mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        mode: `min`, `max`, or `auto`: min for losses and errors, else max.
         monitors: Further metrics, each with a best checkpoint of its own.
     """
 

@@ -44,7 +44,7 @@ class Family(base.Family):
             many as in training, where there is a data set.
         voxel_size: Edges of a voxel along z, y, x in micrometres for tables of objects, None when unknown.
         monitor: Metric that decides the best checkpoint.
-        mode: `min`, `max`, or `auto`: min for losses, max for everything else.
+        mode: `min`, `max`, or `auto`: min for losses and errors, else max.
         monitors: Further metrics, each with a best checkpoint of its own.
 
     Raises:

@@ -97,7 +97,10 @@ class Task(NetworkTask):
         )
         measured = match_volume(found, truth, annotated) | slice_rows(sections, truth, annotated)
         if self.link_at:
-            measured |= self._link_again(sections, truth, annotated)
+            # Where not every object is known nobody counts them, so there is nothing to choose by.
+            nothing = dict.fromkeys(("linked_found", "linked_hits"), np.zeros(len(self.link_at), np.int64))
+            is_complete = bool(measured["is_complete"])
+            measured |= self._link_again(sections, truth, annotated) if is_complete else nothing
         rows = {name: torch.from_numpy(value[None]) for name, value in measured.items()}
         self.accumulator.update([id_], **self._losses(volume, truth, annotated), **rows)
         return found

@@ -12,6 +12,7 @@ from polymask.run_config import ANYTIME, flatten
 from polymask.studies.folds.names import study_names
 from polymask.studies.folds.statistics import MetricSummary, Rows, SampleMetrics, summarize_metrics
 from polymask.studies.tested_run import RunOnDisk
+from polymask.training.run_names import metric_of
 
 FOLD = "data.fold"
 NUM_FOLDS = "data.num_folds"
@@ -119,11 +120,11 @@ def gather_folds(runs: Sequence[FoldRun], *, num_replicates: int = 1000, seed: i
 def as_fold(tested: RunOnDisk) -> FoldRun:
     """Return a tested run as one of a study."""
     content, scorer = tested.run.content, tested.run.family.scorer
-    corrected = content["corrections_sha256"]
+    # The same file name may stand for other corrections, and one training may leave several best epochs.
+    besides = {"data.corrections_sha256": content["corrections_sha256"], "best by": metric_of(tested.name)}
     return FoldRun(
         name=tested.name,
-        # The same file name may stand for other corrections.
-        config=flatten(content["config"]) | ({"data.corrections_sha256": corrected} if corrected else {}),
+        config=flatten(content["config"]) | {key: value for key, value in besides.items() if value},
         rows=tested.rows,
         groups=tested.groups,
         metrics=scorer.metrics,
