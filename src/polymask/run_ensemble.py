@@ -78,6 +78,7 @@ def test_ensemble(cfg: DictConfig, paths: Sequence[Path]) -> EnsembleTest:
         facts,
         subsets=[subset for subset in facts.subsets if subset.num_samples],
         members=names,
+        out_of_fold=out_of_fold,
         notes=[f"{note}." for note in (plan.how, *plan.notes)],
     )
     with run_session(tracker, name, params=record.config, tags=tags, run_id=""):

@@ -26,6 +26,7 @@ from polymask.run_config import (
     TEST_MAY_CHANGE,
     family_options,
     flatten,
+    plain,
     stored_config,
     write_config,
 )
@@ -247,7 +248,14 @@ def test(cfg: DictConfig) -> TestResult:
         if run.family.undecided:
             decide_now(run.family, task, trainer, data, path, own_split=keeps_split(content, cfg))
         metrics = evaluate_test(
-            run.family, task, trainer, data, folder, course_of(state, epoch), tracker, record=record
+            run.family,
+            task,
+            trainer,
+            data,
+            folder,
+            course_of(state, epoch),
+            tracker,
+            record=replace(record, config=plain(cfg)),  # as it was tested
         )
     return TestResult(run_name=record.run_name, metrics=metrics, folder=folder)
 

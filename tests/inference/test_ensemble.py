@@ -423,7 +423,7 @@ def test_the_page_and_the_card_name_the_members_and_nothing_of_a_single_training
         assert "boxed, one, people" in text
         assert "Training time" not in text
         assert "data.fit" not in text  # in which they differ
-    assert 'polymask.load(["boxed", "one", "people"])' in card
+    assert 'polymask.load(["boxed", "one", "people"], calibration="temperature")' in card
     assert "| sex | female | Dice" in card
     assert "model.encoder_name" in page
     assert not (together / "training_curves.png").exists()

@@ -54,9 +54,16 @@ def test_the_best_of_either_rule() -> None:
 def test_what_is_not_known_chooses_nothing() -> None:
     without = {name: values for name, values in rows().items() if name != "linked_found"}
     assert linked_objects(without) == {}
-    for changes in (
-        {"is_complete": np.zeros(3, bool)},
-        {"linked_hits": np.zeros((3, 19), int)},
-    ):
-        for rule in ("best_f1", "best_count"):
-            assert np.isnan(best_volume_threshold(linked_objects(rows(**changes)), rule))
+    partly = linked_objects(rows(is_complete=np.zeros(3, bool)))
+    for rule in ("best_f1", "best_count"):
+        assert np.isnan(best_volume_threshold(partly, rule))
+
+
+def test_numbers_tell_even_where_nothing_is_right() -> None:
+    known = linked_objects(rows(linked_hits=np.zeros((3, 19), int)))
+    assert np.isnan(best_volume_threshold(known, "best_f1"))
+    errors = [float(volume_metrics_at(known, threshold)["count_error"][0]) for threshold in THRESHOLDS]
+    highest = max(
+        threshold for threshold, error in zip(THRESHOLDS, errors, strict=True) if error == min(errors)
+    )
+    assert best_volume_threshold(known, "best_count") == highest

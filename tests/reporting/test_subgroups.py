@@ -61,6 +61,12 @@ def test_the_table_tells_what_can_be_computed_from_the_table_of_samples(results:
         expected = samples["dice_lesion"][members].mean() if len(own) >= 3 else np.nan
         assert value == pytest.approx(expected, nan_ok=True)
     assert table["p_value_holm"].dropna().between(0, 1).all()
+    every = pd.read_csv(results / "subgroup_metrics.csv").set_index(["column", "subgroup", "metric"])
+    assert {"dice_lesion_image_original", "ece", "hd95_px_lesion_image_original"} <= set(
+        every.index.levels[2]
+    )
+    same = table.set_index(["column", "subgroup", "metric"])[["value", "low", "high"]]
+    pd.testing.assert_frame_equal(every.loc[same.index, ["value", "low", "high"]], same)
     gaps = pd.read_csv(results / "subgroup_gaps.csv").set_index(["column", "metric"])
     dices = table[(table["metric"] == "dice_lesion_image") & (table["column"] == "sex")]["value"]
     assert gaps.loc[("sex", "dice_lesion_image"), "gap"] == pytest.approx(dices.max() - dices.min())
@@ -75,7 +81,7 @@ def test_the_figure_has_a_panel_per_metric(results: Path) -> None:
 def test_a_test_without_subgroups_is_as_ever(trained: Path, results: Path) -> None:
     plain = trained / "results" / "test" / "tiny"
     names = {path.name for path in results.iterdir()} - {path.name for path in plain.iterdir()}
-    assert names == {"subgroups.csv", "subgroup_gaps.csv", "subgroups.png"}
+    assert names == {"subgroups.csv", "subgroup_gaps.csv", "subgroup_metrics.csv", "subgroups.png"}
     before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (plain, results))
     assert before["metrics"] == after["metrics"]
     assert not any(key.startswith("subgroup") for key in read_samples(plain)[0])

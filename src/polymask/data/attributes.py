@@ -62,6 +62,11 @@ class Attributes:
             raise UserError(
                 f"data.subgroups={names!r} must be a list of different columns, such as [sex,age]."
             )
+        if not isinstance(self.subgroup_bands, Mapping | None):
+            raise UserError(
+                f"data.subgroup_bands={self.subgroup_bands!r} must name columns with their edges, such as "
+                "{age: [30,50,70]}."
+            )
         for name, edges in (self.subgroup_bands or {}).items():
             if name not in names:
                 raise UserError(

@@ -10,6 +10,10 @@ ORIGINAL = "_original"
 """End of the names of all that is measured at a sample's own size rather than at that of the network."""
 
 
+RAW = "_raw"
+"""End of the names of probabilities as the network predicted them, where others, calibrated, count."""
+
+
 def mean_losses(rows: Rows) -> dict[str, float]:
     """Return the mean of each loss over the samples that have it, NaN where none has.
 

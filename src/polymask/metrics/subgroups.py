@@ -147,6 +147,18 @@ def measure_subgroups(
     return measured.corrected(lines), measured.gaps(lines)
 
 
+def subgroup_values(
+    rows: Rows, groups: Sequence[str], metrics: Metrics, *, smallest: int, seed: int = 0
+) -> list[SubgroupMetric]:
+    """Measure all metrics of each subgroup, with intervals, and compare nothing.
+
+    Arguments and draws are those of `measure_subgroups`.
+    """
+    names = list(metrics(rows, None))
+    measured = _Measured(rows, np.asarray(groups, dtype=str), metrics, names, smallest, seed)
+    return [line for found in subgroups_of(rows, groups) for line in measured.values(found)]
+
+
 class _Measured:
     """The samples, what is measured of them, and what is kept from one subgroup to the next."""
 
@@ -170,7 +182,13 @@ class _Measured:
         self._test_of: dict[tuple[str, str], tuple[bytes, ...]] = {}
 
     def lines(self, found: Subgroup) -> list[SubgroupMetric]:
-        """Return all metrics of a subgroup."""
+        """Return all metrics of a subgroup, with their differences to the other samples."""
+        lines = self.values(found)
+        is_small = found.num_groups < self.smallest
+        return lines if is_small or found.name == UNKNOWN else self._compared(found, lines)
+
+    def values(self, found: Subgroup) -> list[SubgroupMetric]:
+        """Return all metrics of a subgroup; only the counts of a small one."""
         counts = {"num_samples": found.num_samples, "num_groups": found.num_groups}
         lines = [
             SubgroupMetric(column=found.column, subgroup=found.name, metric=name, **counts)
@@ -184,7 +202,7 @@ class _Measured:
         for number, name in enumerate(self.names):
             low, high = percentile_interval(drawn[name])
             lines[number] = replace(lines[number], value=float(values[name][0]), low=low, high=high)
-        return lines if found.name == UNKNOWN else self._compared(found, lines)
+        return lines
 
     def _compared(self, found: Subgroup, lines: Sequence[SubgroupMetric]) -> list[SubgroupMetric]:
         """Return the metrics of a subgroup with their differences to the other samples."""

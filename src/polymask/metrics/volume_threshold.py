@@ -60,14 +60,14 @@ def best_volume_threshold(linked: Rows, rule: str) -> float:
         rule: Of `RULES`: the highest F1, or the least mean error of the number of objects.
 
     Returns:
-        The threshold; NaN where nothing right was found.
+        The threshold; NaN where no volume has truth in all its slices, or, by F1, nothing right was found.
     """
     choose("task.score_threshold", rule, RULES)
     falling = THRESHOLDS[::-1]
     tried = [volume_metrics_at(linked, threshold) for threshold in falling]
     f1, error = (np.array([each[name][0] for each in tried]) for name in ("f1", "count_error"))
     f1 = np.nan_to_num(f1)
-    if not f1.any():
+    if np.isnan(error).all() or (rule == "best_f1" and not f1.any()):
         return float("nan")
     # A few volumes often leave several thresholds with one error, of too many here and of too few there.
     candidates = f1 if rule == "best_f1" else np.where(error == error.min(), f1, -1)

@@ -12,7 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from polymask.metrics.permutation import Metrics
-from polymask.metrics.subgroups import ROWS_PREFIX, Gap, SubgroupMetric, measure_subgroups
+from polymask.metrics.subgroups import (
+    ROWS_PREFIX,
+    Gap,
+    SubgroupMetric,
+    measure_subgroups,
+    subgroup_values,
+)
 from polymask.reporting.figures import COLOURS, plain_text, write_figure
 from polymask.structures.samples import Rows
 from polymask.utils.files import write_text
@@ -20,6 +26,8 @@ from polymask.utils.numbers import none_for_nan
 from polymask.utils.tables import csv_text
 
 TABLE, GAPS, FIGURE = "subgroups.csv", "subgroup_gaps.csv", "subgroups.png"
+ALL_METRICS = "subgroup_metrics.csv"
+_COMPARED = ("difference", "difference_low", "difference_high", "p_value", "p_value_holm")
 _TITLE = "Value with 95 % interval (dotted: all samples; filled: it differs from the other samples,"
 _LEVEL = 0.05
 _NAME_LETTERS = 36
@@ -29,14 +37,16 @@ _HEIGHT, _WIDTH = 0.27, 2.7  # of a subgroup and of a metric, in inches
 def write_subgroups(
     folder: Path, rows: Rows, groups: Sequence[str], metrics: Metrics, names: Sequence[str], *, smallest: int
 ) -> None:
-    """Write `subgroups.csv`, `subgroup_gaps.csv` and `subgroups.png`; nothing where rows have no subgroups.
+    """Write `subgroups.csv`, `subgroup_gaps.csv`, `subgroup_metrics.csv` and a figure.
+
+    Nothing is written where rows have no subgroups.
 
     Args:
         folder: Where to write.
         rows: N samples, see `polymask.metrics.subgroups.measure_subgroups`, as for all that follows.
         groups: (N,) group of each sample.
         metrics: Computes the metrics.
-        names: Which of them to take.
+        names: Which of them to compare with the other samples; `subgroup_metrics.csv` has all, uncompared.
         smallest: Of subgroups with fewer groups only the counts are shown.
     """
     if not any(key.startswith(ROWS_PREFIX) for key in rows):
@@ -45,6 +55,10 @@ def write_subgroups(
     for file, kind, entries in ((TABLE, SubgroupMetric, lines), (GAPS, Gap, gaps)):
         cells = [[*map(none_for_nan, asdict(entry).values())] for entry in entries]
         write_text(folder / file, csv_text([field.name for field in fields(kind)], cells))
+    columns = [field.name for field in fields(SubgroupMetric) if field.name not in _COMPARED]
+    values = subgroup_values(rows, groups, metrics, smallest=smallest)
+    cells = [[none_for_nan(getattr(entry, name)) for name in columns] for entry in values]
+    write_text(folder / ALL_METRICS, csv_text(columns, cells))
     of_all = {name: float(values[0]) for name, values in metrics(rows, None).items()}
     plot_subgroups(lines, of_all, folder / FIGURE)
 

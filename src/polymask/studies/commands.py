@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,7 +196,11 @@ def _read_side(cfg: DictConfig, run: str) -> Side:
     from polymask.studies.tested_run import read_tested_run
 
     tested = read_tested_run(run, test_dir=cfg.test_dir, data_dir=cfg.data_dir)
-    return make_side(tested, _data_of(tested))
+    side = make_side(tested, _data_of(tested))
+    if cfg.smallest_subgroup is None:
+        return side
+    smallest = whole_number("smallest_subgroup", cfg.smallest_subgroup, least=2)
+    return replace(side, smallest_subgroup=smallest)
 
 
 def _data_of(tested: RunOnDisk) -> DataModule:

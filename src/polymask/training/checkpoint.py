@@ -176,6 +176,8 @@ class CheckpointFolder:
             shown = f"Of this run there are: {', '.join(own)}."
             if not own:
                 shown = f"Newest runs: {', '.join(names[:5]) or 'none'}."
+            if resumable and is_by_metric(name):
+                shown = f"A run goes on as a whole: resume=true run_name={run_of(name)}."
             raise UserError(
                 f"run_name={name!r} has no checkpoint {path}.{nearest(name, own or names)} {shown}"
             )

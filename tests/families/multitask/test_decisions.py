@@ -154,6 +154,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"operating_points": {"MEL": {"recall": 0.9}}}, r"task.operating_points.MEL='recall' is unknown"),
     ({"operating_points": {"MEL": {"sensitivity": 1.5}}}, r"give a share above 0 and at most 1"),
     ({"operating_points": {"MEL": 0.9}}, r"give \{sensitivity: 0.95\}"),
+    ({"operating_points": ["MEL"]}, r"task.operating_points=\['MEL'\] is not valid; give a class or group"),
+    ({"operating_points": "MEL"}, r"task.operating_points='MEL' is not valid"),
+    ({"class_groups": ["MEL", "NV"]}, r"task.class_groups=\['MEL', 'NV'\] is not valid; give names"),
+    ({"class_groups": {"x": 3}}, r"task.class_groups.x=3 is no list of classes"),
 ]  # fmt: skip
 
 

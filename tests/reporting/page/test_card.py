@@ -50,6 +50,21 @@ def test_a_run_of_which_nothing_is_known_has_a_card(tmp_path: Path) -> None:
     assert "Not measured: the test had no subgroups." in card.text
 
 
+def test_its_code_gives_the_probabilities_of_its_numbers(tmp_path: Path) -> None:
+    write_report_files(tmp_path)
+    codes = {
+        'polymask.load("my_run", calibration="temperature")': facts(
+            name="my_run", config={"calibration": "temperature"}
+        ),
+        'polymask.load("my_run")': facts(name="my_run", config={"calibration": None}),
+        'polymask.load(["a", "b"])': facts(members=["a", "b"]),
+        'polymask.load("a")  # or another one': facts(members=["a", "b"], out_of_fold=True),
+    }
+    for code, known in codes.items():
+        write_model_card(tmp_path, known, [])
+        assert code in (tmp_path / "model_card.md").read_text()
+
+
 def test_samples_that_were_trained_on_are_admitted(tmp_path: Path) -> None:
     write_report_files(tmp_path)
     write_model_card(tmp_path, facts(num_seen=4), [])

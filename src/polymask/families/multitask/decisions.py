@@ -20,6 +20,7 @@ from polymask.metrics.operating_points import (
     threshold_for,
 )
 from polymask.metrics.pixel_calibration import fit_pixel_temperature, tempered_histogram
+from polymask.metrics.rows import RAW
 from polymask.metrics.temperature import (
     at_bound,
     fit_temperature,
@@ -180,12 +181,12 @@ class Decisions:
             new["pixel_histogram"], new["pixel_squared_error"] = tempered_histogram(
                 rows["pixel_histogram"], self.mask_temperature
             )
-        return rows | {f"{name}_raw": rows[name] for name in new} | new
+        return rows | {f"{name}{RAW}": rows[name] for name in new} | new
 
 
 def raw(rows: Rows, name: str) -> np.ndarray:
     """Return a column as the network predicted it, whether or not `decided` has calibrated it."""
-    return rows.get(f"{name}_raw", rows[name])
+    return rows.get(f"{name}{RAW}", rows[name])
 
 
 def calibrated_classes(probabilities: np.ndarray, temperature: float | np.ndarray | None) -> np.ndarray:
@@ -198,10 +199,15 @@ def calibrated_classes(probabilities: np.ndarray, temperature: float | np.ndarra
 def _groups(class_names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, ...]]:
     """Return the class indices of each group, and of each class by its own name."""
     found: dict[str, tuple[int, ...]] = {name: (index,) for index, name in enumerate(class_names)}
+    if not isinstance(groups, Mapping):
+        raise UserError(
+            f"task.class_groups={groups!r} is not valid; give names of groups with their classes, such as "
+            f"{{group: [{', '.join(class_names[:2])}]}}."
+        )
     for group, names in groups.items():
         if group in class_names:
             raise UserError(f"task.class_groups.{group} is the name of a class; name the group otherwise.")
-        if isinstance(names, str) or not names:
+        if not isinstance(names, Sequence) or isinstance(names, str) or not names:
             raise UserError(
                 f"task.class_groups.{group}={names!r} is no list of classes; give some of "
                 f"{', '.join(class_names)}, such as [{', '.join(class_names[:2])}]."
@@ -215,6 +221,13 @@ def _points(
     groups: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Mapping[str, Any]]
 ) -> list[OperatingPoint]:
     points = []
+    if not isinstance(wanted, Mapping):
+        raise UserError(
+            f"task.operating_points={wanted!r} is not valid; give a class or group with what is wanted, such "
+            "as {MEL: {sensitivity: 0.95}}."
+        )
+    if wanted and not groups:
+        raise UserError("task.operating_points is of no use to a run that predicts no classes; leave it out.")
     for of, kinds in wanted.items():
         key = f"task.operating_points.{of}"
         if of not in groups:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from polymask.families import base
-from polymask.metrics.boundaries import boundary_metrics
+from polymask.metrics.boundaries import boundary_metrics, score_columns
 from polymask.metrics.calibration import calibration_metrics, per_class_calibration
 from polymask.metrics.classification import classification_metrics, per_class_metrics
 from polymask.metrics.explanations import explanation_metrics
@@ -103,7 +103,11 @@ class Scorer(base.Scorer):
 
     def mask_evidence(self, rows: Rows) -> dict[str, np.ndarray]:
         """Return how far true and predicted masks disagree, if there are any."""
-        return mask_disagreement(rows) if "confusion" in rows else {}
+        if "confusion" not in rows:
+            return {}
+        distances = {name.removesuffix(ORIGINAL): rows[name] for name in score_columns(rows)}
+        apart = {name: values for name, values in distances.items() if name.startswith("hd95_")}
+        return mask_disagreement(rows) | apart
 
     def counts(self, rows: Rows) -> dict[str, float]:
         """Return how many true masks are empty, if any is: there, nothing found scores 1."""

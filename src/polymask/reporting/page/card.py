@@ -57,6 +57,8 @@ def write_model_card(folder: Path, facts: RunFacts, headline: Sequence[str]) -> 
         subgroups=subgroups,
         cell=_plain,
     )
+    # Of what was escaped, quotes mean nothing in Markdown, and code shows no entities.
+    text = text.replace("&#39;", "'").replace("&#34;", '"')
     write_text(folder / CARD_NAME, text)
 
 

@@ -49,6 +49,7 @@ class RunFacts:
         parent_run: The run of which it is a copy.
         members: The runs that were tested together, where it is no single one: of these, only what all share
             is known.
+        out_of_fold: Whether each of these was tested on samples of its own, rather than all together.
         notes: Sentences on the test that a reader must know.
     """
 
@@ -71,6 +72,7 @@ class RunFacts:
     course: Course = field(default_factory=lambda: Course(history=[], best_epoch=0))
     parent_run: str = ""
     members: Sequence[str] = ()
+    out_of_fold: bool = False
     notes: Sequence[str] = ()
 
     @property

@@ -104,6 +104,12 @@ _FILES = (
         title="Metrics of each subgroup",
         note="Of small subgroups only the counts are shown.",
     ),
+    Known(
+        pattern="subgroup_metrics.csv",
+        topic="Subgroups",
+        title="All metrics of each subgroup",
+        folded=True,
+    ),
     Known(pattern="*subgroup*", topic="Subgroups"),
     Known(
         pattern="explanations.png",

@@ -13,7 +13,7 @@ from polymask.data.attributes import Attributes
 from polymask.data.module import DataModule
 from polymask.errors import UserError
 from polymask.families.base import Family, Report
-from polymask.metrics.rows import ORIGINAL
+from polymask.metrics.rows import ORIGINAL, RAW
 from polymask.metrics.subgroups import ROWS_PREFIX
 from polymask.reporting.rows import common_samples
 from polymask.structures.samples import Rows
@@ -166,12 +166,27 @@ def _same_columns(sides: Sequence[Side]) -> tuple[list[Side], list[str]]:
         partly = {name for name in partly if name.endswith(ORIGINAL)}
     if not partly:
         return list(sides), []
-    note = (
-        f"Left out is what was not measured in all tests: {', '.join(sorted(partly))}; polymask test, with "
-        "the same settings for all, measures it."
-    )
+    notes = _calibration_notes(sides)
+    shown = sorted(name for name in partly if not name.endswith(RAW))
+    if shown:
+        notes.append(
+            f"Left out is what was not measured in all tests: {', '.join(shown)}. Where it can be measured, "
+            "polymask test with the same settings for all does it."
+        )
     kept = [{name: values for name, values in side.rows.items() if name not in partly} for side in sides]
-    return [replace(side, rows=rows) for side, rows in zip(sides, kept, strict=True)], [note]
+    return [replace(side, rows=rows) for side, rows in zip(sides, kept, strict=True)], notes
+
+
+def _calibration_notes(sides: Sequence[Side]) -> list[str]:
+    """Say so when the probabilities of some runs, but not of all, were calibrated."""
+    calibrated = [side.name for side in sides if any(name.endswith(RAW) for name in side.rows)]
+    if len(calibrated) in (0, len(sides)):
+        return []
+    others = [side.name for side in sides if side.name not in calibrated]
+    return [
+        f"The probabilities of {', '.join(calibrated)} were calibrated, those of {', '.join(others)} were "
+        "not, which alone makes calibration errors and Brier scores differ: test all with one calibration=."
+    ]
 
 
 def _kinds_of_truth(side: Side) -> set[str]:

@@ -13,12 +13,13 @@ def study_names(studies: Sequence[tuple[Mapping[str, Any], str]]) -> list[str]:
     """Return one name per study, no two alike.
 
     A name is the model, its backbone or encoder, and, where studies share these, the fewest settings that
-    tell them apart; the name of the run is the last resort.
+    tell them apart; the name of the run is the last resort. An ensemble has its own name.
 
     Args:
         studies: Configuration of each study under dotted keys, and the name of its first run.
     """
-    stems = [_stem(config) for config, _ in studies]
+    # Several networks together are none of them.
+    stems = [run if config.get("ensemble") else _stem(config) for config, run in studies]
     names = list(stems)
     for stem in dict.fromkeys(stems):
         alike = [index for index, other in enumerate(stems) if other == stem]
