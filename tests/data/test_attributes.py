@@ -140,6 +140,7 @@ def test_attributes_change_no_fingerprint(lesion_folder: Path, tmp_path: Path) -
         (X, {"subgroups": [1]}, r"must be a list of different columns"),
         (X, {"subgroups": ["x"], "smallest_subgroup": 1}, r"data.smallest_subgroup=1 .* at least 2"),
         (X, {"subgroups": ["x"], "subgroup_bands": {"y": [1]}}, r"edges for 'y', which .* does not name"),
+        (X, {"subgroups": ["x"], "subgroup_bands": [3, 5]}, r"subgroup_bands=\[3, 5\] must name columns"),
         (X, {"subgroups": ["x"], "subgroup_bands": {"x": [3, 1]}}, r"subgroup_bands.x=\[3, 1\] must be"),
         (OLD, {"subgroups": ["x"], "subgroup_bands": {"x": [2]}}, r"'old' of b is no number"),
         (MANY, {"subgroups": ["x"]}, r"'x', which has 60 different values; at most 50"),
