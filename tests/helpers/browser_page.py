@@ -58,6 +58,8 @@ class Page:
         """Go to a route of the UI and make the page so many pixels high."""
         size = {"width": WIDTH, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        # Anew: from one route of a page to another the UI may keep what it showed.
+        self.driver.get("about:blank")
         self.driver.get(f"{self.address}/#/{route}")
 
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
