@@ -10,12 +10,12 @@ from configs import ABSTRACT, COMPANIONS, OPTIONS, composed, make_small
 from instance_files import write_coco, write_label_maps
 from isic_files import write_isic2016
 from lesion_files import write_lesions
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from volume_files import write_ctc, write_volume_folders
 
 from polymask import factories
 from polymask.fitting import check_fit
-from polymask.run_config import plain
+from polymask.run_config import _take_over, plain
 from polymask.trust import check_config
 from polymask.utils.paths import CONFIG_DIR
 
@@ -154,3 +154,17 @@ def test_a_frozen_random_encoder_is_warned_of(caplog: pytest.LogCaptureFixture, 
     caplog.clear()
     factories.build_task(cfg, family, pretrained=False)  # weights follow
     assert "keeps random weights" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "on", "off"), [("calibration", "temperature", None), ("explain", True, False)]
+)
+def test_what_a_run_asked_for_may_be_taken_back(key, on, off):
+    stored = OmegaConf.create({"task": {key: on}})
+    _take_over(stored, key, off)
+    assert stored.task[key] == off
+    of_an_earlier_version = OmegaConf.create({"task": {}})
+    _take_over(of_an_earlier_version, key, off)
+    assert key not in of_an_earlier_version.task
+    _take_over(of_an_earlier_version, key, on)
+    assert of_an_earlier_version.task[key] == on

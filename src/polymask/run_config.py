@@ -162,8 +162,9 @@ def family_options(cfg: DictConfig) -> dict[str, Any]:
 def _take_over(config: DictConfig, key: str, value: Any) -> None:
     """Let the task have a value that its file takes from elsewhere, by the same name."""
     section, _, name = key.rpartition(".")
-    # Tasks of earlier versions have neither of the two yet; false and null ask for nothing.
-    if (section == "data" and name in config.task) or (key in ("calibration", "explain") and value):
+    # Tasks of earlier versions have neither of the two yet, and need none where false or null is typed.
+    is_asked = key in ("calibration", "explain") and value
+    if (section in ("", "data") and name in config.task) or is_asked:
         config.task[name] = value
 
 
