@@ -134,7 +134,7 @@ def measure_subgroups(
         rows: N samples, with columns of subgroups.
         groups: (N,) group of each sample.
         metrics: Computes the metrics.
-        names: Which of them to take.
+        names: Which of them to compare; all others are measured, and compared with nothing.
         smallest: Of subgroups with fewer groups only the counts are returned, and they are compared with
             nothing.
         seed: Seed of all draws.
@@ -145,18 +145,6 @@ def measure_subgroups(
     measured = _Measured(rows, np.asarray(groups, dtype=str), metrics, names, smallest, seed)
     lines = [line for found in subgroups_of(rows, groups) for line in measured.lines(found)]
     return measured.corrected(lines), measured.gaps(lines)
-
-
-def subgroup_values(
-    rows: Rows, groups: Sequence[str], metrics: Metrics, *, smallest: int, seed: int = 0
-) -> list[SubgroupMetric]:
-    """Measure all metrics of each subgroup, with intervals, and compare nothing.
-
-    Arguments and draws are those of `measure_subgroups`.
-    """
-    names = list(metrics(rows, None))
-    measured = _Measured(rows, np.asarray(groups, dtype=str), metrics, names, smallest, seed)
-    return [line for found in subgroups_of(rows, groups) for line in measured.values(found)]
 
 
 class _Measured:
@@ -174,6 +162,7 @@ class _Measured:
         of_all = metrics(rows, None)
         self.rows, self.groups, self.metrics = rows, groups, metrics
         self.names = [name for name in names if name in of_all]
+        self.all_names = [*self.names, *(name for name in of_all if name not in self.names)]
         self.smallest, self.seed = smallest, seed
         self._weights = bootstrap_weights(groups.tolist(), NUM_REPLICATES, seed)
         self._drawn: dict[tuple[str, str], dict[str, np.ndarray]] = {}
@@ -184,22 +173,24 @@ class _Measured:
     def lines(self, found: Subgroup) -> list[SubgroupMetric]:
         """Return all metrics of a subgroup, with their differences to the other samples."""
         lines = self.values(found)
-        is_small = found.num_groups < self.smallest
-        return lines if is_small or found.name == UNKNOWN else self._compared(found, lines)
+        if found.num_groups < self.smallest or found.name == UNKNOWN:
+            return lines
+        number = len(self.names)
+        return [*self._compared(found, lines[:number]), *lines[number:]]
 
     def values(self, found: Subgroup) -> list[SubgroupMetric]:
         """Return all metrics of a subgroup; only the counts of a small one."""
         counts = {"num_samples": found.num_samples, "num_groups": found.num_groups}
         lines = [
             SubgroupMetric(column=found.column, subgroup=found.name, metric=name, **counts)
-            for name in self.names
+            for name in self.all_names
         ]
         if found.num_groups < self.smallest:
             return lines
         own_groups = self.groups[found.members].tolist()
         values = self._values(found.members)
         drawn = self._values(found.members, bootstrap_weights(own_groups, NUM_REPLICATES, self.seed))
-        for number, name in enumerate(self.names):
+        for number, name in enumerate(self.all_names):
             low, high = percentile_interval(drawn[name])
             lines[number] = replace(lines[number], value=float(values[name][0]), low=low, high=high)
         return lines
@@ -250,7 +241,7 @@ class _Measured:
         corrected = dict(zip(tests, p_values, strict=True))
         return [
             replace(line, p_value_holm=corrected[self._test_of[key], line.metric])
-            if (key := (line.column, line.subgroup)) in self._test_of
+            if line.metric in self.names and (key := (line.column, line.subgroup)) in self._test_of
             else line
             for line in lines
         ]
@@ -260,7 +251,8 @@ class _Measured:
         found = []
         of_gap: dict[tuple[str, str], list[SubgroupMetric]] = {}
         for line in lines:
-            if (line.column, line.subgroup) in self._drawn and not np.isnan(line.value):
+            is_compared = line.metric in self.names and (line.column, line.subgroup) in self._drawn
+            if is_compared and not np.isnan(line.value):
                 of_gap.setdefault((line.column, line.metric), []).append(line)
         for (column, metric), own in of_gap.items():
             ends = (max(own, key=lambda line: line.value), min(own, key=lambda line: line.value))
@@ -286,7 +278,7 @@ class _Measured:
         """Return the (R,) values of each metric of some samples, NaN where their truth gives none."""
         found = self.metrics({name: values[members] for name, values in self.rows.items()}, weights)
         undefined = np.full(1 if weights is None else len(weights), np.nan)
-        return {name: found.get(name, undefined) for name in self.names}
+        return {name: found.get(name, undefined) for name in self.all_names}
 
 
 def _order(value: str) -> tuple[bool, bool, float, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from polymask.metrics.permutation import Metrics
-from polymask.metrics.subgroups import (
-    ROWS_PREFIX,
-    Gap,
-    SubgroupMetric,
-    measure_subgroups,
-    subgroup_values,
-)
+from polymask.metrics.subgroups import ROWS_PREFIX, Gap, SubgroupMetric, measure_subgroups
 from polymask.reporting.figures import COLOURS, plain_text, write_figure
 from polymask.structures.samples import Rows
 from polymask.utils.files import write_text
@@ -51,14 +45,17 @@ def write_subgroups(
     """
     if not any(key.startswith(ROWS_PREFIX) for key in rows):
         return
-    lines, gaps = measure_subgroups(rows, groups, metrics, names, smallest=smallest)
-    for file, kind, entries in ((TABLE, SubgroupMetric, lines), (GAPS, Gap, gaps)):
-        cells = [[*map(none_for_nan, asdict(entry).values())] for entry in entries]
-        write_text(folder / file, csv_text([field.name for field in fields(kind)], cells))
-    columns = [field.name for field in fields(SubgroupMetric) if field.name not in _COMPARED]
-    values = subgroup_values(rows, groups, metrics, smallest=smallest)
-    cells = [[none_for_nan(getattr(entry, name)) for name in columns] for entry in values]
-    write_text(folder / ALL_METRICS, csv_text(columns, cells))
+    every, gaps = measure_subgroups(rows, groups, metrics, names, smallest=smallest)
+    lines = [line for line in every if line.metric in names]
+    columns = [field.name for field in fields(SubgroupMetric)]
+    values = [name for name in columns if name not in _COMPARED]
+    for file, shown, entries in (
+        (TABLE, columns, lines),
+        (ALL_METRICS, values, every),
+        (GAPS, [field.name for field in fields(Gap)], gaps),
+    ):
+        cells = [[none_for_nan(getattr(entry, name)) for name in shown] for entry in entries]
+        write_text(folder / file, csv_text(shown, cells))
     of_all = {name: float(values[0]) for name, values in metrics(rows, None).items()}
     plot_subgroups(lines, of_all, folder / FIGURE)
 
